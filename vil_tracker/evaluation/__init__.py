@@ -1,0 +1,1 @@
+"""Benchmarks, metrics, the runner and the report."""
