@@ -1,0 +1,20 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(min(2, os.cpu_count() or 1))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Folder of research data that is not part of the project: VIL_SHARED, or ``shared`` beside the checkout."""
+    folder = Path(os.environ.get("VIL_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+    if not (folder / "data").is_dir():
+        pytest.skip("needs the research data: set VIL_SHARED to its folder")
+    return folder

@@ -1,0 +1,383 @@
+"""Configuration: frozen, validated dataclasses, read from and written to YAML.
+
+A file names the sections ``model``, ``data``, ``train`` and ``track``; whatever it leaves out keeps the default below.
+``model: {name: nano}`` starts from that size's preset. Unknown or mistyped keys are errors that name the nearest key.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from vil_tracker.errors import UserError
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network and the crops that it was trained on.
+
+    Attributes:
+        name: label of the size.
+        dim: width of the tokens; the mLSTM's inner width is twice that.
+        depth: number of sublayers (the ViL paper counts pairs: its depth 12 is 24 here).
+        patch_size: pixels per token along each side.
+        stem: "patch", the official 16×16 convolution, or "conv", four stride-2 convolutions.
+        template_size, search_size: side of the crops in pixels, multiples of ``patch_size``.
+        template_factor, search_factor: side of the crops in units of the target's √(w·h).
+        modulation_interval: temporal FiLM after every so many sublayers.
+        temporal: whether the network has the temporal FiLM part at all.
+        drop_path: stochastic depth rate, linearly increasing with depth.
+        head_channels: width of the head's towers; halved at each of their later convolutions.
+        scan: "prefix" (template first in every sublayer, cacheable) or "flip" (odd sublayers flip the whole
+            sequence; only for ablation, cannot be cached).
+    """
+
+    name: str = "small"
+    dim: int = 384
+    depth: int = 24
+    patch_size: int = 16
+    stem: Literal["patch", "conv"] = "patch"
+    template_size: int = 128
+    search_size: int = 256
+    template_factor: float = 2.0
+    search_factor: float = 4.0
+    modulation_interval: int = 6
+    temporal: bool = True
+    drop_path: float = 0.0
+    head_channels: int = 192
+    scan: Literal["prefix", "flip"] = "prefix"
+
+    def __post_init__(self) -> None:
+        _require(self.dim >= 32 and self.dim % 32 == 0, "model.dim", self.dim, "a multiple of 32")
+        _require(self.depth >= 1, "model.depth", self.depth, "at least 1")
+        for key in ("template_size", "search_size"):
+            value = getattr(self, key)
+            _require(
+                value > 0 and value % self.patch_size == 0, f"model.{key}", value, f"a multiple of {self.patch_size}"
+            )
+        _require(
+            self.stem == "patch" or self.patch_size == 16, "model.patch_size", self.patch_size, "16 with stem: conv"
+        )
+        for key in ("template_factor", "search_factor"):
+            _require(getattr(self, key) >= 1, f"model.{key}", getattr(self, key), "at least 1")
+        _require(self.modulation_interval >= 1, "model.modulation_interval", self.modulation_interval, "at least 1")
+        _require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
+        _require(
+            self.head_channels >= 16 and self.head_channels % 16 == 0,
+            "model.head_channels",
+            self.head_channels,
+            "a multiple of 16",
+        )
+
+
+MODEL_SIZES: dict[str, ModelConfig] = {
+    "nano": ModelConfig(name="nano", dim=192, depth=12, stem="conv", head_channels=96),
+    "tiny": ModelConfig(name="tiny", dim=192, depth=24, head_channels=96),
+    "small": ModelConfig(name="small", dim=384, depth=24, head_channels=192),
+    "base": ModelConfig(name="base", dim=768, depth=24, head_channels=256),
+}
+
+
+@dataclass(frozen=True)
+class SourceConfig:
+    """One data set of the training mixture.
+
+    Attributes:
+        name: a data set known to the readers, such as ``lasot``, or a synthetic one: ``synthetic_pairs``.
+        weight: share of the samples, relative to the other sources.
+        split: split of the data set; "train" by default.
+    """
+
+    name: str = ""
+    weight: float = 1.0
+    split: str = "train"
+
+    def __post_init__(self) -> None:
+        _require(bool(self.name), "data.sources[].name", self.name, "the name of a data set")
+        _require(self.weight > 0, f"data.sources[{self.name}].weight", self.weight, "above 0")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """What the network is trained on.
+
+    Attributes:
+        sources: the mixture.
+        mode: "pairs" (template and search) or "clips" (template and consecutive search frames).
+        clip_length: search frames per clip.
+        max_gap: largest distance between template and search frame, at the end of the curriculum.
+        centre_jitter: shift of the search crop's centre, in units of the target's √(w·h).
+        scale_jitter: standard deviation of the log of the search crop's scale.
+        curriculum: share of the run over which gap and jitter widen from a quarter to their full value.
+        grey: probability that both crops of a sample are grey.
+        flip: probability that both crops of a sample are mirrored.
+        brightness: largest relative change of brightness.
+        negatives: share of samples whose search crop does not hold the target.
+        max_damaged: share of unreadable images above which training stops.
+    """
+
+    sources: tuple[SourceConfig, ...] = ()
+    mode: Literal["pairs", "clips"] = "pairs"
+    clip_length: int = 4
+    max_gap: int = 200
+    centre_jitter: float = 3.0
+    scale_jitter: float = 0.25
+    curriculum: float = 0.3
+    grey: float = 0.05
+    flip: float = 0.5
+    brightness: float = 0.2
+    negatives: float = 0.03
+    max_damaged: float = 0.02
+
+    def __post_init__(self) -> None:
+        _require(self.clip_length >= 2, "data.clip_length", self.clip_length, "at least 2")
+        _require(self.max_gap >= 1, "data.max_gap", self.max_gap, "at least 1")
+        for key in ("centre_jitter", "scale_jitter", "brightness"):
+            _require(getattr(self, key) >= 0, f"data.{key}", getattr(self, key), "at least 0")
+        for key in ("curriculum", "grey", "flip", "negatives", "max_damaged"):
+            _require(0 <= getattr(self, key) <= 1, f"data.{key}", getattr(self, key), "in [0, 1]")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The optimisation.
+
+    Attributes:
+        steps: optimiser steps of the whole run.
+        batch_size: samples per optimiser step, over all processes and accumulation.
+        accumulate: forward passes per optimiser step.
+        lr: peak learning rate of the newly initialised parts.
+        backbone_lr_scale: the backbone's rate relative to ``lr``.
+        weight_decay: AdamW's, not applied to norms, biases and position embeddings.
+        warmup_steps: linear warm-up before the cosine.
+        final_lr_scale: rate at the end relative to the peak.
+        clip_grad: largest norm of the gradient.
+        ema_decay: decay of the averaged weights that are validated and shipped; 0 turns it off.
+        loss_focal, loss_giou, loss_l1: weights of the three losses.
+        precision: "bfloat16" autocast or "float32".
+        compile: compile the network with torch.compile.
+        grad_checkpointing: recompute activations in the backward pass, for memory.
+        workers: loader processes per training process.
+        seed: everything random in the run derives from it.
+        log_every, checkpoint_minutes, validate_every: steps between log lines, minutes between checkpoints, steps
+            between validations (0: only at the end).
+        init_from: weights to start from ("" starts from random ones).
+        truth_share: in clips, share of frames whose search crop is centred on a jittered truth rather than on the
+            prediction before.
+        validation_sequences: folder of sequences for one-pass AUC during training, relative to the data root; ""
+            turns it off.
+    """
+
+    steps: int = 10_000
+    batch_size: int = 32
+    accumulate: int = 1
+    lr: float = 4e-4
+    backbone_lr_scale: float = 1.0
+    weight_decay: float = 0.05
+    warmup_steps: int = 500
+    final_lr_scale: float = 0.01
+    clip_grad: float = 1.0
+    ema_decay: float = 0.999
+    loss_focal: float = 1.0
+    loss_giou: float = 2.0
+    loss_l1: float = 5.0
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    compile: bool = False
+    grad_checkpointing: bool = False
+    workers: int = 1
+    seed: int = 0
+    log_every: int = 20
+    checkpoint_minutes: float = 5.0
+    validate_every: int = 0
+    init_from: str = ""
+    truth_share: float = 0.5
+    validation_sequences: str = ""
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "batch_size", "accumulate", "log_every"):
+            _require(getattr(self, key) >= 1, f"train.{key}", getattr(self, key), "at least 1")
+        _require(
+            self.batch_size % self.accumulate == 0,
+            "train.batch_size",
+            self.batch_size,
+            f"a multiple of train.accumulate ({self.accumulate})",
+        )
+        for key in ("lr", "clip_grad", "checkpoint_minutes"):
+            _require(getattr(self, key) > 0, f"train.{key}", getattr(self, key), "above 0")
+        for key in ("backbone_lr_scale", "weight_decay", "warmup_steps", "workers", "validate_every", "seed"):
+            _require(getattr(self, key) >= 0, f"train.{key}", getattr(self, key), "at least 0")
+        for key in ("loss_focal", "loss_giou", "loss_l1"):
+            _require(getattr(self, key) >= 0, f"train.{key}", getattr(self, key), "at least 0")
+        for key in ("final_lr_scale", "truth_share"):
+            _require(0 <= getattr(self, key) <= 1, f"train.{key}", getattr(self, key), "in [0, 1]")
+        _require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in [0, 1)")
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """How a session turns the network's maps into a track; one set of values for every video and benchmark.
+
+    Attributes:
+        window: how strongly the Hann window pulls towards the last position: scores are multiplied by
+            (1 - window) + window · hann.
+        temporal: use the temporal context (where the network has that part).
+        context_confidence: score below which a frame does not teach the temporal context.
+    """
+
+    window: float = 0.6
+    temporal: bool = True
+    context_confidence: float = 0.3
+
+    def __post_init__(self) -> None:
+        for key in ("window", "context_confidence"):
+            _require(0 <= getattr(self, key) <= 1, f"track.{key}", getattr(self, key), "in [0, 1]")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that a run depends on, apart from where the data lies."""
+
+    model: ModelConfig = field(default_factory=lambda: MODEL_SIZES["small"])
+    data: DataConfig = field(default_factory=DataConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+
+
+Dataclass = TypeVar("Dataclass")
+
+
+def _require(condition: bool, key: str, value: object, expected: str) -> None:
+    if not condition:
+        raise UserError(f"{key} is {value!r}, expected {expected}")
+
+
+def load_config(path: str | os.PathLike[str]) -> Config:
+    """Read a YAML file.
+
+    Raises:
+        UserError: unreadable file, unknown key (the nearest one is named), wrong type or value out of range.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read config {os.fspath(path)}: {error}") from error
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        mark = getattr(error, "problem_mark", None)
+        where = f":{mark.line + 1}" if mark is not None else ""
+        raise UserError(f"config {os.fspath(path)}{where} is not valid YAML: {first}") from error
+    try:
+        return config_from_dict(content if content is not None else {})
+    except UserError as error:
+        raise UserError(f"config {os.fspath(path)}: {error}") from error
+
+
+def config_from_dict(content: object) -> Config:
+    """Build a :class:`Config` from nested mappings; the inverse of :func:`config_to_dict`.
+
+    Raises:
+        UserError: as :func:`load_config`.
+    """
+    if not isinstance(content, dict):
+        raise UserError(f"expected sections model, data, train, track, found {_kind(content)}")
+    _check_keys(content, Config, "")
+    sections = {
+        f.name: _build(typing.get_type_hints(Config)[f.name], content.get(f.name) or {}, f.name)
+        for f in dataclasses.fields(Config)
+    }
+    return Config(**sections)
+
+
+def config_to_dict(config: Any) -> dict[str, Any]:
+    """Nested plain mappings, lists and numbers, ready for YAML or JSON."""
+    return _plain(dataclasses.asdict(config))
+
+
+def dump_config(config: Any) -> str:
+    """The configuration as YAML text."""
+    return yaml.safe_dump(config_to_dict(config), sort_keys=False)
+
+
+def model_config_from_dict(content: dict[str, Any]) -> ModelConfig:
+    """Build a :class:`ModelConfig` as it is stored beside weights.
+
+    Raises:
+        UserError: unknown key, wrong type or value out of range.
+    """
+    return _build(ModelConfig, content, "model")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _kind(value: object) -> str:
+    return {dict: "a mapping", list: "a list", type(None): "nothing"}.get(type(value), repr(value))
+
+
+def _check_keys(content: dict[Any, Any], cls: Any, where: str) -> None:
+    known = [f.name for f in dataclasses.fields(cls)]
+    for key in content:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.0)
+            raise UserError(f"unknown key {where}{key}: did you mean {where}{near[0]}?")
+
+
+def _build(cls: type[Dataclass], content: object, where: str) -> Dataclass:
+    if not isinstance(content, dict):
+        raise UserError(f"{where} must be a mapping of keys to values, found {_kind(content)}")
+    _check_keys(content, cls, f"{where}.")
+    hints = typing.get_type_hints(cls)
+    values = {key: _coerce(value, hints[key], f"{where}.{key}") for key, value in content.items()}
+    preset = MODEL_SIZES.get(values.get("name", "")) if cls is ModelConfig else None
+    if preset is not None:
+        return dataclasses.replace(typing.cast(Any, preset), **values)
+    return cls(**values)
+
+
+def _coerce(value: Any, hint: Any, key: str) -> Any:
+    """Check one YAML value against a field's type; whole numbers pass as floats, nothing else is converted."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        options = typing.get_args(hint)
+        if value not in options:
+            raise UserError(f"{key} is {value!r}, expected one of {', '.join(map(repr, options))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise UserError(f"{key} must be a list, found {_kind(value)}")
+        item = typing.get_args(hint)[0]
+        return tuple(_coerce(entry, item, f"{key}[{index}]") for index, entry in enumerate(value))
+    if origin in (typing.Union, types.UnionType):
+        options = typing.get_args(hint)
+        if value is None and type(None) in options:
+            return None
+        return _coerce(value, next(option for option in options if option is not type(None)), key)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, key)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is float and isinstance(value, str):
+        try:
+            value = float(value)  # YAML 1.1 reads 1e-4 as text
+        except ValueError:
+            pass
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise UserError(f"{key} is {value!r}, expected {hint.__name__}")
+    if hint is float and not (abs(value) < float("inf")):
+        raise UserError(f"{key} is {value!r}, expected a finite number")
+    return value

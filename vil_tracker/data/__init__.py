@@ -1,0 +1,1 @@
+"""Sequences, crops, readers, synthetic data and sampling."""

@@ -1,0 +1,143 @@
+"""Square crops around a target: the one piece of geometry that training, evaluation and video share.
+
+A crop is a square region of the image, ``side`` pixels wide and centred on (cx, cy), resampled to ``size`` × ``size``.
+Continuous coordinates are used throughout: pixel i covers the interval [i, i + 1), so that a box's corners map exactly
+and a round trip through the crop costs nothing but floating-point rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+
+from vil_tracker.boxes import BoxLike
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+MIN_SIDE = 8.0  # pixels; a target of one pixel still gets a crop that can be resampled
+
+
+@dataclass(frozen=True)
+class CropGeometry:
+    """Where a crop lies in the image.
+
+    Attributes:
+        cx, cy: centre in image pixels.
+        side: side of the square in image pixels.
+        size: side of the resampled crop in crop pixels.
+    """
+
+    cx: float
+    cy: float
+    side: float
+    size: int
+
+    def to_crop(self, box: BoxLike) -> np.ndarray:
+        """Map xywh in image pixels (..., 4) to xyxy in units of the crop (0 to 1 inside it)."""
+        box = np.asarray(box, np.float64)
+        origin = np.array([self.cx, self.cy]) - self.side / 2
+        low = (box[..., :2] - origin) / self.side
+        return np.concatenate([low, low + box[..., 2:] / self.side], axis=-1)
+
+    def to_image(self, box: BoxLike) -> np.ndarray:
+        """Map xyxy in units of the crop (..., 4) to xywh in image pixels; the inverse of :meth:`to_crop`."""
+        box = np.asarray(box, np.float64)
+        origin = np.array([self.cx, self.cy]) - self.side / 2
+        low = box[..., :2] * self.side + origin
+        return np.concatenate([low, (box[..., 2:] - box[..., :2]) * self.side], axis=-1)
+
+    def matrix(self) -> np.ndarray:
+        """The 2×3 affine matrix from image to crop in OpenCV's convention, whose pixel i has its centre at i."""
+        scale = self.size / self.side
+        x0, y0 = self.cx - self.side / 2, self.cy - self.side / 2
+        # continuous: u = (x - x0)·scale; with x = i + ½ and u = j + ½:  j = i·scale + (½ - x0)·scale - ½
+        return np.array([[scale, 0.0, (0.5 - x0) * scale - 0.5], [0.0, scale, (0.5 - y0) * scale - 0.5]])
+
+
+def geometry_for_box(box: BoxLike, factor: float, size: int) -> CropGeometry:
+    """The crop centred on an xywh box whose side is ``factor`` × √(w·h) (OSTrack's and STARK's convention)."""
+    x, y, w, h = (float(v) for v in np.asarray(box, np.float64))
+    side = max(factor * float(np.sqrt(max(w * h, 0.0))), MIN_SIDE)
+    return CropGeometry(x + w / 2, y + h / 2, side, size)
+
+
+def mean_colour(image: np.ndarray) -> tuple[float, ...]:
+    """The fill for what lies outside an image: its mean colour per channel (SiamFC's convention)."""
+    step = max(1, min(image.shape[:2]) // 64)  # a sparse sample gives the same mean for a hundredth of the time
+    return tuple(float(v) for v in image[::step, ::step].reshape(-1, image.shape[2]).mean(0))
+
+
+def crop(
+    image: np.ndarray, geometry: CropGeometry, fill: tuple[float, ...] | None = None, out: np.ndarray | None = None
+) -> np.ndarray:
+    """Cut one crop out of an image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        geometry: the region and the size of the result.
+        fill: colour outside the image; its mean colour by default.
+        out: (size, size, 3) uint8, written in place where given.
+
+    Returns:
+        (size, size, 3) uint8.
+    """
+    if fill is None:
+        fill = mean_colour(image)
+    size = geometry.size
+    x0, y0 = geometry.cx - geometry.side / 2, geometry.cy - geometry.side / 2
+    matrix = geometry.matrix()
+    if geometry.side > 1.5 * size:
+        # A bilinear tap every `side/size` pixels would alias: average whole pixels first, then place sub-pixel exactly.
+        image, matrix = _shrink(image, x0, y0, geometry, matrix)
+    return cv2.warpAffine(
+        image,
+        matrix,
+        (size, size),
+        dst=out,
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=fill,
+    )
+
+
+def _shrink(
+    image: np.ndarray, x0: float, y0: float, geometry: CropGeometry, matrix: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Average the part of the image under the crop by a whole factor, and adapt the matrix to the smaller image."""
+    height, width = image.shape[:2]
+    k = max(1, int(geometry.side / geometry.size + 0.5))
+    left, top = max(0, int(np.floor(x0)) - k), max(0, int(np.floor(y0)) - k)
+    right = min(width, int(np.ceil(x0 + geometry.side)) + k)
+    bottom = min(height, int(np.ceil(y0 + geometry.side)) + k)
+    columns, rows = (right - left) // k, (bottom - top) // k
+    if k == 1 or columns < 1 or rows < 1:
+        return image, matrix
+    # Resize the whole region, its ragged edge included, so that nothing is cut off at the image's border.
+    part = cv2.resize(image[top:bottom, left:right], (columns, rows), interpolation=cv2.INTER_AREA)
+    sx, sy = (right - left) / columns, (bottom - top) / rows
+    scale = geometry.size / geometry.side
+    # x = left + (i + ½)·sx, so j = (x - x0)·scale - ½
+    small = np.array(
+        [
+            [scale * sx, 0.0, (left + 0.5 * sx - x0) * scale - 0.5],
+            [0.0, scale * sy, (top + 0.5 * sy - y0) * scale - 0.5],
+        ]
+    )
+    return part, small
+
+
+def to_input(
+    crops: np.ndarray | torch.Tensor, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """Turn uint8 RGB crops (..., H, W, 3) into the network's input (..., 3, H, W), normalised as ImageNet is.
+
+    The bytes travel to the device and are normalised there, a quarter of the traffic of floats.
+    """
+    tensor = crops if isinstance(crops, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(crops))
+    tensor = tensor.to(device, non_blocking=True).movedim(-1, -3).to(dtype)
+    mean = torch.tensor(IMAGENET_MEAN, device=device, dtype=dtype).mul_(255).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=device, dtype=dtype).mul_(255).view(3, 1, 1)
+    return (tensor - mean) / std

@@ -1,0 +1,186 @@
+"""A video with its boxes: the one interface between data sets and everything that uses them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence as SequenceABC
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from vil_tracker.errors import UserError
+from vil_tracker.images import VideoReader, read_image
+
+
+class Frames(Protocol):
+    """Frames decoded when asked for: ``frames[i]`` is (H, W, 3) uint8 RGB."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class ImageFrames:
+    """Frames stored as one image file each."""
+
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return read_image(self.paths[index])
+
+
+@dataclass(frozen=True)
+class ArrayFrames:
+    """Frames that are already in memory, (H, W, 3) uint8 RGB each."""
+
+    arrays: SequenceABC[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.arrays)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self.arrays[index]
+
+
+class VideoFrames:
+    """Frames of a video file. Reading in order decodes each frame once; going back starts again from the first.
+
+    The file is opened at the first access and again in each process that the object is sent to.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], length: int | None = None) -> None:
+        self.path = Path(path)
+        self._length = length
+        self._reader: VideoReader | None = None
+        self._last: tuple[int, np.ndarray] | None = None
+
+    def _open(self) -> VideoReader:
+        if self._reader is None:
+            self._reader = VideoReader(self.path)
+        return self._reader
+
+    def __len__(self) -> int:
+        if self._length is None:
+            self._length = self._open().frame_count
+        return self._length
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        if self._last is None or self._last[0] != index:
+            reader = self._open()
+            reader.seek(index)
+            frame = reader.read()
+            if frame is None:
+                raise UserError(f"video {self.path} ends before frame {index}: it is damaged or its box file is longer")
+            self._last = (index, frame)
+        return self._last[1]
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"path": self.path, "_length": self._length, "_reader": None, "_last": None}
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """One target in one video.
+
+    Attributes:
+        name: unique within its data set.
+        dataset: the data set's short name, such as ``"lasot"``.
+        frames: N frames, decoded when asked for.
+        boxes: (N, 4) float64 xywh in pixels; a row of NaN where there is no annotation.
+        visible: (N,) bool; False where the frame must not serve as template or target (occluded, absent, empty box).
+        absent: (N,) bool; True where the target is known to be out of the frame.
+        cover: (N,) float, the share of the target that is visible, in [0, 1]; 1 where unknown.
+        attributes: challenge attributes of the benchmark, such as ``"Scale Variation"``.
+    """
+
+    name: str
+    dataset: str
+    frames: Frames
+    boxes: np.ndarray
+    visible: np.ndarray
+    absent: np.ndarray
+    cover: np.ndarray
+    attributes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        n = len(self.boxes)
+        shapes = {"boxes": (n, 4), "visible": (n,), "absent": (n,), "cover": (n,)}
+        for field, shape in shapes.items():
+            if getattr(self, field).shape != shape:
+                raise UserError(
+                    f"sequence {self.name}: {field} has shape {getattr(self, field).shape}, expected {shape}"
+                )
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+def make_sequence(
+    name: str,
+    dataset: str,
+    frames: Frames,
+    boxes: np.ndarray,
+    *,
+    absent: np.ndarray | None = None,
+    cover: np.ndarray | None = None,
+    attributes: tuple[str, ...] = (),
+) -> Sequence:
+    """Build a :class:`Sequence`, filling in what a data set does not annotate.
+
+    A frame is visible when its box is finite and has area, the target is not absent and some of it is uncovered.
+    """
+    boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
+    n = len(boxes)
+    absent = np.zeros(n, bool) if absent is None else np.asarray(absent, bool)
+    cover = np.ones(n) if cover is None else np.asarray(cover, np.float64)
+    with np.errstate(invalid="ignore"):
+        has_area = np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)
+    visible = has_area & ~absent & (cover > 0)
+    return Sequence(name, dataset, frames, boxes, visible, absent, cover, attributes)
+
+
+_SEPARATOR = re.compile(r"[,\t; ]+")
+
+
+def read_boxes_file(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a text file of boxes, one ``x,y,w,h`` per line, as (N, 4) float64.
+
+    Separators may be comma, tab, semicolon or blanks; ``NaN`` is kept; empty lines at the end are ignored. Rows of
+    eight numbers (the corners of a polygon) become their bounding box.
+
+    Raises:
+        UserError: naming file and line, if a line does not hold four (or eight) numbers.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read box file {path}: {error}") from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    rows = np.empty((len(lines), 4))
+    for number, line in enumerate(lines, start=1):
+        rows[number - 1] = _parse_row(line, path, number)
+    return rows
+
+
+def _parse_row(line: str, path: Path, number: int) -> np.ndarray:
+    try:
+        values = np.array([float(token) for token in _SEPARATOR.split(line.strip()) if token])
+    except ValueError:
+        values = np.empty(0)
+    if len(values) == 8:
+        x, y = values[0::2], values[1::2]
+        return np.array([x.min(), y.min(), x.max() - x.min(), y.max() - y.min()])
+    if len(values) != 4 or np.isinf(values).any():
+        raise UserError(f"{path}:{number}: expected four numbers x,y,w,h, found {line.strip()[:60]!r}")
+    return values

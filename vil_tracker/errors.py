@@ -1,0 +1,106 @@
+"""Errors that a user can mend, and writes that never leave half a file behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import IO, Any
+
+
+class UserError(Exception):
+    """Bad input or a bad environment. The message is one line: what, where and how to mend it.
+
+    The command line prints it to stderr without a traceback and exits with status 2.
+    """
+
+
+def require_extra(module: str, extra: str, purpose: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Args:
+        module: name of the module to import, such as ``"matplotlib"``.
+        extra: the extra of pyproject.toml that installs it.
+        purpose: what it is needed for; ends the sentence "... is needed to".
+
+    Raises:
+        UserError: the module is not installed; the message holds the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"{module} is needed to {purpose} ({error}): install it with  pip install 'vil-tracker[{extra}]'"
+        ) from error
+
+
+_WRITE_FAULTS = {
+    errno.ENOSPC: "the disk is full: free some space or choose another folder",
+    errno.EDQUOT: "the disk quota is used up: free some space or choose another folder",
+    errno.EROFS: "the file system is read-only: choose another folder",
+    errno.EACCES: "permission denied: choose a folder that you may write to",
+    errno.EPERM: "permission denied: choose a folder that you may write to",
+    errno.ENOTDIR: "a part of the path is a file, not a folder: choose another path",
+    errno.EISDIR: "the path is a folder: give a file name",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+}
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn the operating system's refusals to write ``path`` into a :class:`UserError`."""
+    try:
+        yield
+    except OSError as error:
+        cure = _WRITE_FAULTS.get(error.errno or 0)
+        if cure is None:
+            raise
+        raise UserError(f"cannot write {os.fspath(path)}: {cure}") from error
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Write a file so that ``path`` holds either the old content or the whole new one, whatever happens.
+
+    The content goes to a temporary file in the same folder, is flushed to the disk and then renamed. On an
+    exception the temporary file is removed and ``path`` stays as it was. Missing parent folders are made.
+
+    Raises:
+        UserError: the disk is full or the place cannot be written.
+    """
+    target = Path(path)
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:64]}.", suffix=".tmp", dir=target.parent)
+        temporary = Path(name)
+        try:
+            text = "b" not in mode
+            with os.fdopen(handle, mode, encoding="utf-8" if text else None, newline="" if text else None) as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            umask = os.umask(0)
+            os.umask(umask)
+            temporary.chmod(0o666 & ~umask)  # mkstemp makes files private; a result file follows the user's umask
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Create a folder with its parents and return it.
+
+    Raises:
+        UserError: it cannot be made, or a file of that name stands in the way.
+    """
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, but a folder is needed there: choose another path")
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
