@@ -20,6 +20,11 @@ import yaml
 from vil_tracker.errors import UserError
 
 
+def _require(condition: bool, key: str, value: object, expected: str) -> None:
+    if not condition:
+        raise UserError(f"{key} is {value!r}, expected {expected}")
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The network and the crops that it was trained on.
@@ -252,11 +257,6 @@ class Config:
 
 
 Dataclass = TypeVar("Dataclass")
-
-
-def _require(condition: bool, key: str, value: object, expected: str) -> None:
-    if not condition:
-        raise UserError(f"{key} is {value!r}, expected {expected}")
 
 
 def load_config(path: str | os.PathLike[str]) -> Config:
