@@ -121,6 +121,7 @@ class DataConfig:
         max_gap: largest distance between template and search frame, at the end of the curriculum.
         centre_jitter: shift of the search crop's centre, in units of the target's √(w·h).
         scale_jitter: standard deviation of the log of the search crop's scale.
+        epoch_samples: samples per epoch, the unit in which randomness is counted.
         curriculum: share of the run over which gap and jitter widen from a quarter to their full value.
         grey: probability that both crops of a sample are grey.
         flip: probability that both crops of a sample are mirrored.
@@ -135,6 +136,7 @@ class DataConfig:
     max_gap: int = 200
     centre_jitter: float = 3.0
     scale_jitter: float = 0.25
+    epoch_samples: int = 60_000
     curriculum: float = 0.3
     grey: float = 0.05
     flip: float = 0.5
@@ -144,7 +146,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require(self.clip_length >= 2, "data.clip_length", self.clip_length, "at least 2")
-        _require(self.max_gap >= 1, "data.max_gap", self.max_gap, "at least 1")
+        for key in ("max_gap", "epoch_samples"):
+            _require(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "at least 1")
         for key in ("centre_jitter", "scale_jitter", "brightness"):
             _require(getattr(self, key) >= 0, f"data.{key}", getattr(self, key), "at least 0")
         for key in ("curriculum", "grey", "flip", "negatives", "max_damaged"):

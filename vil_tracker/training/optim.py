@@ -1,0 +1,63 @@
+"""Optimiser, schedule and averaged weights."""
+
+from __future__ import annotations
+
+import torch
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.utils.model_ema import ModelEmaV3
+from torch import nn
+
+from vil_tracker.config import TrainConfig
+
+NO_DECAY_MARKS = ("pos_embed", "type_embed", "learnable_skip")
+
+
+def parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict]:
+    """Four groups at most: backbone and the rest, each with and without weight decay.
+
+    Norms, biases (all one-dimensional parameters), position and type embeddings are not decayed. The backbone learns
+    at ``lr · backbone_lr_scale``.
+    """
+    groups: dict[tuple[bool, bool], dict] = {}
+    for name, parameter in network.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        backbone = name.startswith("backbone.")
+        decay = parameter.ndim > 1 and not any(mark in name for mark in NO_DECAY_MARKS)
+        group = groups.setdefault(
+            (backbone, decay),
+            {
+                "params": [],
+                "lr": config.lr * (config.backbone_lr_scale if backbone else 1.0),
+                "weight_decay": config.weight_decay if decay else 0.0,
+                "name": f"{'backbone' if backbone else 'rest'}{'' if decay else ', no decay'}",
+            },
+        )
+        group["params"].append(parameter)
+    return list(groups.values())
+
+
+def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+    """AdamW over :func:`parameter_groups`."""
+    return torch.optim.AdamW(parameter_groups(network, config), betas=(0.9, 0.98))
+
+
+def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig) -> CosineLRScheduler:
+    """Linear warm-up, then a cosine down to ``final_lr_scale`` of the slowest group's peak; call ``step_update(step)``."""
+    slowest = min(group["lr"] for group in optimizer.param_groups)
+    return CosineLRScheduler(
+        optimizer,
+        t_initial=config.steps,
+        lr_min=slowest * config.final_lr_scale,
+        warmup_t=min(config.warmup_steps, config.steps // 2),
+        warmup_lr_init=slowest * 1e-3,
+        warmup_prefix=False,
+        t_in_epochs=False,
+    )
+
+
+def build_ema(network: nn.Module, config: TrainConfig) -> ModelEmaV3 | None:
+    """Averaged weights, whose decay warms up from 0 so that the random start is soon forgotten; None if turned off."""
+    if config.ema_decay == 0:
+        return None
+    return ModelEmaV3(network, decay=config.ema_decay, use_warmup=True, warmup_power=0.75)
