@@ -1,0 +1,424 @@
+"""Synthetic training pairs: a template crop and a search crop composed from still photos.
+
+Nothing larger than the crops is ever rendered: backgrounds, targets, distractors and occluders are warped straight into
+crop coordinates, so that a pair costs a few milliseconds of one core. Five kinds are mixed:
+
+* still: two views of one random textured part of an unlabelled photo;
+* boxed: the same with an annotated box, its context kept;
+* cutout: an object cut out by its mask, moving against backgrounds of other photos, among distractors;
+* pseudo: the same with a randomly shaped part of any photo as the object;
+* clip: two real frames of a short annotated clip.
+
+Any of them may be seen from afar: composed with few pixels and then enlarged, as a crop around a small target is.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+
+import cv2
+import numpy as np
+
+from vil_tracker.data.augment import Photometry, degrade
+from vil_tracker.data.material import Material
+from vil_tracker.data.photo_pool import PhotoPool
+from vil_tracker.data.sprites import (
+    Pose,
+    Sprite,
+    bend,
+    blend,
+    bounds,
+    ellipse_outline,
+    place,
+    warp,
+    warp_sprite,
+)
+from vil_tracker.errors import UserError
+
+MODES = ("still", "boxed", "cutout", "pseudo", "clip")
+
+
+@dataclass(frozen=True)
+class SyntheticConfig:
+    """The mixture and its strengths.
+
+    Attributes:
+        still, boxed, cutout, pseudo, clip: relative weights of the kinds of pairs (see the module).
+        negatives: share of pairs whose search crop does not hold the target.
+        far: share of pairs seen from afar, with the target 8 to 40 pixels large before enlargement.
+        fill: share of crops that reach beyond the frame's edge.
+        occlusion: share of search crops whose target is partly covered.
+        grey: share of pairs that are grey.
+        centre_jitter: standard deviation of the target's distance from the crop's centre, in crop sides, for the
+            greater part of the samples; the rest is spread evenly over the crop.
+        scale_jitter: standard deviation of the log of the target's size against its expected one.
+        rotation: standard deviation of the turn between template and search, in degrees.
+        box_noise: standard deviation of the template box's sides, in units of the target's.
+    """
+
+    still: float = 0.24
+    boxed: float = 0.16
+    cutout: float = 0.37
+    pseudo: float = 0.20
+    clip: float = 0.03
+    negatives: float = 0.03
+    far: float = 0.2
+    fill: float = 0.18
+    occlusion: float = 0.2
+    grey: float = 0.06
+    centre_jitter: float = 0.09
+    scale_jitter: float = 0.25
+    rotation: float = 7.0
+    box_noise: float = 0.035
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if getattr(self, field.name) < 0:
+                raise UserError(f"synthetic.{field.name} is {getattr(self, field.name)}, expected at least 0")
+
+
+@dataclass(frozen=True)
+class PairSample:
+    """One training pair.
+
+    Attributes:
+        template: (T, T, 3) uint8 RGB.
+        template_box: (4,) float32 xyxy in units of the crop, as a user would have drawn it (slightly wrong).
+        search: (S, S, 3) uint8 RGB.
+        search_box: (4,) float32 xyxy in units of the crop, exact; may reach beyond the crop, but not beyond the frame.
+            Zeros where the target is not present.
+        present: whether the target is in the search crop.
+        mode: the kind of pair, one of MODES.
+    """
+
+    template: np.ndarray
+    template_box: np.ndarray
+    search: np.ndarray
+    search_box: np.ndarray
+    present: bool
+    mode: str
+
+
+@dataclass
+class View:
+    """A crop in the making: canvas (n, n, 3) uint8, the target's box (xyxy) and alpha on it, the frame's rectangle."""
+
+    canvas: np.ndarray
+    box: np.ndarray
+    alpha: np.ndarray | None = None
+    frame: np.ndarray | None = None
+
+
+class SyntheticPairs:
+    """Makes pairs; holds no random state of its own.
+
+    Args:
+        pool: the material.
+        template_size, search_size: side of the crops in pixels.
+        template_factor, search_factor: side of the crops in units of the target's √(w·h).
+        config: mixture and strengths.
+    """
+
+    def __init__(
+        self,
+        pool: PhotoPool,
+        template_size: int = 128,
+        search_size: int = 256,
+        template_factor: float = 2.0,
+        search_factor: float = 4.0,
+        config: SyntheticConfig | None = None,
+    ) -> None:
+        self.material = Material(pool)
+        self.template_size, self.search_size = template_size, search_size
+        self.template_factor, self.search_factor = template_factor, search_factor
+        self.config = config or SyntheticConfig()
+        weights = np.array([getattr(self.config, mode) for mode in MODES])
+        available = [True, len(pool.boxed) > 0, len(pool.cutouts) > 0, True, len(pool.clips) > 0]
+        weights = weights * available
+        if weights.sum() <= 0:
+            raise UserError("the synthetic mixture has no kind of pair with a weight above 0 and material for it")
+        self._thresholds = np.cumsum(weights / weights.sum())
+
+    def sample(self, rng: np.random.Generator, difficulty: float = 1.0) -> PairSample:
+        """Make one pair.
+
+        Args:
+            rng: everything random comes from it, so equal states give equal pairs.
+            difficulty: scales jitter, change of look, distractors and faults; 0 is two almost equal, clean views.
+        """
+        mode = MODES[min(int(np.searchsorted(self._thresholds, rng.random())), len(MODES) - 1)]
+        present = bool(rng.random() >= self.config.negatives)
+        resolution = math.exp(rng.uniform(math.log(8), math.log(40))) if rng.random() < self.config.far else math.inf
+        sizes = (
+            max(16, round(min(self.template_size, self.template_factor * resolution))),
+            max(32, round(min(self.search_size, self.search_factor * resolution))),
+        )
+        if mode in ("cutout", "pseudo"):
+            template, template_box, search = self._composed(rng, mode, sizes, difficulty, present)
+        else:
+            template, template_box, search = self._photographed(rng, mode, sizes, difficulty, present)
+
+        look = Photometry().changed(rng, 0.7 * min(difficulty, 1.0))
+        if rng.random() < self.config.grey:
+            look = replace(look, saturation=-math.inf)
+        template_image = self._finish(rng, template, self.template_size, look, difficulty)
+        search_image = self._finish(rng, search, self.search_size, look, difficulty)
+        search_box = search.box / search.canvas.shape[0] if present else np.zeros(4)
+        return PairSample(
+            template_image,
+            template_box.astype(np.float32),
+            search_image,
+            search_box.astype(np.float32),
+            present,
+            mode,
+        )
+
+    # ---- where things lie -------------------------------------------------------------------------------------------
+
+    def _template_target(
+        self, rng: np.random.Generator, width: float, height: float, n: int, difficulty: float
+    ) -> tuple[tuple[float, float], float, np.ndarray]:
+        """Place a target of this aspect in a template crop that is centred on a slightly wrong box.
+
+        Returns:
+            The target's centre and √(w·h) in canvas pixels, and the wrong box, xyxy in units of the crop.
+        """
+        root = math.sqrt(width * height)
+        w, h = width / root, height / root
+        noise = np.clip(rng.normal(0.0, self.config.box_noise * min(difficulty, 1.0), 4), -0.1, 0.1)
+        x1, y1, x2, y2 = noise * (w, h, w, h) + (-w / 2, -h / 2, w / 2, h / 2)
+        side = self.template_factor * math.sqrt((x2 - x1) * (y2 - y1))
+        centre = (n / 2 - (x1 + x2) / 2 * n / side, n / 2 - (y1 + y2) / 2 * n / side)
+        half_w, half_h = (x2 - x1) / side / 2, (y2 - y1) / side / 2
+        return centre, n / side, np.array([0.5 - half_w, 0.5 - half_h, 0.5 + half_w, 0.5 + half_h])
+
+    def _search_target(self, rng: np.random.Generator, n: int, difficulty: float) -> tuple[tuple[float, float], float]:
+        """The target's centre and √(w·h) in canvas pixels of a search crop."""
+        config = self.config
+        if rng.random() < 0.65:
+            shift = rng.normal(0.0, config.centre_jitter * difficulty, 2)
+        else:
+            shift = rng.uniform(-0.4, 0.4, 2) * min(difficulty, 1.0)
+        x, y = np.clip(shift, -0.44, 0.44)
+        scale = math.exp(min(max(rng.normal(0.0, config.scale_jitter * difficulty), -0.75), 0.75))
+        return (n * (0.5 + x), n * (0.5 + y)), n / self.search_factor * scale
+
+    def _turn(self, rng: np.random.Generator, difficulty: float, flip: bool, free: bool) -> Pose:
+        """A pose relative to upright; ``free`` allows what a cut-out may do and a whole photo may not."""
+        sigma = math.radians(self.config.rotation) * difficulty
+        angle = rng.normal(0.0, sigma)
+        if free and rng.random() < 0.06 * difficulty:
+            angle = rng.uniform(-math.pi / 3, math.pi / 3)
+        limit = 1.2 if free else math.radians(15)
+        angle = min(max(angle, -limit), limit)
+        stretch, shear = rng.normal(0.0, 0.12 * difficulty), rng.normal(0.0, 0.05 * difficulty)
+        return Pose(angle, min(max(stretch, -0.4), 0.4), min(max(shear, -0.15), 0.15), flip)
+
+    # ---- views of whole photos --------------------------------------------------------------------------------------
+
+    def _photographed(
+        self, rng: np.random.Generator, mode: str, sizes: tuple[int, int], difficulty: float, present: bool
+    ) -> tuple[View, np.ndarray, View]:
+        flip = bool(rng.random() < 0.5)
+        fill = bool(rng.random() < 2 * self.config.fill)
+        (first, first_box), (second, second_box) = self.material.photo_pair(rng, mode, present)
+        # A camera's frame is never turned inside the crop, so a view that shows the frame's edge stays upright.
+        poses = [
+            Pose(flip=flip, stretch=rng.normal(0, 0.1 * difficulty)) if fill else self._turn(rng, d, flip, False)
+            for d in (0.4 * difficulty, difficulty)
+        ]
+        points = ellipse_outline(first_box)
+        w, h = np.ptp(points @ poses[0].linear().T, axis=0)
+        centre, size, template_box = self._template_target(rng, w, h, sizes[0], difficulty)
+        matrix = place(points, poses[0].linear(), centre, size)
+        template = self._photo_view(rng, first, matrix, points, sizes[0], fill)
+
+        points = ellipse_outline(second_box)
+        centre, size = self._search_target(rng, sizes[1], difficulty)
+        matrix = place(points, poses[1].linear(), centre, size)
+        search = self._photo_view(rng, second, matrix, points, sizes[1], fill)
+        if rng.random() < 0.3 * difficulty:
+            self._scatter(rng, search, None, -1, size, int(rng.integers(1, 3)), front=0.7)
+        if present and rng.random() < self.config.occlusion * difficulty:
+            self._occlude(rng, search)
+        return template, template_box, search
+
+    def _photo_view(
+        self, rng: np.random.Generator, photo: np.ndarray, matrix: np.ndarray, points: np.ndarray, n: int, fill: bool
+    ) -> View:
+        """Warp a photo into an n × n canvas; what lies outside becomes filled later, mirrored, or another photo."""
+        height, width = photo.shape[:2]
+        corners = np.array([[0.0, 0.0], [width, 0.0], [width, height], [0.0, height]])
+        frame = bounds(corners, matrix)
+        inside = np.prod(np.clip(np.minimum(frame[2:], n) - np.maximum(frame[:2], 0), 0, None)) / n**2
+        if not fill and inside < 0.85:
+            canvas = self.material.background(rng, n)
+            canvas = warp(photo, matrix, (n, n), border=cv2.BORDER_TRANSPARENT, out=canvas)
+        else:
+            canvas = warp(photo, matrix, (n, n))
+        return View(canvas, bounds(points, matrix), None, frame if fill else None)
+
+    # ---- views composed of cut-outs ---------------------------------------------------------------------------------
+
+    def _composed(
+        self, rng: np.random.Generator, mode: str, sizes: tuple[int, int], difficulty: float, present: bool
+    ) -> tuple[View, np.ndarray, View]:
+        material, strength = self.material, min(difficulty, 1.0)
+        sprite, group = material.target(rng, mode)
+        if rng.random() < 0.4:
+            sprite = Sprite(_recast(sprite.rgba, Photometry().changed(rng, 0.8)), sprite.hull)
+        flip = bool(rng.random() < 0.5)
+        base = Pose(rng.normal(0.0, 0.1), rng.normal(0.0, 0.12), 0.0, flip).linear()
+        backgrounds = material.background_pair(rng, sizes, self.template_factor / self.search_factor)
+
+        centre, size, template_box = self._template_target(
+            rng, *np.ptp(sprite.hull @ base.T, axis=0), sizes[0], strength
+        )
+        template = View(backgrounds[0], np.zeros(4))
+        if rng.random() < 0.25 * difficulty:
+            self._scatter(rng, template, sprite, group, size, 1, front=0.0)
+        _put(template, sprite, place(sprite.hull, base, centre, size))
+        if rng.random() < self.config.fill:
+            limits = template_box * sizes[0]
+            template.frame = _random_frame(rng, limits, sizes[0], cut=0.0)
+
+        # Things turn round: now and then the far side, which looks much like a mirror image.
+        pose = self._turn(rng, difficulty, bool(rng.random() < 0.06 * difficulty), True).linear() @ base
+        seen = bend(sprite, rng, 0.025 * strength) if rng.random() < 0.35 * difficulty else sprite
+        centre, size = self._search_target(rng, sizes[1], difficulty)
+        search = View(backgrounds[1], np.zeros(4))
+        count = int(np.searchsorted((0.2, 0.5, 0.75, 0.9), rng.random())) if rng.random() < difficulty else 0
+        behind = int(rng.binomial(count, 0.6))
+        self._scatter(rng, search, sprite, group, size, behind, front=0.0)
+        if present:
+            _put(search, seen, place(seen.hull, pose, centre, size))
+        self._scatter(rng, search, sprite, group, size, count - behind, front=1.0)
+        if present and rng.random() < self.config.occlusion * difficulty:
+            self._occlude(rng, search)
+        if rng.random() < self.config.fill:
+            box = search.box if present else np.array([0.4, 0.4, 0.6, 0.6]) * sizes[1]
+            search.frame = _random_frame(rng, box, sizes[1], cut=0.35)
+        return template, template_box, search
+
+    def _scatter(
+        self,
+        rng: np.random.Generator,
+        view: View,
+        target: Sprite | None,
+        group: int,
+        size: float,
+        count: int,
+        front: float,
+    ) -> None:
+        """Add ``count`` distractors about as large as the target, each in front of it with probability ``front``.
+
+        One in front may cover a part of the target, never most of it. Where the view already holds the target, one
+        that is not in front stays clear of it.
+        """
+        n = view.canvas.shape[0]
+        for _ in range(count):
+            sprite = self.material.distractor(rng, target, group)
+            pose = Pose(rng.normal(0, 0.2), rng.normal(0, 0.2), 0.0, bool(rng.random() < 0.5)).linear()
+            scale = size * math.exp(min(max(rng.normal(-0.05, 0.3), -0.8), 0.6))
+            x, y = rng.uniform(-0.05, 1.05, 2) * n
+            allowed = 0.3 if rng.random() < front else 0.02
+            _cover(view, sprite, place(sprite.hull, pose, (x, y), scale), allowed)
+
+    def _occlude(self, rng: np.random.Generator, view: View) -> None:
+        """Cover a part of the target, from one side, by some textured thing."""
+        x1, y1, x2, y2 = view.box
+        w, h = x2 - x1, y2 - y1
+        sprite = self.material.occluder(rng)
+        angle = rng.uniform(0, 2 * math.pi)
+        distance = rng.uniform(0.35, 0.75)
+        centre = ((x1 + x2) / 2 + math.cos(angle) * w * distance, (y1 + y2) / 2 + math.sin(angle) * h * distance)
+        pose = Pose(rng.normal(0, 0.3), rng.normal(0, 0.4)).linear()
+        size = math.sqrt(w * h) * rng.uniform(0.45, 1.1)
+        _cover(view, sprite, place(sprite.hull, pose, centre, size), 0.55)
+
+    # ---- from canvas to crop ----------------------------------------------------------------------------------------
+
+    def _finish(
+        self, rng: np.random.Generator, view: View, size: int, look: Photometry, difficulty: float
+    ) -> np.ndarray:
+        """Look, camera faults, enlargement and the fill outside the frame. Clips ``view.box`` to the frame."""
+        n = view.canvas.shape[0]
+        image = (
+            look.changed(rng, 0.6 * difficulty).apply(view.canvas)
+            if look.saturation > -math.inf
+            else (replace(look.changed(rng, 0.6 * difficulty), saturation=-math.inf).apply(view.canvas))
+        )
+        image = degrade(image, rng, difficulty)
+        if n != size:
+            image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
+        if view.frame is not None:
+            # The tracker fills what lies outside the frame with its mean colour, after the camera's noise.
+            x1, y1, x2, y2 = (int(round(min(max(v * size / n, 0), size))) for v in view.frame)
+            if x2 - x1 > 2 and y2 - y1 > 2 and (x1, y1, x2, y2) != (0, 0, size, size):
+                mean = cv2.mean(image[y1:y2, x1:x2])[:3]
+                image = cv2.copyMakeBorder(
+                    image[y1:y2, x1:x2], y1, size - y2, x1, size - x2, cv2.BORDER_CONSTANT, value=mean
+                )
+                low, high = view.frame[:2], view.frame[2:]
+                view.box = np.concatenate([np.clip(view.box[:2], low, high), np.clip(view.box[2:], low, high)])
+        return image
+
+
+def _put(view: View, sprite: Sprite, matrix: np.ndarray) -> None:
+    """Paste the target and record its box and alpha."""
+    view.box = bounds(sprite.hull, matrix)
+    warped = warp_sprite(view.canvas.shape[:2], sprite, matrix)
+    if warped is not None:
+        region, rgba = warped
+        blend(view.canvas, region, rgba)
+        view.alpha = np.zeros(view.canvas.shape[:2], np.uint8)
+        view.alpha[region] = rgba[..., 3]
+
+
+def _cover(view: View, sprite: Sprite, matrix: np.ndarray, allowed: float) -> None:
+    """Paste something over the view unless it hides more than the ``allowed`` share of the target."""
+    warped = warp_sprite(view.canvas.shape[:2], sprite, matrix)
+    if warped is None:
+        return
+    region, rgba = warped
+    if view.box[2] > view.box[0]:
+        if view.alpha is None:  # a target inside a photo has no mask: its ellipse stands for it
+            view.alpha = np.zeros(view.canvas.shape[:2], np.uint8)
+            points = ellipse_outline(np.concatenate([view.box[:2], view.box[2:] - view.box[:2]]))
+            cv2.fillConvexPoly(view.alpha, points.round().astype(np.int32), 255)
+        total = cv2.sumElems(view.alpha)[0]
+        hidden = cv2.sumElems(cv2.multiply(view.alpha[region], rgba[..., 3], scale=1 / 255))[0]
+        if hidden > allowed * total:
+            return
+        view.alpha[region] = cv2.multiply(view.alpha[region], cv2.bitwise_not(rgba[..., 3]), scale=1 / 255)
+    blend(view.canvas, region, rgba)
+
+
+def _recast(rgba: np.ndarray, look: Photometry) -> np.ndarray:
+    return np.dstack([look.apply(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)), rgba[..., 3]])
+
+
+def _random_frame(rng: np.random.Generator, box: np.ndarray, n: int, cut: float) -> np.ndarray:
+    """A frame's rectangle (xyxy) in an n × n canvas: one or two of its edges, or all four around a large target.
+
+    Args:
+        box: the target, xyxy; at most the share ``cut`` of it falls outside across each edge.
+    """
+    x1, y1, x2, y2 = box
+    w, h = x2 - x1, y2 - y1
+    if rng.random() < 0.35:
+        left, right = rng.exponential(0.5, 2) * w
+        top, bottom = rng.exponential(0.35, 2) * h
+        return np.array([x1 - left, y1 - top, x2 + right, y2 + bottom])
+    frame = np.array([-1.0, -1.0, n + 1.0, n + 1.0])
+    limits = np.array([x1 + cut * w, y1 + cut * h, x2 - cut * w, y2 - cut * h])
+    near = np.array([x1, y1, n - x2, n - y2])
+    first = int(np.argmin(near)) if rng.random() < 0.7 else int(rng.integers(4))
+    edges = [first] + ([(first + int(rng.choice((1, 3)))) % 4] if rng.random() < 0.3 else [])
+    for edge in edges:
+        if edge < 2:
+            frame[edge] = min(rng.uniform(0.02, 0.45) * n, limits[edge])
+        else:
+            frame[edge] = max(n - rng.uniform(0.02, 0.45) * n, limits[edge])
+    return frame
