@@ -1,0 +1,1 @@
+"""The network: mLSTM cell, ViL backbone, temporal modulation, head, and their assembly."""
