@@ -50,7 +50,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
         image = None
     if image is None:
         raise UserError(f"image {name} is damaged or of an unsupported kind: open it in a viewer or save it again")
-    return _to_rgb8(image)
+    return to_rgb8(image)
 
 
 def _check_header(data: bytes, name: str) -> None:
@@ -71,7 +71,8 @@ def check_pixels(width: int, height: int, name: str) -> None:
         raise UserError(f"{name} is {width}x{height}, over the limit of {MAX_PIXELS} pixels: scale it down first")
 
 
-def _to_rgb8(image: np.ndarray) -> np.ndarray:
+def to_rgb8(image: np.ndarray) -> np.ndarray:
+    """Bring an image as OpenCV decodes it (grey, BGR or BGRA; 8 or 16 bits or float) to (H, W, 3) uint8 RGB."""
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
     elif image.dtype != np.uint8:
@@ -137,7 +138,7 @@ class VideoReader:
         if not done or frame is None:
             return None
         self._next += 1
-        return _to_rgb8(frame)
+        return to_rgb8(frame)
 
     def skip(self) -> bool:
         """Pass over the next frame without converting it; False at the end."""
