@@ -8,7 +8,7 @@ look-up per byte, hue and saturation one 3×3 matrix, and noise one saturating a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import cv2
@@ -53,6 +53,10 @@ class Photometry:
             self.saturation + 0.25 * d[6],
         )
 
+    def grey(self) -> Photometry:
+        """This look without colour."""
+        return replace(self, saturation=-math.inf)
+
     def apply(self, image: np.ndarray) -> np.ndarray:
         """Apply to an (H, W, 3) uint8 RGB image."""
         if self.saturation == -math.inf:
@@ -89,7 +93,7 @@ def add_noise(image: np.ndarray, rng: np.random.Generator, sigma: float) -> np.n
     if h > bank.shape[0] or w > bank.shape[1]:
         bank = np.tile(bank, (h // bank.shape[0] + 1, w // bank.shape[1] + 1, 1))
     y, x = int(rng.integers(bank.shape[0] - h + 1)), int(rng.integers(bank.shape[1] - w + 1))
-    return cv2.addWeighted(image, 1.0, bank[y : y + h, x : x + w], sigma / 16, 0.0, dtype=cv2.CV_8U)
+    return np.asarray(cv2.addWeighted(image, 1.0, bank[y : y + h, x : x + w], sigma / 16, 0.0, dtype=cv2.CV_8U))
 
 
 def motion_kernel(length: float, angle: float) -> np.ndarray:
@@ -106,7 +110,9 @@ def motion_kernel(length: float, angle: float) -> np.ndarray:
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
     """Encode and decode as JPEG. Channel order does not matter to the round trip's look, so RGB passes as it is."""
     _, data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None, "a JPEG that was just encoded decodes"
+    return decoded
 
 
 def light_gradient(image: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:

@@ -39,7 +39,7 @@ class Material:
         """
         height, width = photo.shape[:2]
         shorter, best, best_score = min(height, width), None, -1.0
-        for _ in range(4):
+        for _ in range(5):
             size = shorter * math.exp(rng.uniform(math.log(low), math.log(high)))
             limit = math.log(aspect)
             stretch = min(max(rng.normal(0.0, 0.6), -limit), limit)

@@ -23,12 +23,13 @@ from typing import Any
 import cv2
 import numpy as np
 
+from vil_tracker.data.segment import mask_from_box
 from vil_tracker.data.sequence import read_boxes_file
 from vil_tracker.data.sprites import Sprite, outline
 from vil_tracker.errors import UserError, atomic_write
 from vil_tracker.images import IMAGE_EXTENSIONS, read_image
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 MAX_SPRITE = 192  # pixels; a target fills a quarter of the search crop, so larger cut-outs would be thrown away
 MIN_SPRITE = 12
 _PEOPLE = ("ccp", "human", "person")
@@ -78,7 +79,7 @@ def pool_from_arrays(
     objects: list[tuple[int, np.ndarray, np.ndarray | None, str]] | None = None,
     clips: list[tuple[list[int], np.ndarray]] | None = None,
     *,
-    cache: Path | None = None,
+    segment: bool = False,
 ) -> PhotoPool:
     """Build a pool from decoded material.
 
@@ -86,6 +87,7 @@ def pool_from_arrays(
         photos: (H, W, 3) uint8 RGB each.
         objects: (photo number, box xywh, mask (H, W) bool or None, class name) each.
         clips: (photo numbers, boxes (N, 4) xywh) each; their photos do not serve as backgrounds.
+        segment: guess the masks of objects that have none (20 ms each).
     """
     objects, clips = objects or [], clips or []
     images = list(photos)
@@ -99,6 +101,8 @@ def pool_from_arrays(
             continue
         boxed.append(number)
         boxes.append([*low, *(high - low)])
+        if mask is None and segment:
+            mask = mask_from_box(photos[number], box)
         rgba = None if mask is None else cut_out(photos[number], mask)
         if rgba is not None:
             cutouts.append(len(images))
@@ -115,7 +119,6 @@ def pool_from_arrays(
         groups=np.array([order[name] for name in names], np.int64),
         clips=tuple(np.array(indices, np.int64) for indices, _ in clips),
         clip_boxes=tuple(np.asarray(b, np.float64) for _, b in clips),
-        cache=cache,
     )
 
 
@@ -160,7 +163,8 @@ def load_photo_pool(root: str | os.PathLike[str], cache_folder: str | os.PathLik
     Args:
         root: folder with ``stills``, ``objects`` and clip folders, any of which may be missing.
         cache_folder: where to keep the decoded pixels (about 1.3 GB for 6,000 photos of 320 pixels) in one file that
-            all processes map; it is written once and found again while the files under ``root`` stay the same.
+            all processes map; it is written once (a minute or two, most of it for guessing masks) and found again
+            while the files under ``root`` stay the same.
 
     Raises:
         UserError: no photo below ``root``, a damaged annotation, or a photo that cannot be read.
@@ -169,10 +173,10 @@ def load_photo_pool(root: str | os.PathLike[str], cache_folder: str | os.PathLik
     if not root.is_dir():
         raise UserError(f"no folder {root}: give the folder that holds stills/ and objects/")
     if cache_folder is None:
-        return _build(root, None)
+        return _build(root)
     path = Path(cache_folder) / f"photo_pool_{_digest(root)}.bin"
     if not (path.exists() and path.with_suffix(".npz").exists()):
-        _write_cache(_build(root, None), path)
+        _write_cache(_build(root), path)
     return open_cache(path)
 
 
@@ -233,11 +237,11 @@ def _digest(root: Path) -> str:
     return digest.hexdigest()[:16]
 
 
-def _build(root: Path, cache: Path | None) -> PhotoPool:
+def _build(root: Path) -> PhotoPool:
     photos = [read_image(path) for path in _image_files(root / "stills")]
     objects: list[tuple[int, np.ndarray, np.ndarray | None, str]] = []
-    for photo, annotations in _annotated(root / "objects"):
-        objects += [(len(photos), box, mask, name) for box, mask, name in annotations]
+    for photo, entries in _annotated(root / "objects"):
+        objects += [(len(photos), box, mask, name) for box, mask, name in entries]
         photos.append(photo)
     clips: list[tuple[list[int], np.ndarray]] = []
     for folder in sorted(path.parent for path in root.glob("*/*/groundtruth.txt")):
@@ -250,7 +254,7 @@ def _build(root: Path, cache: Path | None) -> PhotoPool:
             photos += [read_image(files[i]) for i in usable]
     if not photos:
         raise UserError(f"no photo found under {root}: expected {root / 'stills'}/*.jpg or {root / 'objects'}/images")
-    return pool_from_arrays(photos, objects, clips, cache=cache)
+    return pool_from_arrays(photos, objects, clips, segment=True)
 
 
 def _annotated(folder: Path) -> Iterator[tuple[np.ndarray, list[tuple[np.ndarray, np.ndarray | None, str]]]]:
@@ -266,13 +270,13 @@ def _annotated(folder: Path) -> Iterator[tuple[np.ndarray, list[tuple[np.ndarray
         entries = [(e["file_name"], e.get("source", "object"), by_image.get(e["id"], [])) for e in content["images"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a COCO annotation file: {error!r}") from error
-    for name, source, annotations in entries:
+    for name, source, marked in entries:
         photo = read_image(folder / "images" / name)
         yield (
             photo,
             [
                 (np.array(a["bbox"], np.float64), _read_mask(folder, a.get("mask_file"), photo), source)
-                for a in annotations
+                for a in marked
                 if not a.get("iscrowd")
             ],
         )

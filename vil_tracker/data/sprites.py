@@ -123,20 +123,6 @@ def warp(
     )
 
 
-def paste(canvas: np.ndarray, sprite: Sprite, matrix: np.ndarray) -> tuple[tuple[slice, slice], np.ndarray] | None:
-    """Blend a sprite into a canvas (H, W, 3) uint8, in place.
-
-    Returns:
-        The touched rows and columns and the sprite's alpha there (uint8), or None if nothing of it is inside.
-    """
-    warped = warp_sprite(canvas.shape[:2], sprite, matrix)
-    if warped is None:
-        return None
-    region, rgba = warped
-    blend(canvas, region, rgba)
-    return region, rgba[..., 3]
-
-
 def warp_sprite(
     shape: tuple[int, ...], sprite: Sprite, matrix: np.ndarray
 ) -> tuple[tuple[slice, slice], np.ndarray] | None:
@@ -162,11 +148,14 @@ def blend(canvas: np.ndarray, region: tuple[slice, slice], rgba: np.ndarray) -> 
     canvas[region] = cv2.add(over, cv2.multiply(under, cv2.bitwise_not(alpha), scale=1 / 255))
 
 
-def bend(sprite: Sprite, rng: np.random.Generator, amount: float) -> Sprite:
-    """Non-rigid change of shape: a smooth random displacement of up to about ``amount`` of the sprite's size."""
+def bend(sprite: Sprite, grid: np.ndarray) -> Sprite:
+    """Non-rigid change of shape.
+
+    Args:
+        grid: (K, K, 2) displacements (x, y) in units of the sprite's width and height, on a coarse grid over it.
+    """
     h, w = sprite.rgba.shape[:2]
-    grid = rng.normal(0.0, amount, (4, 4, 2)).astype(np.float32)
-    field = cv2.resize(grid, (w, h), interpolation=cv2.INTER_CUBIC)
+    field = cv2.resize(grid.astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC)
     map_x = field[..., 0] * w + np.arange(w, dtype=np.float32)
     map_y = field[..., 1] * h + np.arange(h, dtype=np.float32)[:, None]
     rgba = cv2.remap(sprite.rgba, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
@@ -192,7 +181,7 @@ def recolour(sprite: Sprite, rng: np.random.Generator, strength: float) -> Sprit
 
 
 def random_shape(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """Alpha mask (height, width) uint8 of a random solid shape: ellipse, rounded box, polygon, blob or several parts."""
+    """Alpha mask (height, width) uint8 of a random shape: ellipse, rounded box, polygon, blob or several parts."""
     alpha = np.zeros((height, width), np.uint8)
     kind = int(rng.integers(5))
     cx, cy = width / 2, height / 2
@@ -211,7 +200,8 @@ def random_shape(rng: np.random.Generator, height: int, width: int) -> np.ndarra
         angles = (np.arange(corners) + rng.uniform(-0.3, 0.3, corners)) * (2 * math.pi / corners)
         radii = rng.uniform(0.55, 1.0, corners)
         if kind == 3:
-            radii = 0.75 + sum(rng.uniform(0, 0.12) * np.cos(k * angles + rng.uniform(0, 6.3)) for k in (2, 3, 4, 5))
+            waves = [rng.uniform(0, 0.12) * np.cos(k * angles + rng.uniform(0, 6.3)) for k in (2, 3, 4, 5)]
+            radii = 0.7 + np.sum(waves, axis=0)
         points = np.stack([cx + (cx - 3) * radii * np.cos(angles), cy + (cy - 3) * radii * np.sin(angles)], 1)
         cv2.fillPoly(alpha, [points.round().astype(np.int32)], 255)
     else:

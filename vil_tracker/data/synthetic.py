@@ -15,7 +15,7 @@ Any of them may be seen from afar: composed with few pixels and then enlarged, a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
@@ -23,6 +23,7 @@ import numpy as np
 from vil_tracker.data.augment import Photometry, degrade
 from vil_tracker.data.material import Material
 from vil_tracker.data.photo_pool import PhotoPool
+from vil_tracker.data.sampling import PairSample
 from vil_tracker.data.sprites import (
     Pose,
     Sprite,
@@ -32,8 +33,8 @@ from vil_tracker.data.sprites import (
     ellipse_outline,
     place,
     warp,
-    warp_sprite,
 )
+from vil_tracker.data.views import View, adapt, cover, put, random_frame, recast
 from vil_tracker.errors import UserError
 
 MODES = ("still", "boxed", "cutout", "pseudo", "clip")
@@ -78,38 +79,6 @@ class SyntheticConfig:
                 raise UserError(f"synthetic.{field.name} is {getattr(self, field.name)}, expected at least 0")
 
 
-@dataclass(frozen=True)
-class PairSample:
-    """One training pair.
-
-    Attributes:
-        template: (T, T, 3) uint8 RGB.
-        template_box: (4,) float32 xyxy in units of the crop, as a user would have drawn it (slightly wrong).
-        search: (S, S, 3) uint8 RGB.
-        search_box: (4,) float32 xyxy in units of the crop, exact; may reach beyond the crop, but not beyond the frame.
-            Zeros where the target is not present.
-        present: whether the target is in the search crop.
-        mode: the kind of pair, one of MODES.
-    """
-
-    template: np.ndarray
-    template_box: np.ndarray
-    search: np.ndarray
-    search_box: np.ndarray
-    present: bool
-    mode: str
-
-
-@dataclass
-class View:
-    """A crop in the making: canvas (n, n, 3) uint8, the target's box (xyxy) and alpha on it, the frame's rectangle."""
-
-    canvas: np.ndarray
-    box: np.ndarray
-    alpha: np.ndarray | None = None
-    frame: np.ndarray | None = None
-
-
 class SyntheticPairs:
     """Makes pairs; holds no random state of its own.
 
@@ -140,41 +109,44 @@ class SyntheticPairs:
             raise UserError("the synthetic mixture has no kind of pair with a weight above 0 and material for it")
         self._thresholds = np.cumsum(weights / weights.sum())
 
-    def sample(self, rng: np.random.Generator, difficulty: float = 1.0) -> PairSample:
+    def sample(self, rng: np.random.Generator, difficulty: float) -> PairSample:
         """Make one pair.
 
         Args:
             rng: everything random comes from it, so equal states give equal pairs.
             difficulty: scales jitter, change of look, distractors and faults; 0 is two almost equal, clean views.
+
+        Returns:
+            The pair. The template box is slightly wrong, as a user's is; the search box is exact, may reach beyond the
+            crop but not beyond the frame, and is zeros where the target is not present.
         """
-        mode = MODES[min(int(np.searchsorted(self._thresholds, rng.random())), len(MODES) - 1)]
+        return self.sample_mode(rng, self.draw_mode(rng), difficulty)
+
+    def draw_mode(self, rng: np.random.Generator) -> str:
+        """One of MODES, by the mixture's weights."""
+        return MODES[min(int(np.searchsorted(self._thresholds, rng.random())), len(MODES) - 1)]
+
+    def sample_mode(self, rng: np.random.Generator, mode: str, difficulty: float) -> PairSample:
+        """Make one pair of the given kind; otherwise as :meth:`sample`."""
         present = bool(rng.random() >= self.config.negatives)
         resolution = math.exp(rng.uniform(math.log(8), math.log(40))) if rng.random() < self.config.far else math.inf
         sizes = (
             max(16, round(min(self.template_size, self.template_factor * resolution))),
             max(32, round(min(self.search_size, self.search_factor * resolution))),
         )
-        if mode in ("cutout", "pseudo"):
-            template, template_box, search = self._composed(rng, mode, sizes, difficulty, present)
-        else:
-            template, template_box, search = self._photographed(rng, mode, sizes, difficulty, present)
+        make = self._composed if mode in ("cutout", "pseudo") else self._photographed
+        template, template_box, search = make(rng, mode, sizes, difficulty, present)
 
-        look = Photometry().changed(rng, 0.7 * min(difficulty, 1.0))
-        if rng.random() < self.config.grey:
-            look = replace(look, saturation=-math.inf)
-        template_image = self._finish(rng, template, self.template_size, look, difficulty)
-        search_image = self._finish(rng, search, self.search_size, look, difficulty)
+        look = Photometry().changed(rng, 0.6 * min(difficulty, 1.0))
+        grey = bool(rng.random() < self.config.grey)
+        images = []
+        for view, size in ((template, self.template_size), (search, self.search_size)):
+            own = look.changed(rng, 0.5 * difficulty)
+            images.append(self._finish(rng, view, size, own.grey() if grey else own, difficulty))
         search_box = search.box / search.canvas.shape[0] if present else np.zeros(4)
-        return PairSample(
-            template_image,
-            template_box.astype(np.float32),
-            search_image,
-            search_box.astype(np.float32),
-            present,
-            mode,
-        )
+        return PairSample(images[0], template_box.astype(np.float32), images[1], search_box.astype(np.float32), present)
 
-    # ---- where things lie -------------------------------------------------------------------------------------------
+    # --- where things lie -------------------------------------------------------------------------------------------
 
     def _template_target(
         self, rng: np.random.Generator, width: float, height: float, n: int, difficulty: float
@@ -215,7 +187,7 @@ class SyntheticPairs:
         stretch, shear = rng.normal(0.0, 0.12 * difficulty), rng.normal(0.0, 0.05 * difficulty)
         return Pose(angle, min(max(stretch, -0.4), 0.4), min(max(shear, -0.15), 0.15), flip)
 
-    # ---- views of whole photos --------------------------------------------------------------------------------------
+    # --- views of whole photos --------------------------------------------------------------------------------------
 
     def _photographed(
         self, rng: np.random.Generator, mode: str, sizes: tuple[int, int], difficulty: float, present: bool
@@ -254,51 +226,63 @@ class SyntheticPairs:
         inside = np.prod(np.clip(np.minimum(frame[2:], n) - np.maximum(frame[:2], 0), 0, None)) / n**2
         if not fill and inside < 0.85:
             canvas = self.material.background(rng, n)
-            canvas = warp(photo, matrix, (n, n), border=cv2.BORDER_TRANSPARENT, out=canvas)
+            framed = warp(photo, matrix, (n, n))
+            # A soft transition: the photo's hard edge would give the target's whereabouts away.
+            solid = np.zeros((n, n), np.uint8)
+            inner = corners * 0.96 + corners.mean(0) * 0.04
+            polygon = inner @ matrix[:, :2].T + matrix[:, 2]
+            cv2.fillConvexPoly(solid, polygon.round().astype(np.int32), 255)
+            ramp = int(0.04 * (frame[2:] - frame[:2]).min()) | 1
+            alpha = cv2.blur(solid, (ramp, ramp))
+            blend(canvas, (slice(0, n), slice(0, n)), np.dstack([framed, alpha]))
         else:
             canvas = warp(photo, matrix, (n, n))
         return View(canvas, bounds(points, matrix), None, frame if fill else None)
 
-    # ---- views composed of cut-outs ---------------------------------------------------------------------------------
+    # --- views composed of cut-outs ---------------------------------------------------------------------------------
 
     def _composed(
         self, rng: np.random.Generator, mode: str, sizes: tuple[int, int], difficulty: float, present: bool
     ) -> tuple[View, np.ndarray, View]:
         material, strength = self.material, min(difficulty, 1.0)
         sprite, group = material.target(rng, mode)
-        if rng.random() < 0.4:
-            sprite = Sprite(_recast(sprite.rgba, Photometry().changed(rng, 0.8)), sprite.hull)
+        if rng.random() < 0.3:
+            sprite = recast(sprite, Photometry().changed(rng, 0.8))
         flip = bool(rng.random() < 0.5)
         base = Pose(rng.normal(0.0, 0.1), rng.normal(0.0, 0.12), 0.0, flip).linear()
         backgrounds = material.background_pair(rng, sizes, self.template_factor / self.search_factor)
+        if rng.random() < 0.5:
+            # What stands in a place shares its light; a target that always shines out would be too easy.
+            sprite = adapt(sprite, backgrounds[1], rng.uniform(0.1, 0.5) * strength)
 
-        centre, size, template_box = self._template_target(
-            rng, *np.ptp(sprite.hull @ base.T, axis=0), sizes[0], strength
-        )
+        w, h = np.ptp(sprite.hull @ base.T, axis=0)
+        centre, size, template_box = self._template_target(rng, w, h, sizes[0], strength)
         template = View(backgrounds[0], np.zeros(4))
         if rng.random() < 0.25 * difficulty:
             self._scatter(rng, template, sprite, group, size, 1, front=0.0)
-        _put(template, sprite, place(sprite.hull, base, centre, size))
+        put(template, sprite, place(sprite.hull, base, centre, size))
         if rng.random() < self.config.fill:
             limits = template_box * sizes[0]
-            template.frame = _random_frame(rng, limits, sizes[0], cut=0.0)
+            template.frame = random_frame(rng, limits, sizes[0], cut=0.0)
 
         # Things turn round: now and then the far side, which looks much like a mirror image.
         pose = self._turn(rng, difficulty, bool(rng.random() < 0.06 * difficulty), True).linear() @ base
-        seen = bend(sprite, rng, 0.025 * strength) if rng.random() < 0.35 * difficulty else sprite
+        seen = sprite
+        if rng.random() < 0.35 * difficulty:
+            seen = bend(sprite, rng.normal(0.0, 0.025 * strength, (4, 4, 2)))
         centre, size = self._search_target(rng, sizes[1], difficulty)
         search = View(backgrounds[1], np.zeros(4))
-        count = int(np.searchsorted((0.2, 0.5, 0.75, 0.9), rng.random())) if rng.random() < difficulty else 0
+        count = int(np.searchsorted((0.2, 0.5, 0.72, 0.86, 0.94), rng.random())) if rng.random() < difficulty else 0
         behind = int(rng.binomial(count, 0.6))
         self._scatter(rng, search, sprite, group, size, behind, front=0.0)
         if present:
-            _put(search, seen, place(seen.hull, pose, centre, size))
+            put(search, seen, place(seen.hull, pose, centre, size))
         self._scatter(rng, search, sprite, group, size, count - behind, front=1.0)
         if present and rng.random() < self.config.occlusion * difficulty:
             self._occlude(rng, search)
         if rng.random() < self.config.fill:
             box = search.box if present else np.array([0.4, 0.4, 0.6, 0.6]) * sizes[1]
-            search.frame = _random_frame(rng, box, sizes[1], cut=0.35)
+            search.frame = random_frame(rng, box, sizes[1], cut=0.35)
         return template, template_box, search
 
     def _scatter(
@@ -323,7 +307,7 @@ class SyntheticPairs:
             scale = size * math.exp(min(max(rng.normal(-0.05, 0.3), -0.8), 0.6))
             x, y = rng.uniform(-0.05, 1.05, 2) * n
             allowed = 0.3 if rng.random() < front else 0.02
-            _cover(view, sprite, place(sprite.hull, pose, (x, y), scale), allowed)
+            cover(view, sprite, place(sprite.hull, pose, (x, y), scale), allowed)
 
     def _occlude(self, rng: np.random.Generator, view: View) -> None:
         """Cover a part of the target, from one side, by some textured thing."""
@@ -335,20 +319,16 @@ class SyntheticPairs:
         centre = ((x1 + x2) / 2 + math.cos(angle) * w * distance, (y1 + y2) / 2 + math.sin(angle) * h * distance)
         pose = Pose(rng.normal(0, 0.3), rng.normal(0, 0.4)).linear()
         size = math.sqrt(w * h) * rng.uniform(0.45, 1.1)
-        _cover(view, sprite, place(sprite.hull, pose, centre, size), 0.55)
+        cover(view, sprite, place(sprite.hull, pose, centre, size), 0.55)
 
-    # ---- from canvas to crop ----------------------------------------------------------------------------------------
+    # --- from canvas to crop ----------------------------------------------------------------------------------------
 
     def _finish(
         self, rng: np.random.Generator, view: View, size: int, look: Photometry, difficulty: float
     ) -> np.ndarray:
         """Look, camera faults, enlargement and the fill outside the frame. Clips ``view.box`` to the frame."""
         n = view.canvas.shape[0]
-        image = (
-            look.changed(rng, 0.6 * difficulty).apply(view.canvas)
-            if look.saturation > -math.inf
-            else (replace(look.changed(rng, 0.6 * difficulty), saturation=-math.inf).apply(view.canvas))
-        )
+        image = look.apply(view.canvas)
         image = degrade(image, rng, difficulty)
         if n != size:
             image = cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
@@ -363,62 +343,3 @@ class SyntheticPairs:
                 low, high = view.frame[:2], view.frame[2:]
                 view.box = np.concatenate([np.clip(view.box[:2], low, high), np.clip(view.box[2:], low, high)])
         return image
-
-
-def _put(view: View, sprite: Sprite, matrix: np.ndarray) -> None:
-    """Paste the target and record its box and alpha."""
-    view.box = bounds(sprite.hull, matrix)
-    warped = warp_sprite(view.canvas.shape[:2], sprite, matrix)
-    if warped is not None:
-        region, rgba = warped
-        blend(view.canvas, region, rgba)
-        view.alpha = np.zeros(view.canvas.shape[:2], np.uint8)
-        view.alpha[region] = rgba[..., 3]
-
-
-def _cover(view: View, sprite: Sprite, matrix: np.ndarray, allowed: float) -> None:
-    """Paste something over the view unless it hides more than the ``allowed`` share of the target."""
-    warped = warp_sprite(view.canvas.shape[:2], sprite, matrix)
-    if warped is None:
-        return
-    region, rgba = warped
-    if view.box[2] > view.box[0]:
-        if view.alpha is None:  # a target inside a photo has no mask: its ellipse stands for it
-            view.alpha = np.zeros(view.canvas.shape[:2], np.uint8)
-            points = ellipse_outline(np.concatenate([view.box[:2], view.box[2:] - view.box[:2]]))
-            cv2.fillConvexPoly(view.alpha, points.round().astype(np.int32), 255)
-        total = cv2.sumElems(view.alpha)[0]
-        hidden = cv2.sumElems(cv2.multiply(view.alpha[region], rgba[..., 3], scale=1 / 255))[0]
-        if hidden > allowed * total:
-            return
-        view.alpha[region] = cv2.multiply(view.alpha[region], cv2.bitwise_not(rgba[..., 3]), scale=1 / 255)
-    blend(view.canvas, region, rgba)
-
-
-def _recast(rgba: np.ndarray, look: Photometry) -> np.ndarray:
-    return np.dstack([look.apply(cv2.cvtColor(rgba, cv2.COLOR_RGBA2RGB)), rgba[..., 3]])
-
-
-def _random_frame(rng: np.random.Generator, box: np.ndarray, n: int, cut: float) -> np.ndarray:
-    """A frame's rectangle (xyxy) in an n × n canvas: one or two of its edges, or all four around a large target.
-
-    Args:
-        box: the target, xyxy; at most the share ``cut`` of it falls outside across each edge.
-    """
-    x1, y1, x2, y2 = box
-    w, h = x2 - x1, y2 - y1
-    if rng.random() < 0.35:
-        left, right = rng.exponential(0.5, 2) * w
-        top, bottom = rng.exponential(0.35, 2) * h
-        return np.array([x1 - left, y1 - top, x2 + right, y2 + bottom])
-    frame = np.array([-1.0, -1.0, n + 1.0, n + 1.0])
-    limits = np.array([x1 + cut * w, y1 + cut * h, x2 - cut * w, y2 - cut * h])
-    near = np.array([x1, y1, n - x2, n - y2])
-    first = int(np.argmin(near)) if rng.random() < 0.7 else int(rng.integers(4))
-    edges = [first] + ([(first + int(rng.choice((1, 3)))) % 4] if rng.random() < 0.3 else [])
-    for edge in edges:
-        if edge < 2:
-            frame[edge] = min(rng.uniform(0.02, 0.45) * n, limits[edge])
-        else:
-            frame[edge] = max(n - rng.uniform(0.02, 0.45) * n, limits[edge])
-    return frame
