@@ -19,6 +19,7 @@ SUCCESS_THRESHOLDS = np.linspace(0.0, 1.0, 21)
 PRECISION_THRESHOLDS = np.arange(0.0, 51.0)
 NORMALIZED_THRESHOLDS = np.arange(0, 51) / 100.0
 PRECISION_PIXELS = 20.0
+PRECISION_NORMALIZED = 0.2
 
 
 def check_boxes(boxes: np.ndarray, what: str = "boxes", *, allow_missing: bool = False) -> np.ndarray:
@@ -53,12 +54,10 @@ def check_boxes(boxes: np.ndarray, what: str = "boxes", *, allow_missing: bool =
 def overlaps(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Intersection over union of each predicted box (N, 4) with the truth (N, 4), on continuous coordinates: (N,).
 
-    Rows in which either box is NaN give NaN.
+    Rows in which either box is NaN give NaN; empty boxes overlap with nothing.
     """
-    known = ~(np.isnan(predicted).any(axis=1) | np.isnan(truth).any(axis=1))
-    result = np.full(len(truth), np.nan)
-    result[known] = np.asarray(box_iou(predicted[known], truth[known]), dtype=np.float64)
-    return result
+    missing = np.isnan(predicted).any(axis=1) | np.isnan(truth).any(axis=1)
+    return np.where(missing, np.nan, box_iou(predicted, truth))
 
 
 def center_errors(predicted: np.ndarray, truth: np.ndarray) -> np.ndarray:
@@ -121,10 +120,12 @@ def precision(
     return float(precision_curve(center_errors(predicted, truth), np.array([pixels]))[0])
 
 
-def normalized_precision(predicted: np.ndarray, truth: np.ndarray, *, first_is_truth: bool = True) -> float:
-    """Area under the normalised-precision curve from 0 to 0.5; arguments and errors as for `success_auc`."""
+def normalized_precision(
+    predicted: np.ndarray, truth: np.ndarray, *, threshold: float = PRECISION_NORMALIZED, first_is_truth: bool = True
+) -> float:
+    """Share of frames whose normalised centre error is at most `threshold`; arguments and errors as `success_auc`."""
     predicted, truth = _paired(predicted, truth, first_is_truth)
-    return float(precision_curve(normalized_center_errors(predicted, truth), NORMALIZED_THRESHOLDS).mean())
+    return float(precision_curve(normalized_center_errors(predicted, truth), np.array([threshold]))[0])
 
 
 def _paired(predicted: np.ndarray, truth: np.ndarray, first_is_truth: bool) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,305 @@
+"""The benchmarks: which sequences, in which files, scored by which convention.
+
+A new benchmark is one `Reader` for its layout and one `Benchmark` entry below; docs/howto/add_a_benchmark.md walks
+through it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from vil_tracker.data.readers.base import Item, Reader, natural_key, subfolders
+from vil_tracker.data.readers.got10k import GOT10k
+from vil_tracker.data.readers.got10k_like import GOT10kLike
+from vil_tracker.data.readers.lasot import LaSOT
+from vil_tracker.data.readers.lasot_ext import LaSOTExtension
+from vil_tracker.data.readers.otb_like import OTBLike
+from vil_tracker.data.readers.tnl2k import TNL2K
+from vil_tracker.data.readers.trackingnet import TrackingNet
+from vil_tracker.data.readers.video_folder import VideoFolder
+from vil_tracker.data.sequence import ArrayFrames, Frames, ImageFrames, Sequence, VideoFrames, make_sequence
+from vil_tracker.errors import UserError
+from vil_tracker.evaluation import conventions
+from vil_tracker.evaluation.conventions import Convention
+from vil_tracker.evaluation.layouts.dtb70 import DTB70
+from vil_tracker.evaluation.layouts.nfs import NfS
+from vil_tracker.evaluation.layouts.otb import OTB
+from vil_tracker.evaluation.layouts.uav import UAV20L, UAV123
+from vil_tracker.evaluation.results import name_key
+
+_FOLDER_READERS: tuple[type[Reader], ...] = (OTBLike, GOT10kLike, VideoFolder)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    Attributes:
+        key: name on the command line.
+        title: name in the report.
+        reader: its files; None for `folder`, which tries several.
+        split: the reader's split.
+        official: the convention of the benchmark's own toolkit.
+        family: how pytracking and OSTrack treat it: "uav", "lasot", "lasot_ext" or "other".
+        names: official sequence names where there is a list, otherwise None.
+        layout: of the result files, see `results.py`.
+        repetitions: runs that its protocol asks of a tracker that is not deterministic.
+        truth_withheld: the true boxes lie on a server; only the first of each sequence is public.
+    """
+
+    key: str
+    title: str
+    reader: type[Reader] | None
+    split: str
+    official: Convention
+    family: str = "other"
+    names: tuple[str, ...] | None = None
+    layout: str = "flat"
+    repetitions: int = 1
+    truth_withheld: bool = False
+
+    @property
+    def size(self) -> int | None:
+        """Official number of sequences, or None where there is no such number."""
+        return None if self.reader is None else self.reader.sizes.get(self.split)
+
+    def convention(self, name: str) -> Convention:
+        """The convention of that name for this benchmark."""
+        return conventions.convention_for(name, self.official, self.family)
+
+
+def _named(key: str, title: str, reader: type[OTB | UAV123 | NfS | LaSOT], split: str, **rest) -> Benchmark:
+    return Benchmark(key, title, reader, split, names=reader().names(split), **rest)
+
+
+def _got10k(split: str) -> Benchmark:
+    return Benchmark(
+        f"got10k_{split}",
+        f"GOT-10k {split}",
+        GOT10k,
+        split,
+        official=conventions.GOT10K,
+        names=tuple(f"GOT-10k_{split.title()}_{number:06d}" for number in range(1, 181)),
+        layout="got10k",
+        repetitions=3,
+        truth_withheld=split == "test",
+    )
+
+
+# Built when asked for: reading the lists costs a little, and `--help` needs the names alone.
+_BENCHMARKS: dict[str, Callable[[], Benchmark]] = {
+    "lasot": lambda: _named("lasot", "LaSOT", LaSOT, "test", official=conventions.LASOT, family="lasot"),
+    "lasot_ext": lambda: _named(
+        "lasot_ext", "LaSOT_ext", LaSOTExtension, "test", official=conventions.LASOT, family="lasot_ext"
+    ),
+    "got10k_val": lambda: _got10k("val"),
+    "got10k_test": lambda: _got10k("test"),
+    "trackingnet": lambda: Benchmark(
+        "trackingnet", "TrackingNet test", TrackingNet, "test", official=conventions.TRACKINGNET, truth_withheld=True
+    ),
+    "otb2013": lambda: _named("otb2013", "OTB-2013", OTB, "2013", official=conventions.OTB),
+    "otb50": lambda: _named("otb50", "OTB-50", OTB, "50", official=conventions.OTB),
+    "otb100": lambda: _named("otb100", "OTB-100", OTB, "100", official=conventions.OTB),
+    "uav123": lambda: _named("uav123", "UAV123", UAV123, "test", official=conventions.UAV, family="uav"),
+    "uav20l": lambda: _named("uav20l", "UAV20L", UAV20L, "test", official=conventions.UAV, family="uav"),
+    "nfs30": lambda: _named(
+        "nfs30", "NfS, 30 fps", NfS, "30", official=replace(conventions.OTB, toolkit="OTB toolkit")
+    ),
+    "nfs240": lambda: _named("nfs240", "NfS, 240 fps", NfS, "240", official=conventions.OTB),
+    "tnl2k": lambda: Benchmark(
+        "tnl2k", "TNL2K", TNL2K, "test", official=replace(conventions.LASOT, toolkit="TNL2K toolkit (LaSOT's)")
+    ),
+    "dtb70": lambda: Benchmark("dtb70", "DTB70", DTB70, "test", official=conventions.OTB),
+    "folder": lambda: Benchmark("folder", "folder of sequences", None, "all", official=conventions.PLAIN),
+}
+BENCHMARK_NAMES = tuple(_BENCHMARKS)
+_ALIASES = {
+    "got10k": "got10k_val",
+    "otb2015": "otb100",
+    "nfs": "nfs30",
+    "lasot_extension": "lasot_ext",
+    "lasot_extension_subset": "lasot_ext",
+    "trackingnet_test": "trackingnet",
+    "uav": "uav123",
+}
+
+
+def get_benchmark(name: str) -> Benchmark:
+    """Look up a benchmark; case, `-` and `_` do not matter.
+
+    Raises:
+        UserError: unknown name.
+    """
+    key = name.lower().replace("-", "_")
+    key = _ALIASES.get(key, key)
+    if key not in _BENCHMARKS:
+        raise UserError(f"unknown benchmark '{name}'; choose from {', '.join(BENCHMARK_NAMES)}")
+    return _BENCHMARKS[key]()
+
+
+def load_sequences(benchmark: Benchmark, root: Path, wanted: tuple[str, ...] | None = None) -> list[Sequence]:
+    """Find and read a benchmark's sequences below `root`; no frame is decoded.
+
+    Args:
+        benchmark: which.
+        root: the benchmark's folder, or a folder that holds it.
+        wanted: names to restrict it to; ("all",) takes what is there; None asks for the complete benchmark.
+
+    Raises:
+        UserError: the layout is not found, sequences are missing (naming them), or a file is damaged.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder; --data-root names the folder of the data set")
+    if benchmark.reader is None:
+        sequences = _load_folder(root)
+    else:
+        reader = benchmark.reader()
+        folder = _locate(reader, root)
+        listing = reader.list_sequences(folder, benchmark.split)
+        chosen = [entry for entry in listing.candidates if wanted in (None, ("all",)) or _is_in(entry.name, wanted)]
+        if wanted is None:
+            _check_complete(benchmark, [entry.name for entry in chosen], f"below {folder}")
+        sequences = [_to_sequence(entry.name, benchmark.key, reader.read_sequence(folder, entry)) for entry in chosen]
+    return select(sequences, wanted, str(root))
+
+
+def load_truth(benchmark: Benchmark, folder: Path, wanted: tuple[str, ...] | None = None) -> list[Sequence]:
+    """Sequences without frames from a folder with one box file per sequence, for scoring existing results.
+
+    Files of sequences that the benchmark does not have are passed over. Absent frames and cover labels are read from
+    `absent/NAME.txt` and `cover/NAME.txt` where those exist (flags, and shares from 0 to 1, one per line).
+
+    Raises:
+        UserError: no box files, sequences are missing (naming them), or a file is damaged.
+    """
+    from vil_tracker.data.readers.base import read_boxes, read_flags, read_numbers
+
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder; --truth names a folder with one box file per sequence")
+    files = {name_key(path.stem): path for path in sorted(folder.glob("*.txt"), key=lambda p: natural_key(p.name))}
+    if benchmark.names is None:
+        found = [(path.stem, path) for path in files.values()]
+    else:
+        found = [(name, files[name_key(name)]) for name in benchmark.names if name_key(name) in files]
+    if wanted not in (None, ("all",)):
+        found = [(name, path) for name, path in found if _is_in(name, wanted)]
+    if wanted is None:
+        _check_complete(benchmark, [name for name, _ in found], f"in {folder}")
+    sequences = []
+    for name, path in found:
+        boxes = read_boxes(path)
+        cover = folder / "cover" / path.name
+        sequences.append(
+            make_sequence(
+                name,
+                benchmark.key,
+                ArrayFrames(()),
+                boxes,
+                absent=read_flags(folder / "absent" / path.name, len(boxes)),
+                cover=read_numbers(cover, len(boxes), 0, 1) if cover.is_file() else None,
+            )
+        )
+    return select(sequences, wanted, str(folder))
+
+
+def select(sequences: list[Sequence], wanted: tuple[str, ...] | None, where: str) -> list[Sequence]:
+    """Restrict sequences to names, and check that something is left and that each starts with a box.
+
+    Raises:
+        UserError: a name is unknown, nothing is left, or a first box is missing.
+    """
+    if wanted not in (None, ("all",)):
+        known = {name_key(sequence.name) for sequence in sequences}
+        unknown = [name for name in wanted if name_key(name) not in known]
+        if unknown:
+            raise UserError(
+                f"{where}: no sequence {', '.join(unknown)}; there are {_shown([s.name for s in sequences])}"
+            )
+        sequences = [sequence for sequence in sequences if _is_in(sequence.name, wanted)]
+    if not sequences:
+        raise UserError(f"{where}: no sequences found; check the layout with  vil-tracker doctor")
+    for sequence in sequences:
+        first = sequence.boxes[0]
+        if not np.isfinite(first).all() or (first[2:] <= 0).any():
+            raise UserError(
+                f"sequence {sequence.name}: line 1 of its boxes is no box with an area, so nothing can start"
+            )
+    return sequences
+
+
+def _is_in(name: str, wanted: tuple[str, ...] | None) -> bool:
+    return name_key(name) in {name_key(entry) for entry in wanted or ()}
+
+
+def _check_complete(benchmark: Benchmark, found: list[str], where: str) -> None:
+    advice = "; --sequences NAME,NAME (or --sequences all) scores what is there, as a part"
+    if benchmark.names is not None:
+        keys = {name_key(name) for name in found}
+        missing = [name for name in benchmark.names if name_key(name) not in keys]
+        if missing:
+            raise UserError(
+                f"{benchmark.title}: {len(missing)} of {len(benchmark.names)} sequences are missing {where}: "
+                f"{_shown(missing)}{advice}"
+            )
+    elif benchmark.size is not None and len(found) != benchmark.size:
+        raise UserError(
+            f"{benchmark.title} has {benchmark.size} sequences, but {len(found)} were found {where}{advice}"
+        )
+
+
+def _shown(names: list[str], limit: int = 12) -> str:
+    rest = f" and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + rest
+
+
+def _locate(reader: Reader, root: Path) -> Path:
+    for folder in (root, *subfolders(root, limit=1000)):
+        if reader.matches(folder):
+            return folder
+    layout = " ".join(reader.layout.split())
+    raise UserError(f"{root}: no {reader.title} found; its layout is: {layout}")
+
+
+def _load_folder(root: Path) -> list[Sequence]:
+    """Any folder of sequences or of videos, or a folder of such folders; `Sequence.dataset` is the folder's name."""
+    folders = [root] if _folder_candidates(root) else subfolders(root)
+    found = [(folder, reader, entry) for folder in folders for reader, entry in _folder_candidates(folder)]
+    if not found:
+        raise UserError(
+            f"{root}: no sequences; expected NAME/groundtruth_rect.txt with NAME/img/*.jpg, NAME/groundtruth.txt with "
+            "NAME/*.jpg, or NAME.mp4 with NAME.txt, here or one folder deeper"
+        )
+    names = [entry.name for _, _, entry in found]
+    sequences = []
+    for folder, reader, entry in found:
+        name = entry.name if names.count(entry.name) == 1 else f"{folder.name}_{entry.name}"
+        sequences.append(_to_sequence(name, folder.name, reader.read_sequence(folder, entry)))
+    return sequences
+
+
+def _folder_candidates(folder: Path):
+    result = []
+    for reader_class in _FOLDER_READERS:
+        reader = reader_class()
+        if reader.matches(folder):
+            result += [(reader, entry) for entry in reader.list_sequences(folder, reader.splits[0]).candidates]
+    return result
+
+
+def _to_sequence(name: str, dataset: str, item: Item) -> Sequence:
+    frames: Frames
+    if item.frame_names is None:
+        frames = VideoFrames(item.folder, len(item.boxes))
+    else:
+        if item.exists is not None and not item.exists.all():
+            missing = [frame for frame, there in zip(item.frame_names, item.exists, strict=True) if not there]
+            raise UserError(
+                f"sequence {name}: {len(missing)} pictures are missing in {item.folder}: {_shown(missing, 5)}"
+            )
+        frames = ImageFrames(tuple(item.folder / frame for frame in item.frame_names))
+    boxes, absent = item.boxes, item.absent
+    return make_sequence(name, dataset, frames, boxes, absent=absent, cover=item.cover, attributes=item.attributes)

@@ -1,0 +1,1 @@
+"""Readers of the data sets that are used for evaluation only."""

@@ -1,0 +1,249 @@
+"""The runner: trackers over sequences, in one process or many, on one machine or many.
+
+Work is shared by sequence. Each finished sequence is written at once and atomically, so an interrupted run goes on
+where it stopped, and scores are always read back from the files: a resumed run cannot differ from one in one piece.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.queues import Queue
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from vil_tracker.data.sequence import Sequence
+from vil_tracker.errors import UserError, atomic_write
+from vil_tracker.evaluation.results import ResultStore, Trajectory
+from vil_tracker.evaluation.trackers import SequenceTracker, TrackerSpec
+
+
+@dataclass(frozen=True)
+class Task:
+    """One repetition of one sequence."""
+
+    sequence: Sequence
+    repetition: int
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A sequence that a tracker could not finish.
+
+    Attributes:
+        tracker, sequence: names.
+        message: the exception in one line.
+        details: its traceback.
+    """
+
+    tracker: str
+    sequence: str
+    message: str
+    details: str
+
+
+@dataclass(frozen=True)
+class Rank:
+    """Place of this process among those that torchrun started; 0 of 1 without torchrun."""
+
+    index: int
+    world: int
+    local: int
+
+    @staticmethod
+    def from_environment() -> Rank:
+        """Read RANK, WORLD_SIZE and LOCAL_RANK."""
+        return Rank(*(int(os.environ.get(key, fallback)) for key, fallback in _RANK_VARIABLES))
+
+
+_RANK_VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+
+
+def track_sequence(tracker: SequenceTracker, sequence: Sequence) -> Trajectory:
+    """Run a tracker over a sequence from its first box.
+
+    The first box of the answer is the given one. Only the calls of the tracker are timed, not the decoding.
+    """
+    count = len(sequence.boxes)
+    boxes, seconds, scores = np.empty((count, 4)), np.empty(count), np.ones(count)
+    states = ["tracking"] * count
+    for index in range(count):
+        frame = sequence.frames[index]
+        start = time.perf_counter()
+        if index == 0:
+            tracker.init(frame, sequence.boxes[0])
+            boxes[0] = sequence.boxes[0]
+        else:
+            result = tracker.update(frame)
+            boxes[index], scores[index], states[index] = result.box, result.score, result.state
+        seconds[index] = time.perf_counter() - start
+    if not np.isfinite(boxes).all():
+        raise ValueError(
+            f"the tracker answered with a box that is not finite in frame {int(np.argwhere(~np.isfinite(boxes))[0, 0]) + 1}"
+        )
+    return Trajectory(boxes, seconds, None if np.isnan(scores).any() else scores, tuple(states))
+
+
+def run_tracker(
+    spec: TrackerSpec,
+    sequences: list[Sequence],
+    store: ResultStore,
+    *,
+    repetitions: int = 1,
+    workers: int = 1,
+    keep_going: bool = False,
+) -> list[Failure]:
+    """Bring the results of a tracker on a list of sequences up to date.
+
+    Args:
+        spec: the tracker.
+        sequences: what to run on; those that are finished in `store` are kept.
+        store: where results are and go.
+        repetitions: runs per sequence; one is enough for a deterministic tracker.
+        workers: processes on this machine; 1 runs in this process.
+        keep_going: collect failures instead of stopping at the first.
+
+    Returns:
+        The failures of all ranks, empty without `keep_going`.
+
+    Raises:
+        UserError: a sequence failed and `keep_going` is off.
+    """
+    rank = Rank.from_environment()
+    if rank.index == 0:
+        store.claim({**spec.identity(), "layout": store.layout})
+    repetitions = 1 if spec.deterministic else repetitions
+    everything = [Task(sequence, index + 1) for sequence in _longest_first(sequences) for index in range(repetitions)]
+    mine = everything[rank.index :: rank.world]
+    open_tasks = [
+        task for task in mine if not store.is_complete(task.sequence.name, len(task.sequence.boxes), task.repetition)
+    ]
+    if len(open_tasks) < len(mine):
+        _say(f"{spec.name}: {len(mine) - len(open_tasks)} of {len(mine)} results are already there")
+    failures = []
+    for done, (task, outcome) in enumerate(_run_tasks(spec, open_tasks, workers, rank), start=1):
+        if isinstance(outcome, Failure):
+            failures.append(outcome)
+            _write_failure(store, outcome)
+            _say(f"{spec.name} [{done}/{len(open_tasks)}] {task.sequence.name}: FAILED: {outcome.message}")
+            if not keep_going:
+                break
+            continue
+        store.save(task.sequence.name, outcome, task.repetition)
+        updates = outcome.update_seconds
+        speed = f"{len(updates) / updates.sum():.1f} fps" if updates is not None and len(updates) else "-"
+        _say(f"{spec.name} [{done}/{len(open_tasks)}] {task.sequence.name}: {len(outcome.boxes)} frames, {speed}")
+    failures = _gather(failures, rank)
+    if failures and not keep_going:
+        first = failures[0]
+        raise UserError(
+            f"{spec.name} failed on {first.sequence}: {first.message}; details in {_failure_path(store, first)}; "
+            "finished sequences are kept, and --keep-going passes over failures"
+        )
+    return failures
+
+
+def _longest_first(sequences: Iterable[Sequence]) -> list[Sequence]:
+    """Longest first, so that no process is left with a long sequence at the end."""
+    return sorted(sequences, key=lambda sequence: (-len(sequence.boxes), sequence.name))
+
+
+def _run_tasks(
+    spec: TrackerSpec, tasks: list[Task], workers: int, rank: Rank
+) -> Iterator[tuple[Task, Trajectory | Failure]]:
+    if not tasks:
+        return
+    workers = max(1, min(workers, len(tasks)))
+    if workers == 1:
+        tracker = _for_device(spec, rank.local).build()
+        for task in tasks:
+            yield task, _attempt(tracker, spec, task)
+        return
+    context = get_context("spawn")
+    places: Queue[int] = context.Queue()
+    for place in range(workers):
+        places.put(place)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    with ProcessPoolExecutor(workers, context, _start_worker, (spec, places, threads)) as pool:
+        futures = {pool.submit(_attempt_in_worker, task): task for task in tasks}
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _for_device(spec: TrackerSpec, place: int) -> TrackerSpec:
+    """Give each process its own GPU where there are several."""
+    if spec.device not in ("auto", "cuda") or torch.cuda.device_count() < 2:
+        return spec
+    return TrackerSpec(**{**vars(spec), "device": f"cuda:{place % torch.cuda.device_count()}"})
+
+
+@dataclass
+class _Worker:
+    spec: TrackerSpec
+    tracker: SequenceTracker
+
+
+# Set once in each worker process by its initialiser; the pool has no other way to hand a built tracker to its tasks.
+_worker: _Worker | None = None
+
+
+def _start_worker(spec: TrackerSpec, places: Queue[int], threads: int) -> None:
+    global _worker
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    spec = _for_device(spec, places.get())
+    _worker = _Worker(spec, spec.build())
+
+
+def _attempt_in_worker(task: Task) -> Trajectory | Failure:
+    assert _worker is not None
+    return _attempt(_worker.tracker, _worker.spec, task)
+
+
+def _attempt(tracker: SequenceTracker, spec: TrackerSpec, task: Task) -> Trajectory | Failure:
+    try:
+        return track_sequence(tracker, task.sequence)
+    except Exception as error:  # the boundary between the runner and any tracker: reported, never swallowed
+        message = str(error).splitlines()[0] if str(error) else "no message"
+        if not isinstance(error, UserError):
+            message = f"{type(error).__name__}: {message}"
+        return Failure(spec.name, task.sequence.name, message, traceback.format_exc())
+
+
+def _gather(failures: list[Failure], rank: Rank) -> list[Failure]:
+    """Wait for all ranks and collect their failures; results are on the shared file system by then."""
+    if rank.world == 1:
+        return failures
+    import torch.distributed as dist
+
+    if not dist.is_initialized():
+        dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
+    collected: list[list[Failure]] = [[] for _ in range(rank.world)]
+    dist.all_gather_object(collected, failures)
+    return [failure for part in collected for failure in part]
+
+
+def _failure_path(store: ResultStore, failure: Failure) -> Path:
+    return store.folder / "failures" / f"{failure.sequence}.txt"
+
+
+def _write_failure(store: ResultStore, failure: Failure) -> None:
+    with atomic_write(_failure_path(store, failure), "w") as stream:
+        stream.write(failure.details)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,152 @@
+"""What the runner needs to know of a tracker, and how a name on the command line becomes one.
+
+A tracker has two calls, `init(frame, box)` and `update(frame) -> Result`, on H×W×3 uint8 RGB frames and x, y, w, h
+boxes in pixels. Specifications are small and picklable, so that every worker process builds its own tracker.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from vil_tracker.errors import UserError
+from vil_tracker.evaluation import peers
+from vil_tracker.tracking.state import Result
+
+
+class SequenceTracker(Protocol):
+    """Anything that follows one target through one video."""
+
+    def init(self, frame: np.ndarray, box: np.ndarray) -> Any:
+        """Start with the first frame and its box; forgets any video before."""
+
+    def update(self, frame: np.ndarray) -> Result:
+        """Return the box in the next frame; a score of NaN means that the tracker has none."""
+
+
+class StillTracker:
+    """Answers with the first box for ever: the floor that every tracker must beat."""
+
+    def __init__(self) -> None:
+        self._box = np.zeros(4)
+
+    def init(self, frame: np.ndarray, box: np.ndarray) -> None:
+        """Remember the box."""
+        self._box = np.asarray(box, dtype=np.float64)
+
+    def update(self, frame: np.ndarray) -> Result:
+        """Return it."""
+        return Result(box=self._box.copy(), score=float("nan"), state="tracking")
+
+
+@dataclass(frozen=True)
+class TrackerSpec:
+    """A tracker by name, with what is needed to build it.
+
+    Attributes:
+        name: shown in the report, such as "vil" or "opencv:MIL".
+        kind: "vil", "opencv", "still" or "python".
+        target: weights (name or file), OpenCV's tracker name, or "module:factory"; empty for "still".
+        device: "auto", "cpu", "cuda", "cuda:1" or "mps"; for kind "vil".
+        config: YAML file whose `track` section configures the session; for kind "vil".
+        peers_dir: folder with the networks of OpenCV's trackers.
+    """
+
+    name: str
+    kind: str
+    target: str = ""
+    device: str = "auto"
+    config: str | None = None
+    peers_dir: str | None = None
+
+    @property
+    def folder(self) -> str:
+        """The name as a folder name."""
+        return re.sub(r"[^A-Za-z0-9._-]+", "_", self.name)
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether a second run would give the same boxes."""
+        return self.kind != "opencv" or peers.is_deterministic(self.target)
+
+    def identity(self) -> dict[str, str]:
+        """What decides the boxes; results of another identity must not be mixed with these."""
+        identity = {"tracker": self.name, "kind": self.kind, "target": self.target}
+        if self.kind == "vil" and Path(self.target).is_file():
+            identity["target"] = f"sha256:{_sha256(Path(self.target))}"
+        if self.config is not None:
+            identity["config"] = f"sha256:{_sha256(Path(self.config))}"
+        return identity
+
+    def build(self) -> SequenceTracker:
+        """Make the tracker.
+
+        Raises:
+            UserError: unknown weights, a tracker that is not installed, a factory that cannot be imported.
+        """
+        if self.kind == "still":
+            return StillTracker()
+        if self.kind == "opencv":
+            return peers.OpenCvTracker(self.target, Path(self.peers_dir) if self.peers_dir else None)
+        if self.kind == "python":
+            return _build_from_python(self.target)
+        return _build_vil(self.target, self.device, self.config)
+
+
+def parse_tracker(
+    text: str, *, weights: str = "nano", device: str = "auto", config: str | None = None, peers_dir: str | None = None
+) -> TrackerSpec:
+    """Read a tracker as written on the command line.
+
+    Args:
+        text: "vil" (with `weights`), "vil:NAME_OR_FILE", "opencv:NAME", "still" or "python:MODULE:FACTORY".
+
+    Raises:
+        UserError: anything else.
+    """
+    kind, _, target = text.partition(":")
+    if kind == "vil":
+        name = f"vil:{Path(target).stem}" if target else "vil"
+        return TrackerSpec(name, "vil", target or weights, device=device, config=config)
+    if kind == "opencv" and target:
+        target = peers.canonical_name(target)
+        return TrackerSpec(f"opencv:{target}", "opencv", target, peers_dir=peers_dir)
+    if text == "still":
+        return TrackerSpec("still", "still")
+    if kind == "python" and target.count(":") == 1:
+        return TrackerSpec(target.rpartition(":")[2], "python", target)
+    raise UserError(
+        f"unknown tracker '{text}'; write vil, vil:WEIGHTS, opencv:NAME ({', '.join(peers.KNOWN)}), still "
+        "or python:MODULE:FACTORY"
+    )
+
+
+def _build_vil(weights: str, device: str, config: str | None) -> SequenceTracker:
+    from vil_tracker.config import load_config
+    from vil_tracker.models.pretrained import load_model
+    from vil_tracker.tracking.tracker import Tracker
+
+    track_config = None if config is None else load_config(config).track
+    return Tracker(load_model(weights, device=device), track_config)
+
+
+def _build_from_python(target: str) -> SequenceTracker:
+    module_name, _, factory_name = target.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"tracker python:{target} cannot be imported: {error}") from error
+    return factory()
+
+
+def _sha256(path: Path) -> str:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
