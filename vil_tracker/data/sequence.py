@@ -100,6 +100,7 @@ class Sequence:
         absent: (N,) bool; True where the target is known to be out of the frame.
         cover: (N,) float, the share of the target that is visible, in [0, 1]; 1 where unknown.
         attributes: challenge attributes of the benchmark, such as ``"Scale Variation"``.
+        cut: (N,) bool, True where the frame's edge cuts the target; None where the data set does not say.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Sequence:
     absent: np.ndarray
     cover: np.ndarray
     attributes: tuple[str, ...] = ()
+    cut: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.boxes)

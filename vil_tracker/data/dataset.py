@@ -1,0 +1,211 @@
+"""Data sets as lists of sequences: ``open_dataset("lasot", "train")[0].boxes``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence as SequenceABC
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from vil_tracker.data.index import ROW, Index, Run, decode_names, load_index, visible_rows
+from vil_tracker.data.readers import Reader
+from vil_tracker.data.root import find_reader, folder_reader
+from vil_tracker.data.sequence import Frames, Sequence, VideoFrames
+from vil_tracker.errors import UserError
+from vil_tracker.images import read_image
+
+
+@dataclass(frozen=True)
+class IndexedFrames:
+    """Frames stored as numbered image files, kept as runs of numbers: a long video costs no memory."""
+
+    folder: Path
+    runs: tuple[Run, ...]
+
+    def __len__(self) -> int:
+        return sum(max(run[4], 1) for run in self.runs)
+
+    def path(self, index: int) -> Path:
+        """The file of frame ``index``.
+
+        Raises:
+            IndexError: there is no such frame.
+        """
+        if index < 0:
+            raise IndexError(index)
+        for prefix, width, suffix, first, count in self.runs:
+            if index < max(count, 1):
+                return self.folder / (f"{prefix}{first + index:0{width}d}{suffix}" if count else prefix)
+            index -= max(count, 1)
+        raise IndexError(index)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files of all frames."""
+        return tuple(self.folder / name for name in decode_names(self.runs))
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        return read_image(self.path(index))
+
+
+class SequenceDataset(SequenceABC[Sequence]):
+    """The sequences of one split, made when asked for; cheap to send to loader processes.
+
+    Attributes:
+        name: the data set's short name.
+        split: the split.
+        folder: where it lies.
+        stills: whether each sequence is a single picture.
+        lengths: (S,) number of frames of each sequence.
+        visible_counts: (S,) number of frames that can serve as template or target.
+        missing: sequences of the official list that are not on the disk.
+    """
+
+    def __init__(self, reader: Reader, split: str, index: Index) -> None:
+        self.name, self.split, self.stills = reader.name, split, reader.stills
+        self.folder = index.folder
+        self.lengths = np.diff(index.starts)
+        self.visible_counts = index.visible
+        self.missing = index.missing
+        self._index = index
+        self._rows: np.ndarray | None = None
+        self._positions: dict[str, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @overload
+    def __getitem__(self, index: int) -> Sequence: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sequence]: ...
+    def __getitem__(self, index: int | slice) -> Sequence | list[Sequence]:
+        if isinstance(index, slice):
+            return [self._make(i) for i in range(*index.indices(len(self)))]
+        position = index + len(self) if index < 0 else index
+        if not 0 <= position < len(self):
+            raise IndexError(index)
+        return self._make(position)
+
+    def named(self, name: str) -> Sequence:
+        """The sequence of that name.
+
+        Raises:
+            UserError: there is none.
+        """
+        if self._positions is None:
+            self._positions = {self.name_of(i): i for i in range(len(self))}
+        if name not in self._positions:
+            raise UserError(f"{self.name} {self.split} has no sequence {name!r} in {self.folder}")
+        return self._make(self._positions[name])
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all sequences, in order."""
+        return [self.name_of(i) for i in range(len(self))]
+
+    def name_of(self, index: int) -> str:
+        """Name of one sequence; for stills, the picture's name and the target's number in it."""
+        if self._index.names is not None:
+            return self._index.names[index]
+        owner = self._owner(index)
+        assert self._index.owners is not None
+        first = int(np.searchsorted(self._index.owners, owner))
+        return f"{Path(next(decode_names(self._index.frames[owner][1]))).stem}/{index - first + 1}"
+
+    def mask_path(self, index: int) -> Path | None:
+        """The binary mask of a still's target, where there is one."""
+        mask = self._index.masks.get(index)
+        return self.folder / mask if mask is not None else None
+
+    def _owner(self, index: int) -> int:
+        return index if self._index.owners is None else int(self._index.owners[index])
+
+    def _make(self, index: int) -> Sequence:
+        rows = self._all_rows()[self._index.starts[index] : self._index.starts[index + 1]]
+        cut = rows["cut"]
+        return Sequence(
+            name=self.name_of(index),
+            dataset=self.name,
+            frames=self._frames(index),
+            boxes=np.array(rows["box"]),
+            visible=visible_rows(rows),
+            absent=np.array(rows["absent"]),
+            cover=rows["cover"].astype(np.float64),
+            attributes=self._index.attributes.get(index, ()),
+            cut=cut == 1 if len(cut) and (cut >= 0).all() else None,
+        )
+
+    def _frames(self, index: int) -> Frames:
+        where, what = self._index.frames[self._owner(index)]
+        if isinstance(what, int):
+            return VideoFrames(self.folder / where, what)
+        return IndexedFrames(self.folder / where, tuple(tuple(run) for run in what))
+
+    def _all_rows(self) -> np.ndarray:
+        if self._rows is None:
+            rows = self._index.rows
+            if isinstance(rows, Path):
+                empty = rows.stat().st_size == 0
+                rows = np.zeros(0, ROW) if empty else np.memmap(rows, ROW, mode="r")
+            self._rows = rows
+        return self._rows
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_rows": None}  # each process maps the row file itself
+
+
+def open_dataset(
+    name: str,
+    split: str = "train",
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> SequenceDataset:
+    """Find a data set below the data root and open one of its splits.
+
+    Args:
+        name: a data set of ``vil_tracker.data.readers.READERS``, such as ``"lasot"``, or ``"folder:PATH"`` for data of
+            one's own, which has no splits: ``split`` is ignored there.
+        split: see the reader's ``splits``.
+        data_root: the data root; VIL_DATA where left out.
+        cache_dir: where the index is kept; the user's cache folder where left out.
+
+    Raises:
+        UserError: not found, no such split, no sequences, or broken files (file and line are named).
+    """
+    reader, folder = find_reader(name, data_root)
+    own = name.startswith("folder:") and split not in reader.splits
+    return _open(reader, folder, reader.splits[0] if own else split, cache_dir)
+
+
+def open_folder(
+    path: str | os.PathLike[str], *, split: str = "", cache_dir: str | os.PathLike[str] | None = None
+) -> SequenceDataset:
+    """Open a folder by its layout, without a data root.
+
+    Args:
+        path: sequences, videos or pictures of one's own, or an official data set's folder.
+        split: needed for the latter alone; its first split where left out.
+        cache_dir: as for :func:`open_dataset`.
+
+    Raises:
+        UserError: as :func:`open_dataset`.
+    """
+    folder = Path(path)
+    reader = folder_reader(folder)
+    return _open(reader, folder, split or reader.splits[0], cache_dir)
+
+
+def _open(reader: Reader, folder: Path, split: str, cache_dir: str | os.PathLike[str] | None) -> SequenceDataset:
+    index = load_index(reader, folder, split, cache_dir)
+    if index.problems:
+        more = len(index.problems) - 1
+        rest = f" (and {more} more: vil-tracker doctor --scan lists them)" if more else ""
+        raise UserError(f"{index.problems[0]}{rest}")
+    dataset = SequenceDataset(reader, split, index)
+    if not len(dataset):
+        raise UserError(f"{reader.title} {split} in {folder} has no sequences: vil-tracker doctor shows the layout")
+    return dataset

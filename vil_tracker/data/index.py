@@ -1,0 +1,330 @@
+"""A cached index of a data set, so that a start neither lists nor reads what has not changed.
+
+Scanning a data set reads every annotation and lists every folder of frames once. The result is two files in a cache
+folder: JSON with names and frame numbering, and a flat binary file with one fixed-size row per frame (box and
+labels), which is mapped into memory rather than read, so that loader processes share it. A later start checks the
+modification times of the folders and annotation files, never of the frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from vil_tracker.data.readers.base import Candidate, Item, Reader, split_number
+from vil_tracker.errors import UserError, atomic_write, make_folder
+
+log = logging.getLogger(__name__)
+
+VERSION = 1
+#: One annotated frame on the disk. ``cut`` is 0, 1 or -1 for "not annotated".
+ROW = np.dtype([("box", "<f8", 4), ("cover", "<f4"), ("absent", "?"), ("exists", "?"), ("cut", "i1")])
+
+Run = tuple[str, int, str, int, int]
+"""Consecutive frame names: prefix, digits (minimum), suffix, first number, count. Count 0 is one unnumbered name."""
+
+_CHUNK = 256  # sequences read between two writes; bounds memory on data sets of millions of frames
+
+
+def cache_folder(choice: str | os.PathLike[str] | None = None) -> Path:
+    """Where indices are kept: ``choice``, else VIL_CACHE, else the user's cache folder."""
+    if choice or os.environ.get("VIL_CACHE"):
+        return Path(choice or os.environ["VIL_CACHE"])
+    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "vil-tracker"
+
+
+def encode_names(names: Iterable[str]) -> list[Run]:
+    """Frame names as runs of consecutive numbers."""
+    runs: list[Run] = []
+    for name in names:
+        parts = split_number(name)
+        if parts is None:
+            runs.append((name, 0, "", 0, 0))
+            continue
+        prefix, digits, suffix = parts
+        number = int(digits)
+        if runs:
+            p, width, s, first, count = runs[-1]
+            if count and (p, s, first + count) == (prefix, suffix, number) and f"{number:0{width}d}" == digits:
+                runs[-1] = (p, width, s, first, count + 1)
+                continue
+        runs.append((prefix, len(digits) if digits[0] == "0" else 1, suffix, number, 1))
+    return runs
+
+
+def decode_names(runs: Iterable[Run]) -> Iterator[str]:
+    """The names that :func:`encode_names` was given."""
+    for prefix, width, suffix, first, count in runs:
+        if count == 0:
+            yield prefix
+        for number in range(first, first + count):
+            yield f"{prefix}{number:0{width}d}{suffix}"
+
+
+@dataclass
+class Index:
+    """What a scan of one split found; S sequences over F sets of frames.
+
+    Attributes:
+        folder: the data set's folder; every path below is relative to it, with forward slashes.
+        frames: F entries: (folder of frames, runs of names), or (video file, number of frames).
+        names: S names; None for stills, whose names are made from the picture's.
+        owners: S positions in ``frames``, in rising order; None where sequence i has frames i.
+        starts: (S + 1,) first row of each sequence in the row file, and the end.
+        visible: (S,) number of frames on which the target can serve as template or target.
+        attributes: challenge attributes of the sequences that have any.
+        masks: path of the object's mask, for the stills that have one.
+        missing: sequences of the official list that are not on the disk.
+        missing_frames: number of annotated frames whose file is not there.
+        problems: sequences that cannot be used, and why.
+        rows: the row file, or the rows themselves where no cache could be written.
+    """
+
+    folder: Path
+    frames: list[tuple[str, Any]]
+    names: list[str] | None
+    owners: np.ndarray | None
+    starts: np.ndarray
+    visible: np.ndarray
+    attributes: dict[int, tuple[str, ...]]
+    masks: dict[int, str]
+    missing: tuple[str, ...]
+    missing_frames: int
+    problems: tuple[str, ...]
+    rows: Path | np.ndarray
+
+
+class _Scan:
+    """Collects items into the columns of an :class:`Index` and writes their rows to ``sink``."""
+
+    def __init__(self, folder: Path, stills: bool, sink: IO[bytes]) -> None:
+        self.folder, self.stills, self.sink = folder, stills, sink
+        self.frames: list[tuple[str, Any]] = []
+        self.names: list[str] = []
+        self.owners: list[int] = []
+        self.lengths: list[int] = []
+        self.visible: list[int] = []
+        self.attributes: dict[int, tuple[str, ...]] = {}
+        self.masks: dict[int, str] = {}
+        self.missing_frames = 0
+        self.watched: set[Path] = set()
+
+    def relative(self, path: Path | str) -> str:
+        return Path(os.path.relpath(path, self.folder)).as_posix()
+
+    def add(self, candidate: Candidate, item: Item) -> None:
+        rows = item_rows(item)
+        self.sink.write(rows.tobytes())
+        names = item.frame_names
+        self.frames.append((self.relative(item.folder), len(rows) if names is None else encode_names(names)))
+        self.missing_frames += int((~rows["exists"]).sum())
+        self.watched.update(item.watched)
+        usable = visible_rows(rows)
+        if self.stills:
+            masks = item.masks or ("",) * len(rows)
+            for mask, one in zip(masks, usable, strict=True):
+                if mask:
+                    self.masks[len(self.lengths)] = self.relative(mask)
+                self._count(1, int(one))
+            return
+        if item.attributes:
+            self.attributes[len(self.lengths)] = item.attributes
+        self._count(len(rows), int(usable.sum()))
+        self.names.append(candidate.name)
+
+    def _count(self, length: int, visible: int) -> None:
+        self.owners.append(len(self.frames) - 1)
+        self.lengths.append(length)
+        self.visible.append(visible)
+
+    def index(self, missing: tuple[str, ...], problems: list[str], rows: Path | np.ndarray) -> Index:
+        return Index(
+            folder=self.folder,
+            frames=self.frames,
+            names=None if self.stills else self.names,
+            owners=np.array(self.owners, np.int64) if self.stills else None,
+            starts=np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64),
+            visible=np.array(self.visible, np.int64),
+            attributes=self.attributes,
+            masks=self.masks,
+            missing=missing,
+            missing_frames=self.missing_frames,
+            problems=tuple(problems),
+            rows=rows,
+        )
+
+
+def item_rows(item: Item) -> np.ndarray:
+    """An item's annotation as :data:`ROW` records (N,)."""
+    rows = np.zeros(len(item.boxes), ROW)
+    rows["box"] = item.boxes
+    rows["cover"] = 1.0 if item.cover is None else item.cover
+    rows["absent"] = False if item.absent is None else item.absent
+    rows["exists"] = True if item.exists is None else item.exists
+    rows["cut"] = -1 if item.cut is None else item.cut
+    return rows
+
+
+def visible_rows(rows: np.ndarray) -> np.ndarray:
+    """Frames that can serve as template or target: on the disk, box with area, not absent, not wholly covered."""
+    with np.errstate(invalid="ignore"):
+        has_area = np.isfinite(rows["box"]).all(-1) & (rows["box"][..., 2:] > 0).all(-1)
+    return has_area & rows["exists"] & ~rows["absent"] & (rows["cover"] > 0)
+
+
+def _read_all(reader: Reader, folder: Path, candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Any]]:
+    """Read candidates in order, several at a time (the disk is the bottleneck); an error stands in for its item."""
+
+    def read(candidate: Candidate) -> Item | UserError:
+        try:
+            return reader.read_sequence(folder, candidate)
+        except UserError as error:
+            return error
+
+    if reader.stills:  # already in memory
+        yield from ((candidate, read(candidate)) for candidate in candidates)
+        return
+    with ThreadPoolExecutor(max_workers=8) as pool:
+        for start in range(0, len(candidates), _CHUNK):
+            chunk = candidates[start : start + _CHUNK]
+            yield from zip(chunk, pool.map(read, chunk), strict=True)
+
+
+def _scan(reader: Reader, folder: Path, split: str, sink: IO[bytes], rows: Path | None) -> tuple[Index, set[Path]]:
+    listing = reader.list_sequences(folder, split)
+    scan = _Scan(folder, reader.stills, sink)
+    scan.watched.update(listing.watched)
+    problems: list[str] = []
+    items = _read_all(reader, folder, listing.candidates)
+    bar = tqdm(items, f"indexing {reader.title} {split}", len(listing.candidates), disable=None, leave=False)
+    for candidate, item in bar:
+        if isinstance(item, UserError):
+            problems.append(str(item))
+        else:
+            scan.add(candidate, item)
+    store = rows if rows is not None else np.frombuffer(sink.getvalue(), ROW)  # type: ignore[attr-defined]
+    return scan.index(listing.missing, problems, store), scan.watched
+
+
+def _stamp(path: Path | str) -> tuple[int, int]:
+    """Modification time and, for a file, size. (0, 0) for what is not there."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return 0, 0
+    return status.st_mtime_ns, status.st_size if not os.path.isdir(path) else 0
+
+
+def load_index(reader: Reader, folder: Path, split: str, cache_dir: str | os.PathLike[str] | None = None) -> Index:
+    """The index of one split: the cached one if nothing has changed since, else a new one.
+
+    Where the cache folder cannot be written, the index is made anew at each start, with a warning in the log.
+
+    Args:
+        folder: the data set's folder.
+        cache_dir: see :func:`cache_folder`.
+
+    Raises:
+        UserError: the split is not there at all. Single broken sequences are listed in ``Index.problems``.
+    """
+    reader.check_split(split)
+    folder = folder.resolve()
+    cache = cache_folder(cache_dir)
+    key = hashlib.sha256(f"{VERSION}|{reader.name}|{split}|{folder}".encode()).hexdigest()[:12]
+    path = cache / f"{reader.name}-{split}-{key}.json"
+    cached = read_index(path, folder)
+    if cached is not None:
+        return cached
+    if not _writable(cache):
+        log.warning("cannot write to %s, so %s is indexed at each start: give a --cache-dir", cache, reader.title)
+        return _scan(reader, folder, split, io.BytesIO(), None)[0]
+    rows = cache / f"{path.stem}-{secrets.token_hex(4)}.rows"
+    with atomic_write(rows) as sink:
+        index, watched = _scan(reader, folder, split, sink, rows)
+    if not index.problems:  # a broken file may be mended in place: look again next time
+        _write_index(path, index, watched)
+    _remove_old_rows(path, rows)
+    return index
+
+
+def _writable(cache: Path) -> bool:
+    try:
+        make_folder(cache)
+    except UserError:
+        return False
+    return os.access(cache, os.W_OK)
+
+
+def _write_index(path: Path, index: Index, watched: set[Path]) -> None:
+    assert isinstance(index.rows, Path)
+    content = {
+        "version": VERSION,
+        "folder": str(index.folder),
+        "rows": index.rows.name,
+        "frames": index.frames,
+        "names": index.names,
+        "owners": None if index.owners is None else index.owners.tolist(),
+        "lengths": np.diff(index.starts).tolist(),
+        "visible": index.visible.tolist(),
+        "attributes": index.attributes,
+        "masks": index.masks,
+        "missing": index.missing,
+        "missing_frames": index.missing_frames,
+        "watched": [[str(entry), *_stamp(entry)] for entry in sorted(watched)],
+    }
+    with atomic_write(path, "w") as stream:
+        json.dump(content, stream, separators=(",", ":"))
+
+
+def read_index(path: Path, folder: Path) -> Index | None:
+    """A cached index, or None if there is none, it is damaged, or what it was made from has changed."""
+    try:
+        content = json.loads(path.read_bytes())
+        if content["version"] != VERSION or content["folder"] != str(folder):
+            return None
+        rows = path.parent / Path(content["rows"]).name
+        starts = np.concatenate([[0], np.cumsum(content["lengths"])]).astype(np.int64)
+        if rows.stat().st_size != starts[-1] * ROW.itemsize:
+            return None
+        if any(_stamp(entry) != (mtime, size) for entry, mtime, size in content["watched"]):
+            return None
+        return Index(
+            folder=folder,
+            frames=[(where, what) for where, what in content["frames"]],
+            names=content["names"],
+            owners=None if content["owners"] is None else np.array(content["owners"], np.int64),
+            starts=starts,
+            visible=np.array(content["visible"], np.int64),
+            attributes={int(k): tuple(v) for k, v in content["attributes"].items()},
+            masks={int(k): v for k, v in content["masks"].items()},
+            missing=tuple(content["missing"]),
+            missing_frames=int(content["missing_frames"]),
+            problems=(),
+            rows=rows,
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _remove_old_rows(path: Path, keep: Path) -> None:
+    """Delete row files of earlier scans. Those of the last day stay: another process may have just made them."""
+    for old in path.parent.glob(f"{path.stem}-*.rows"):
+        try:
+            if old != keep and time.time() - old.stat().st_mtime > 86_400:
+                old.unlink()
+        except OSError:
+            continue  # in use elsewhere, or gone already

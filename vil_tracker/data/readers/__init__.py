@@ -1,0 +1,52 @@
+"""The data sets that the project can read: one small reader each, in a registry by name."""
+
+from __future__ import annotations
+
+import difflib
+
+from vil_tracker.data.readers.base import Candidate, Item, Listing, Reader
+from vil_tracker.data.readers.coco import COCO, StillsFolder
+from vil_tracker.data.readers.got10k import GOT10k
+from vil_tracker.data.readers.got10k_like import GOT10kLike
+from vil_tracker.data.readers.lasot import LaSOT
+from vil_tracker.data.readers.lasot_ext import LaSOTExtension
+from vil_tracker.data.readers.otb_like import OTBLike
+from vil_tracker.data.readers.tnl2k import TNL2K
+from vil_tracker.data.readers.trackingnet import TrackingNet
+from vil_tracker.data.readers.vasttrack import VastTrack
+from vil_tracker.data.readers.video_folder import VideoFolder, video_sequence
+from vil_tracker.errors import UserError
+
+#: Data sets with an official layout, found below the data root.
+READERS: dict[str, Reader] = {
+    reader.name: reader for reader in (LaSOT(), LaSOTExtension(), GOT10k(), TrackingNet(), COCO(), TNL2K(), VastTrack())
+}
+#: Layouts of one's own folders, in the order in which they are tried.
+FOLDER_READERS: dict[str, Reader] = {
+    reader.name: reader for reader in (OTBLike(), GOT10kLike(), VideoFolder(), StillsFolder())
+}
+
+
+def get_reader(name: str) -> Reader:
+    """The reader of a data set with an official layout.
+
+    Raises:
+        UserError: unknown name; the nearest one is named.
+    """
+    if name not in READERS:
+        near = difflib.get_close_matches(name, READERS, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(READERS)}, or folder:PATH"
+        raise UserError(f"unknown data set {name!r}: {hint}")
+    return READERS[name]
+
+
+__all__ = [
+    "FOLDER_READERS",
+    "READERS",
+    "Candidate",
+    "Item",
+    "Listing",
+    "Reader",
+    "get_reader",
+    "video_sequence",
+]

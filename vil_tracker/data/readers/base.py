@@ -1,0 +1,320 @@
+"""What every data set reader offers, and the file chores that they share.
+
+A reader knows one layout: how to recognise its folder, which sequences a split has, and how to read one of them. It
+never decodes a picture; :mod:`vil_tracker.data.index` turns what it reads into a cached index.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from vil_tracker.data.sequence import read_boxes_file
+from vil_tracker.errors import UserError
+from vil_tracker.images import IMAGE_EXTENSIONS
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A sequence that a split lists; ``path`` is where it lies (a folder, or a video or picture file)."""
+
+    name: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The sequences of one split.
+
+    Attributes:
+        candidates: those on the disk, in the split's order.
+        missing: names that the official list has and the disk has not.
+        watched: folders and files whose change means that the listing is out of date.
+    """
+
+    candidates: tuple[Candidate, ...]
+    missing: tuple[str, ...] = ()
+    watched: tuple[Path, ...] = ()
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sequence as read from its files, frames not decoded.
+
+    Attributes:
+        folder: where the frames lie, or the video file itself.
+        frame_names: file names of the N frames inside ``folder``; None for a video.
+        boxes: (N, 4) float64 xywh in pixels, NaN where not annotated. For a picture with several targets, (K, 4) with
+            one frame name: each row becomes a sequence of its own.
+        absent: (N,) bool, None where the data set does not say.
+        cover: (N,) visible share in [0, 1], None where the data set does not say.
+        cut: (N,) bool, the frame's edge cuts the target; None where the data set does not say.
+        exists: (N,) bool, False where a frame's file is missing; None for "all there".
+        attributes: challenge attributes.
+        masks: path of each row's object mask ("" for none), for pictures only.
+        watched: files and folders whose change makes the cached index stale.
+    """
+
+    folder: Path
+    frame_names: Sequence[str] | None
+    boxes: np.ndarray
+    absent: np.ndarray | None = None
+    cover: np.ndarray | None = None
+    cut: np.ndarray | None = None
+    exists: np.ndarray | None = None
+    attributes: tuple[str, ...] = ()
+    masks: tuple[str, ...] = ()
+    watched: tuple[Path, ...] = field(default=())
+
+
+class Reader(ABC):
+    """One data set layout.
+
+    Attributes:
+        name: short name used on the command line and in configurations.
+        title: name as its authors write it.
+        url: where to get it.
+        splits: names of the splits; the first is the one for training, if there is one.
+        sizes: official number of sequences per split, where there is one.
+        layout: the exact layout expected below the data root, as text.
+        stills: whether each sequence is one picture.
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    url: ClassVar[str] = ""
+    splits: ClassVar[tuple[str, ...]]
+    sizes: ClassVar[dict[str, int]] = {}
+    layout: ClassVar[str]
+    stills: ClassVar[bool] = False
+
+    @abstractmethod
+    def matches(self, folder: Path) -> bool:
+        """Whether ``folder`` has this layout. Looks at a handful of names only, and never at frames."""
+
+    @abstractmethod
+    def list_sequences(self, folder: Path, split: str) -> Listing:
+        """The sequences of ``split``.
+
+        Raises:
+            UserError: the split's folder or list is not there.
+        """
+
+    def count(self, folder: Path, split: str) -> tuple[int, tuple[str, ...]]:
+        """Number of sequences of a split on the disk, and the missing ones, without reading annotations.
+
+        Raises:
+            UserError: as :meth:`list_sequences`.
+        """
+        listing = self.list_sequences(folder, split)
+        return len(listing.candidates), listing.missing
+
+    @abstractmethod
+    def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
+        """Read one sequence's annotation and list its frames.
+
+        Raises:
+            UserError: naming the file, and the line where there is one.
+        """
+
+    def check_split(self, split: str) -> None:
+        """Raise UserError unless the data set has ``split``."""
+        if split not in self.splits:
+            raise UserError(f"{self.title} has no split {split!r}: choose one of {', '.join(self.splits)}")
+
+
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key under which ``10.jpg`` follows ``9.jpg``."""
+    parts = re.split(r"(\d+)", name)
+    return tuple((1, int(part), part) if i % 2 else (0, 0, part) for i, part in enumerate(parts))
+
+
+def subfolders(folder: Path, limit: int | None = None) -> list[Path]:
+    """The folders inside ``folder`` (links followed, hidden ones left out), in natural order; at most ``limit``
+    directory entries are looked at. A folder that cannot be read counts as empty."""
+    found: list[str] = []
+    try:
+        with os.scandir(folder) as entries:
+            for number, entry in enumerate(entries):
+                if limit is not None and number >= limit:
+                    break
+                if not entry.name.startswith(".") and entry.is_dir():
+                    found.append(entry.name)
+    except OSError:
+        return []
+    return [folder / name for name in sorted(found, key=natural_key)]
+
+
+def list_frames(folder: Path) -> list[str]:
+    """Names of the picture files in ``folder`` in natural order, without looking into any of them.
+
+    Raises:
+        UserError: there is no such folder, or it has no pictures.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [e.name for e in entries if not e.name.startswith(".") and _suffix(e.name) in IMAGE_EXTENSIONS]
+    except OSError as error:
+        raise UserError(f"cannot list the frames in {folder}: {error.strerror}: check the data set's layout") from error
+    if not names:
+        raise UserError(f"{folder} has no pictures: unpack the sequence again")
+    return sorted(names, key=natural_key)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
+_NUMBERED = re.compile(r"^(.*?)(\d+)(\D*)$")
+
+
+def split_number(name: str) -> tuple[str, str, str] | None:
+    """Split ``img00012.jpg`` into ``("img", "00012", ".jpg")``; None if the stem does not end in a number."""
+    match = _NUMBERED.match(name)
+    return (match[1], match[2], match[3]) if match else None
+
+
+def numbered_frames(names: Sequence[str], count: int, first: int) -> tuple[list[str], np.ndarray]:
+    """The names of frames ``first`` … ``first + count - 1`` and which of them exist.
+
+    A gap in the numbering is a missing frame, so the boxes of the frames after it stay with their pictures.
+
+    Args:
+        names: the files that are there.
+        count: number of annotated frames.
+        first: number of the first frame.
+
+    Returns:
+        count names (a missing frame gets the name that it should have) and a bool array (count,).
+    """
+    by_number: dict[int, str] = {}
+    patterns: Counter[tuple[str, int, str]] = Counter()
+    for name in names:
+        parts = split_number(name)
+        if parts is not None:
+            by_number[int(parts[1])] = name
+            patterns[(parts[0], len(parts[1]), parts[2])] += 1
+    prefix, width, suffix = patterns.most_common(1)[0][0] if patterns else ("", 8, ".jpg")
+    if len({pattern[1] for pattern in patterns}) > 1 and not any(_is_padded(name) for name in names):
+        width = 1  # unpadded numbers: 9.jpg, 10.jpg
+    wanted = [by_number.get(n, f"{prefix}{n:0{width}d}{suffix}") for n in range(first, first + count)]
+    exists = np.fromiter((n in by_number for n in range(first, first + count)), bool, count)
+    return wanted, exists
+
+
+def _is_padded(name: str) -> bool:
+    parts = split_number(name)
+    return parts is not None and len(parts[1]) > 1 and parts[1].startswith("0")
+
+
+def match_frames(names: Sequence[str], boxes: np.ndarray, where: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Bring a listing of frames and a box file of unknown numbering together.
+
+    As many boxes as frames: they belong together in order. Fewer boxes: the first frames are annotated, the others
+    get NaN. More boxes: the numbering must show which frames are missing.
+
+    Returns:
+        frame names, boxes (N, 4) and exists (N,).
+
+    Raises:
+        UserError: more boxes than frames, and no numbering that shows which are missing.
+    """
+    if len(boxes) <= len(names):
+        return list(names), pad_boxes(boxes, len(names)), np.ones(len(names), bool)
+    numbers = [int(parts[1]) for name in names if (parts := split_number(name)) is not None]
+    spans = len(numbers) == len(names) and numbers[-1] - numbers[0] < len(boxes)
+    if not spans:
+        raise UserError(
+            f"{where} has {len(boxes)} boxes, but there are {len(names)} frames: one line per frame, please"
+        )
+    first = numbers[0] if numbers[0] > 1 else min(numbers[0], 1)  # a first frame that is missing is number 0 or 1
+    wanted, exists = numbered_frames(names, len(boxes), first)
+    return wanted, boxes, exists
+
+
+def pad_boxes(boxes: np.ndarray, count: int) -> np.ndarray:
+    """Append rows of NaN up to ``count`` rows."""
+    return np.concatenate([boxes, np.full((count - len(boxes), 4), np.nan)])
+
+
+def read_boxes(path: Path) -> np.ndarray:
+    """(N, 4) float64 boxes of a text file, N at least 1. Fast for clean files; else as :func:`read_boxes_file`.
+
+    Raises:
+        UserError: naming file and line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
+        if all(line.count(",") == 3 for line in lines):
+            values = np.array(",".join(lines).split(","), np.float64)
+            if np.isfinite(values).all():
+                return values.reshape(-1, 4)
+    except (OSError, ValueError):
+        pass
+    boxes = read_boxes_file(path)
+    if not len(boxes):
+        raise UserError(f"{path} is empty: expected one box x,y,w,h per line")
+    return boxes
+
+
+def read_numbers(path: Path, count: int, low: float, high: float) -> np.ndarray:
+    """``count`` numbers of a label file, on one line with commas or one per line.
+
+    Raises:
+        UserError: unreadable, not numbers, out of [low, high], or not ``count`` of them; names file and line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read label file {path}: {error}") from error
+    values: list[float] = []
+    for number, line in enumerate(lines, start=1):
+        for token in re.split(r"[,;\s]+", line):
+            if not token:
+                continue
+            try:
+                value = float(token)
+            except ValueError:
+                value = np.nan
+            if not low <= value <= high:
+                raise UserError(f"{path}:{number}: expected a number from {low:g} to {high:g}, found {token[:40]!r}")
+            values.append(value)
+    if len(values) != count:
+        raise UserError(f"{path} has {len(values)} values, but the sequence has {count} frames: unpack it again")
+    return np.array(values)
+
+
+def read_flags(path: Path, count: int) -> np.ndarray | None:
+    """Flags 0/1 as bool (count,), or None where the file does not exist.
+
+    Raises:
+        UserError: as :func:`read_numbers`.
+    """
+    return read_numbers(path, count, 0, 1).astype(bool) if path.is_file() else None
+
+
+@cache
+def split_list(name: str) -> tuple[str, ...]:
+    """The words of a list shipped with the package, ``vil_tracker/data/splits/<name>.txt``, without its comments."""
+    text = resources.files("vil_tracker.data").joinpath("splits").joinpath(f"{name}.txt").read_text(encoding="utf-8")
+    return tuple(word for line in text.splitlines() if not line.startswith("#") for word in line.split())
+
+
+def listing_of(names: Iterable[str], folder_of: dict[str, Path], watched: Iterable[Path]) -> Listing:
+    """A listing in the order of ``names``, where ``folder_of`` holds those on the disk."""
+    ordered = list(names)
+    return Listing(
+        candidates=tuple(Candidate(name, folder_of[name]) for name in ordered if name in folder_of),
+        missing=tuple(name for name in ordered if name not in folder_of),
+        watched=tuple(watched),
+    )

@@ -1,0 +1,114 @@
+"""GOT-10k (Huang et al., TPAMI 2021): 9,335 training, 180 validation and 180 test sequences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from vil_tracker.data.readers.base import (
+    Candidate,
+    Item,
+    Listing,
+    Reader,
+    list_frames,
+    listing_of,
+    numbered_frames,
+    pad_boxes,
+    read_boxes,
+    read_flags,
+    read_numbers,
+    split_list,
+    subfolders,
+)
+
+_TRAIN_SIZE = 9335
+COVER_LEVELS = 8  # cover.label counts eighths of the target that are visible
+
+
+def train_names(split: str) -> list[str]:
+    """Names of the training sequences in a split of the training set.
+
+    ``vot_train`` and ``vot_val`` are the lists that the field trains and validates with (pytracking's
+    got10k_vot_train_split.txt and got10k_vot_val_split.txt): positions in list.txt, where position p is sequence
+    number p + 1. The former leaves out the *positions* whose numbers stand on VOT's list of forbidden sequences and so
+    is off by one from it; ``vot_allowed`` leaves out the forbidden sequences themselves, for VOT submissions.
+    """
+    numbers = range(1, _TRAIN_SIZE + 1)
+    forbidden = {int(word) for word in split_list("got10k_vot_exclude")}
+    held_out = {int(word) for word in split_list("got10k_vot_val")}
+    chosen = {
+        "train": lambda n: True,
+        "vot_train": lambda n: n - 1 not in forbidden and n - 1 not in held_out,
+        "vot_val": lambda n: n - 1 in held_out,
+        "vot_allowed": lambda n: n not in forbidden,
+    }[split]
+    return [f"GOT-10k_Train_{n:06d}" for n in numbers if chosen(n)]
+
+
+class GOT10k(Reader):
+    """GOT-10k as unpacked from its archives.
+
+    ``absence.label`` marks frames without the target, ``cover.label`` counts its visible eighths and
+    ``cut_by_image.label`` marks frames whose edge cuts it. The test split has a box for the first frame alone.
+    """
+
+    name = "got10k"
+    title = "GOT-10k"
+    url = "http://got-10k.aitestunion.com/downloads"
+    splits = ("train", "vot_train", "vot_val", "vot_allowed", "val", "test")
+    sizes: ClassVar[dict[str, int]] = {
+        "train": _TRAIN_SIZE,
+        "vot_train": 7086,
+        "vot_val": 1249,
+        "vot_allowed": 8335,
+        "val": 180,
+        "test": 180,
+    }
+    layout = """\
+GOT-10k/                        (any name)
+  train/
+    list.txt
+    GOT-10k_Train_000001/
+      groundtruth.txt           x,y,w,h per line
+      absence.label  cover.label  cut_by_image.label      one number per line
+      00000001.jpg …
+  val/                          GOT-10k_Val_000001/ … as train/
+  test/                         GOT-10k_Test_000001/ …, groundtruth.txt with the first box alone"""
+
+    def matches(self, folder: Path) -> bool:
+        return any(
+            sequence.name.startswith("GOT-10k_")
+            for part in ("train", "val", "test")
+            for sequence in subfolders(folder / part, limit=8)
+        )
+
+    def list_sequences(self, folder: Path, split: str) -> Listing:
+        self.check_split(split)
+        part = folder / (split if split in ("val", "test") else "train")
+        on_disk = {path.name: path for path in subfolders(part) if path.name.startswith("GOT-10k_")}
+        if part.name == "train":
+            names = train_names(split)
+        else:
+            names = [f"GOT-10k_{part.name.title()}_{n:06d}" for n in range(1, self.sizes[split] + 1)]
+        return listing_of(names, on_disk, [folder, part])
+
+    def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
+        path = candidate.path
+        boxes = read_boxes(path / "groundtruth.txt")
+        names = list_frames(path)
+        if len(boxes) == 1:  # the test split
+            boxes = pad_boxes(boxes, len(names))
+        count = len(boxes)
+        frames, exists = numbered_frames(names, count, first=1)
+        labels = [path / "absence.label", path / "cover.label", path / "cut_by_image.label"]
+        cover = read_numbers(labels[1], count, 0, COVER_LEVELS) / COVER_LEVELS if labels[1].is_file() else None
+        return Item(
+            folder=path,
+            frame_names=frames,
+            boxes=boxes,
+            absent=read_flags(labels[0], count),
+            cover=cover,
+            cut=read_flags(labels[2], count),
+            exists=exists,
+            watched=(path, path / "groundtruth.txt", *(label for label in labels if label.is_file())),
+        )

@@ -1,0 +1,75 @@
+"""Folders of sequences as in GOT-10k: the frames beside ``groundtruth.txt``, labels where there are any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from vil_tracker.data.readers.base import (
+    Candidate,
+    Item,
+    Listing,
+    Reader,
+    list_frames,
+    match_frames,
+    read_boxes,
+    read_flags,
+    read_numbers,
+    subfolders,
+)
+from vil_tracker.data.readers.got10k import COVER_LEVELS
+from vil_tracker.errors import UserError
+
+
+class GOT10kLike(Reader):
+    """One's own sequences in GOT-10k's layout."""
+
+    name = "got10k_like"
+    title = "folder of sequences, frames beside groundtruth.txt"
+    splits = ("all",)
+    layout = """\
+FOLDER/                         (or one sequence's folder itself)
+  list.txt                      (optional) names of the sequences to use, one per line
+  any_name/
+    groundtruth.txt             x,y,w,h per line, or the first box alone
+    absence.label  cover.label  cut_by_image.label      (optional) one number per line
+    00000001.jpg …"""
+
+    def _names(self, folder: Path, limit: int | None = None) -> list[Path]:
+        if (folder / "groundtruth.txt").is_file():
+            return [folder]
+        return [child for child in subfolders(folder, limit) if (child / "groundtruth.txt").is_file()]
+
+    def matches(self, folder: Path) -> bool:
+        return any(not (child / "img").is_dir() for child in self._names(folder, limit=64))
+
+    def list_sequences(self, folder: Path, split: str) -> Listing:
+        on_disk = {path.name: path for path in self._names(folder)}
+        chosen, watched = folder / "list.txt", [folder]
+        if not chosen.is_file():
+            names = list(on_disk)
+        else:
+            watched.append(chosen)
+            try:
+                names = [line.strip() for line in chosen.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(f"cannot read {chosen}: {error}") from error
+        found = tuple(Candidate(name, on_disk[name]) for name in names if name in on_disk)
+        return Listing(found, tuple(name for name in names if name not in on_disk), tuple(watched))
+
+    def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
+        path = candidate.path
+        truth = path / "groundtruth.txt"
+        frames, boxes, exists = match_frames(list_frames(path), read_boxes(truth), truth)
+        count = len(boxes)
+        labels = [path / "absence.label", path / "cover.label", path / "cut_by_image.label"]
+        cover = read_numbers(labels[1], count, 0, COVER_LEVELS) / COVER_LEVELS if labels[1].is_file() else None
+        return Item(
+            folder=path,
+            frame_names=frames,
+            boxes=boxes,
+            absent=read_flags(labels[0], count),
+            cover=cover,
+            cut=read_flags(labels[2], count),
+            exists=exists,
+            watched=(path, truth, *(label for label in labels if label.is_file())),
+        )

@@ -1,0 +1,89 @@
+"""LaSOT (Fan et al., CVPR 2019): 70 classes × 20 long sequences, protocol II."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from vil_tracker.data.readers.base import (
+    Candidate,
+    Item,
+    Listing,
+    Reader,
+    list_frames,
+    listing_of,
+    numbered_frames,
+    read_boxes,
+    read_flags,
+    split_list,
+    subfolders,
+)
+
+
+class LaSOT(Reader):
+    """LaSOT as unpacked from its per-class archives.
+
+    A frame counts as absent where ``full_occlusion.txt`` or ``out_of_view.txt`` is 1, as in the benchmark's own
+    toolkit; what stands in ``groundtruth.txt`` there is arbitrary. Boxes are given as annotated (their origin is
+    (1, 1) as in Matlab; like the trackers of this field we do not shift them).
+    """
+
+    name = "lasot"
+    title = "LaSOT"
+    url = "http://vision.cs.stonybrook.edu/~lasot/"
+    splits: ClassVar[tuple[str, ...]] = ("train", "test")
+    sizes: ClassVar[dict[str, int]] = {"train": 1120, "test": 280}
+    layout = """\
+LaSOT/                          (any name)
+  airplane/
+    airplane-1/
+      groundtruth.txt           x,y,w,h per line
+      full_occlusion.txt        0 and 1, one line with commas
+      out_of_view.txt           0 and 1, one line with commas
+      img/00000001.jpg …
+  basketball/ …"""
+
+    def names(self, split: str) -> tuple[str, ...]:
+        """Official sequence names of a split."""
+        return split_list(f"lasot_{split}")
+
+    def classes(self) -> tuple[str, ...]:
+        """Names of the class folders."""
+        return tuple(sorted({name.rpartition("-")[0] for split in self.splits for name in self.names(split)}))
+
+    def matches(self, folder: Path) -> bool:
+        known = {name for split in self.splits for name in self.names(split)}
+        for group in self.classes():
+            for sequence in subfolders(folder / group, limit=40):
+                if sequence.name in known:
+                    return (sequence / "img").is_dir() and (sequence / "groundtruth.txt").is_file()
+        return False
+
+    def list_sequences(self, folder: Path, split: str) -> Listing:
+        self.check_split(split)
+        groups = [folder / group for group in self.classes() if (folder / group).is_dir()]
+        on_disk = {path.name: path for group in groups for path in subfolders(group)}
+        return listing_of(self.names(split), on_disk, [folder, *groups])
+
+    def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
+        path = candidate.path
+        truth = path / "groundtruth.txt"
+        boxes = read_boxes(truth)
+        frames, exists = numbered_frames(list_frames(path / "img"), len(boxes), first=1)
+        labels = [path / "full_occlusion.txt", path / "out_of_view.txt"]
+        absent = np.zeros(len(boxes), bool)
+        for label in labels:
+            flags = read_flags(label, len(boxes))
+            if flags is not None:
+                absent |= flags
+        return Item(
+            folder=path / "img",
+            frame_names=frames,
+            boxes=boxes,
+            absent=absent,
+            cover=np.where(absent, 0.0, 1.0),
+            exists=exists,
+            watched=(path, path / "img", truth, *(label for label in labels if label.is_file())),
+        )

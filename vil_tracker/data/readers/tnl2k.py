@@ -1,0 +1,84 @@
+"""TNL2K (Wang et al., CVPR 2021): 1,300 training and 700 test sequences with a sentence each (not used here)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from vil_tracker.data.readers.base import (
+    Candidate,
+    Item,
+    Listing,
+    Reader,
+    list_frames,
+    match_frames,
+    natural_key,
+    read_boxes,
+    subfolders,
+)
+from vil_tracker.errors import UserError
+
+_FOLDERS = {"train": ("TNL2K_train_subset", "train"), "test": ("TNL2K_test_subset", "test")}
+
+
+def _is_sequence(folder: Path) -> bool:
+    return (folder / "groundtruth.txt").is_file() and (folder / "imgs").is_dir()
+
+
+class TNL2K(Reader):
+    """TNL2K as unpacked; frame names follow no common pattern, so they are taken in order.
+
+    Boxes of 0,0,0,0 mark frames without the target.
+    """
+
+    name = "tnl2k"
+    title = "TNL2K"
+    url = "https://github.com/wangxiao5791509/TNL2K_evaluation_toolkit"
+    splits = ("train", "test")
+    sizes: ClassVar[dict[str, int]] = {"train": 1300, "test": 700}
+    layout = """\
+TNL2K/                          (any name)
+  TNL2K_train_subset/           (or train/)
+    Arrow_Video_ZZ04_done/      (or one folder deeper, as in the archives' parts)
+      groundtruth.txt           x,y,w,h per line
+      language.txt
+      imgs/*.jpg or *.png
+  TNL2K_test_subset/            (or test/) as above"""
+
+    def _parts(self, folder: Path, split: str) -> list[Path]:
+        return [folder / name for name in _FOLDERS[split] if (folder / name).is_dir()]
+
+    def matches(self, folder: Path) -> bool:
+        for part in (part for split in self.splits for part in self._parts(folder, split)):
+            for child in subfolders(part, limit=4):
+                for sequence in (child, *subfolders(child, limit=4)):
+                    if _is_sequence(sequence):
+                        return (sequence / "language.txt").is_file()
+        return False
+
+    def list_sequences(self, folder: Path, split: str) -> Listing:
+        self.check_split(split)
+        parts = self._parts(folder, split)
+        if not parts:
+            raise UserError(f"{folder} has no {_FOLDERS[split][0]}/: unpack TNL2K's {split} archives there")
+        watched, found = [folder, *parts], []
+        for child in (child for part in parts for child in subfolders(part)):
+            if _is_sequence(child):
+                found.append(child)
+            elif child.name != "revised_annotations":
+                watched.append(child)
+                found += [sequence for sequence in subfolders(child) if _is_sequence(sequence)]
+        found.sort(key=lambda path: natural_key(path.name))
+        return Listing(tuple(Candidate(path.name, path) for path in found), watched=tuple(watched))
+
+    def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
+        truth, images = candidate.path / "groundtruth.txt", candidate.path / "imgs"
+        frames, boxes, exists = match_frames(list_frames(images), read_boxes(truth), truth)
+        return Item(
+            folder=images,
+            frame_names=frames,
+            boxes=boxes,
+            absent=(boxes == 0).all(1),
+            exists=exists,
+            watched=(candidate.path, images, truth),
+        )

@@ -1,0 +1,69 @@
+"""TrackingNet (Müller et al., ECCV 2018): 30,132 training sequences in 12 chunks and 511 test sequences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar
+
+from vil_tracker.data.readers.base import (
+    Candidate,
+    Item,
+    Listing,
+    Reader,
+    list_frames,
+    natural_key,
+    numbered_frames,
+    pad_boxes,
+    read_boxes,
+)
+from vil_tracker.errors import UserError
+
+_CHUNKS = tuple(f"TRAIN_{n}" for n in range(12))
+
+
+class TrackingNet(Reader):
+    """TrackingNet as downloaded by its own development kit.
+
+    Frames are numbered from 0 without leading zeros. The test split has a box for the first frame alone. There are
+    no occlusion labels.
+    """
+
+    name = "trackingnet"
+    title = "TrackingNet"
+    url = "https://github.com/SilvioGiancola/TrackingNet-devkit"
+    splits = ("train", "test", *(chunk.lower() for chunk in _CHUNKS))
+    sizes: ClassVar[dict[str, int]] = {"train": 30132, "test": 511}
+    layout = """\
+TrackingNet/                    (any name)
+  TRAIN_0/ … TRAIN_11/          any of them; split train takes all that are there, train_0 … train_11 one
+    anno/<sequence>.txt         x,y,w,h per line
+    frames/<sequence>/0.jpg …
+  TEST/                         as TRAIN_0/, anno/ with the first box alone"""
+
+    def matches(self, folder: Path) -> bool:
+        return any((folder / chunk / "anno").is_dir() for chunk in (*_CHUNKS, "TEST"))
+
+    def list_sequences(self, folder: Path, split: str) -> Listing:
+        self.check_split(split)
+        wanted = _CHUNKS if split == "train" else (split.upper(),)
+        chunks = [folder / chunk for chunk in wanted if (folder / chunk / "anno").is_dir()]
+        if split != "train" and not chunks:
+            raise UserError(f"{folder} has no {wanted[0]}/anno: unpack that part of TrackingNet there")
+        candidates = [
+            Candidate(truth.stem, truth)
+            for chunk in chunks
+            for truth in sorted((chunk / "anno").glob("*.txt"), key=lambda path: natural_key(path.name))
+        ]
+        absent = tuple(f"{chunk}/" for chunk in wanted if folder / chunk not in chunks)
+        watched = [folder, *(chunk / part for chunk in chunks for part in ("anno", "frames"))]
+        return Listing(tuple(candidates), absent, tuple(watched))
+
+    def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
+        truth = candidate.path
+        frames = truth.parent.parent / "frames" / truth.stem
+        boxes = read_boxes(truth)
+        names = list_frames(frames)
+        if len(boxes) == 1:  # the test split
+            boxes = pad_boxes(boxes, len(names))
+        wanted, exists = numbered_frames(names, len(boxes), first=0)
+        return Item(folder=frames, frame_names=wanted, boxes=boxes, exists=exists, watched=(truth, frames))
