@@ -1,0 +1,7 @@
+"""``python -m vil_tracker`` is ``vil-tracker``."""
+
+import sys
+
+from vil_tracker.cli import main
+
+sys.exit(main())

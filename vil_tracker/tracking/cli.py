@@ -1,0 +1,257 @@
+"""``vil-tracker track``: follow targets through a video, images, a camera or a stream."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vil_tracker.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from vil_tracker.tracking.run import OutputSettings, Summary, TrackerLike
+    from vil_tracker.tracking.select import Target, Window
+    from vil_tracker.tracking.video import Frame
+
+EPILOG = """\
+examples:
+  vil-tracker track video.mp4 --box 120,80,64,48
+  vil-tracker track video.mp4 --select --start 00:01:02      draw the box with the mouse
+  vil-tracker track frames/ --box 120,80,64,48 --box 300,90,40,40 --format csv,mot
+  vil-tracker track 0 --select --show                        webcam, with a window
+  vil-tracker track rtsp://camera/stream --box 120,80,64,48 --frames 3000
+  ffmpeg -i in.mp4 -f image2pipe -c:v mjpeg - | vil-tracker track - --box 120,80,64,48
+
+keys with --show: space pause, s step, 1-9 choose a target, r draw its box anew, q quit
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``track`` to the command line."""
+    parser = subparsers.add_parser(
+        "track",
+        help="follow targets through a video, images, a camera or a stream",
+        description="Follow one or more targets through a video and write their boxes and an annotated video.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="video file, image folder, glob in quotes, webcam index, rtsp:// or http:// address, "
+        "or - for JPEG or PNG images on standard input",
+    )
+    target = parser.add_argument_group("target (one of these)")
+    target.add_argument(
+        "--box", action="append", metavar="X,Y,W,H", help="box on the first frame, in pixels; repeat for more targets"
+    )
+    target.add_argument("--select", action="store_true", help="draw the boxes with the mouse on the first frame")
+    target.add_argument(
+        "--boxes",
+        metavar="FILE",
+        help="file of boxes: x,y,w,h per line, or a table frame,id,x,y,w,h (targets may join late)",
+    )
+    frames = parser.add_argument_group("frames")
+    frames.add_argument(
+        "--start", default="0", metavar="N|TIME", help="begin at a frame (120) or time (1.5s, 00:01:02)"
+    )
+    frames.add_argument("--stride", type=int, default=1, metavar="N", help="use every N-th frame (default 1)")
+    frames.add_argument("--frames", type=int, metavar="N", help="stop after N frames")
+    frames.add_argument("--fps", type=float, metavar="RATE", help="frames per second of images (default 25)")
+    frames.add_argument(
+        "--stream-timeout",
+        type=float,
+        default=10.0,
+        metavar="S",
+        help="seconds without a frame that end a stream (default 10)",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument("--output", "-o", metavar="DIR", help="folder of the results (default: NAME_tracked)")
+    output.add_argument("--no-video", action="store_true", help="do not write the annotated video")
+    output.add_argument(
+        "--format",
+        default="csv",
+        metavar="LIST",
+        help="box files: csv, jsonl, mot, coco, yolo; joined by commas (default csv)",
+    )
+    output.add_argument(
+        "--video-codec",
+        default="auto",
+        choices=("auto", "vp9", "vp8", "h264", "mp4v"),
+        help="auto writes WebM that browsers play; h264 needs the video extra",
+    )
+    output.add_argument("--target-clip", action="store_true", help="write a square clip that stays on each target")
+    output.add_argument("--strip", action="store_true", help="write eight key frames as one picture")
+    output.add_argument("--contact-sheet", action="store_true", help="write twelve key frames as a sheet")
+    output.add_argument("--score-plot", action="store_true", help="draw the score over time (plots extra)")
+    output.add_argument("--show", action="store_true", help="show the results in a window while tracking")
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--weights", default="nano", metavar="NAME|FILE", help="shipped weights by name, or a file (default nano)"
+    )
+    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``track``; returns 0, or 128 plus the number of the signal that ended it."""
+    return track(args, lambda: load_tracker_factory(args.weights, args.device))
+
+
+def load_tracker_factory(weights: str, device: str) -> Callable[[], TrackerLike]:
+    """Load a network once; every tracker that the result makes shares it."""
+    from vil_tracker.models.pretrained import load_model
+    from vil_tracker.tracking.tracker import Tracker
+
+    model = load_model(weights, device=device)
+    return lambda: Tracker(model)
+
+
+def track(
+    args: argparse.Namespace,
+    load: Callable[[], Callable[[], TrackerLike]],
+    open_window: Callable[[], Window] | None = None,
+) -> int:
+    """Do what ``args`` says with trackers from ``load()``, which is called once the source and the boxes are known."""
+    from vil_tracker.tracking.outputs import parse_formats
+    from vil_tracker.tracking.run import OutputSettings, track_source
+    from vil_tracker.tracking.select import OpenCVWindow, Viewer
+    from vil_tracker.tracking.sinks import choose_codec
+    from vil_tracker.tracking.video import open_source, parse_start
+
+    quiet = getattr(args, "quiet", False)
+    fixed = _fixed_targets(args)
+    formats = parse_formats(args.format)
+    if args.frames is not None and args.frames < 1:
+        raise UserError(f"--frames {args.frames} is below 1: give how many frames to track")
+    if not args.no_video or args.target_clip:
+        choose_codec(args.video_codec)  # fail before any work
+    source = open_source(
+        args.source,
+        start=parse_start(args.start),
+        stride=args.stride,
+        fps=args.fps,
+        stream_timeout=args.stream_timeout,
+    )
+    window: Window | None = None
+    try:
+        if args.select or args.show:
+            window = (open_window or OpenCVWindow)()
+        settings = OutputSettings(
+            folder=Path(args.output or f"{_file_name(source.name)}_tracked"),
+            formats=formats,
+            video=not args.no_video,
+            codec=args.video_codec,
+            target_clip=args.target_clip,
+            strip=args.strip,
+            contact_sheet=args.contact_sheet,
+            score_plot=args.score_plot,
+        )
+        viewer = Viewer(window, source.fps / args.stride) if args.show and window is not None else None
+        if viewer is not None and not quiet:
+            print(viewer.KEYS, file=sys.stderr)
+        summary = track_source(
+            source,
+            _chooser(fixed, window),
+            _Lazy(load),
+            settings,
+            stride=args.stride,
+            limit=args.frames,
+            viewer=viewer,
+            progress=not quiet,
+        )
+    finally:
+        source.close()
+        if window is not None:
+            window.close()
+    if not quiet:
+        print(describe(summary, settings))
+    return 0 if summary.signal is None else 128 + summary.signal
+
+
+class _Lazy:
+    """Loads the network at the first tracker that is asked for."""
+
+    def __init__(self, load: Callable[[], Callable[[], TrackerLike]]) -> None:
+        self._load = load
+        self._make: Callable[[], TrackerLike] | None = None
+
+    def __call__(self) -> TrackerLike:
+        if self._make is None:
+            self._make = self._load()
+        return self._make()
+
+
+def _fixed_targets(args: argparse.Namespace) -> list[Target] | None:
+    """The targets of ``--box`` or ``--boxes``; None with ``--select``.
+
+    Raises:
+        UserError: not exactly one way was chosen, or the boxes cannot be read.
+    """
+    from vil_tracker.boxes import parse_box
+    from vil_tracker.tracking.select import read_targets, targets_from_boxes
+
+    given = [name for name, value in (("--box", args.box), ("--select", args.select), ("--boxes", args.boxes)) if value]
+    if not given:
+        raise UserError("say what to follow: --box x,y,w,h, or --select to draw it with the mouse, or --boxes FILE")
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} exclude each other: give one of them")
+    if args.boxes:
+        return read_targets(args.boxes)
+    return targets_from_boxes([parse_box(text) for text in args.box]) if args.box else None
+
+
+def _chooser(fixed: list[Target] | None, window: Window | None) -> Callable[[Frame], list[Target]]:
+    from vil_tracker.tracking.select import select_targets
+
+    def choose(first: Frame) -> list[Target]:
+        if fixed is not None:
+            return fixed
+        assert window is not None  # --select opens one
+        return select_targets(window, first.image)
+
+    return choose
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "source"
+
+
+_LABELS = {
+    "boxes.csv": "boxes",
+    "boxes.jsonl": "boxes, JSON lines",
+    "boxes.mot.txt": "boxes, MOT",
+    "boxes.coco.json": "boxes, COCO",
+    "labels": "boxes, YOLO",
+    "annotated": "annotated video",
+    "strip.png": "key frames",
+    "contact-sheet.png": "contact sheet",
+    "scores.png": "score plot",
+}
+
+
+def describe(summary: Summary, settings: OutputSettings) -> str:
+    """What a person wants to know after a run: how it went, where the time went, where the files are."""
+    from vil_tracker.tracking.state import STATES
+
+    rate = summary.frames / summary.seconds if summary.seconds > 0 else 0.0
+    lines = [
+        f"tracked {summary.frames} frames ({summary.first} to {summary.last}) in {summary.seconds:.1f} s: "
+        f"{rate:.1f} frames per second",
+        summary.timing,
+    ]
+    if summary.signal is not None:
+        lines.insert(0, f"interrupted by {summary.signal.name}; the files are complete up to frame {summary.last}")
+    if summary.dropped:
+        lines.append(f"{summary.dropped} frames arrived while the tracker was busy and were dropped")
+    for number, states in summary.states.items():
+        shares = ", ".join(f"{state} {states[state]}" for state in STATES if states[state])
+        lines.append(f"target {number}: {shares}")
+    for path in summary.files:
+        label = _LABELS.get(path.name) or _LABELS.get(path.stem) or path.stem.replace("-", " ")
+        lines.append(f"{label + ':':<18} {path}")
+    return "\n".join(lines)

@@ -1,0 +1,373 @@
+"""Running trackers over a source: decoding, tracking and writing overlap, and the memory stays constant."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from vil_tracker.boxes import BoxLike, check_box
+from vil_tracker.errors import UserError
+from vil_tracker.tracking.outputs import BOX_FORMATS, Output, OutputFolder
+from vil_tracker.tracking.pictures import AnnotatedVideo, KeyFrames, ScorePlot, TargetClips
+from vil_tracker.tracking.select import Target, Viewer
+from vil_tracker.tracking.state import Result
+from vil_tracker.tracking.timing import StageTimer
+from vil_tracker.tracking.video import Frame, Source
+
+log = logging.getLogger(__name__)
+
+_DEPTH = 4  # frames waiting between two threads
+
+
+class TrackerLike(Protocol):
+    """What this module needs of :class:`vil_tracker.tracking.tracker.Tracker`."""
+
+    def init(self, frame: np.ndarray, box: BoxLike) -> Result: ...
+
+    def update(self, frame: np.ndarray) -> Result: ...
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """What a run leaves behind.
+
+    Attributes:
+        folder: where the files go.
+        formats: names of :data:`vil_tracker.tracking.outputs.BOX_FORMATS`.
+        video: write the annotated video.
+        codec: codec of the videos, one of :data:`vil_tracker.tracking.sinks.CODECS`.
+        target_clip: write a clip of each target.
+        strip: write eight key frames in a row, ``strip.png``.
+        contact_sheet: write twelve key frames as a sheet, ``contact-sheet.png``.
+        score_plot: draw the score over time, ``scores.png``.
+    """
+
+    folder: Path
+    formats: tuple[str, ...] = ("csv",)
+    video: bool = True
+    codec: str = "auto"
+    target_clip: bool = False
+    strip: bool = False
+    contact_sheet: bool = False
+    score_plot: bool = False
+
+    def open(self, staging: Path, fps: float) -> list[Output]:
+        """Begin the outputs in folder ``staging``; ``fps`` is the rate of the videos.
+
+        Raises:
+            UserError: one of them cannot be written here; none is left open.
+        """
+        outputs: list[Output] = []
+        try:
+            for name in self.formats:
+                file, kind = BOX_FORMATS[name]
+                outputs.append(kind(staging / file))
+            if self.video:
+                outputs.append(AnnotatedVideo(staging, fps, self.codec))
+            if self.target_clip:
+                outputs.append(TargetClips(staging, fps, self.codec))
+            if self.strip:
+                outputs.append(KeyFrames(staging / "strip.png"))
+            if self.contact_sheet:
+                outputs.append(KeyFrames(staging / "contact-sheet.png", count=12, columns=4))
+            if self.score_plot:
+                outputs.append(ScorePlot(staging / "scores.png"))
+        except BaseException:
+            for output in outputs:
+                output.abandon()
+            raise
+        return outputs
+
+
+@dataclass
+class Summary:
+    """How a run went.
+
+    Attributes:
+        frames: frames tracked.
+        first, last: their first and last number in the source.
+        seconds: wall time, from the first frame on (loading the model is not in it).
+        files: what was written.
+        timing: where the time went, one line.
+        states: by target id, how many frames were in which state.
+        signal: the signal that ended the run, or None.
+        dropped: frames that a live source delivered and nobody had time for.
+    """
+
+    first: int
+    frames: int = 0
+    last: int = 0
+    seconds: float = 0.0
+    files: list[Path] = field(default_factory=list)
+    timing: str = ""
+    states: dict[int, Counter[str]] = field(default_factory=dict)
+    signal: signal.Signals | None = None
+    dropped: int = 0
+
+    def count(self, frame: Frame, results: Mapping[int, Result]) -> None:
+        self.frames += 1
+        self.last = frame.number
+        for number, result in results.items():
+            self.states.setdefault(number, Counter())[result.state] += 1
+
+
+class TargetGroup:
+    """One tracker per target; a target may join at a later frame.
+
+    Args:
+        make_tracker: gives a new tracker; they may share one network.
+        targets: what to follow.
+        first: the first frame, on which targets without a frame of their own begin.
+
+    Raises:
+        UserError: a target's box does not fit the first frame, or belongs to an earlier one.
+    """
+
+    def __init__(
+        self, make_tracker: Callable[[], TrackerLike], targets: Sequence[Target], first: Frame, timer: StageTimer
+    ) -> None:
+        self._timer = timer
+        self._trackers: dict[int, TrackerLike] = {}
+        height, width = first.image.shape[:2]
+        for target in targets:
+            if target.frame is not None and target.frame < first.number:
+                raise UserError(
+                    f"the box of target {target.number} is for frame {target.frame}, but tracking begins at frame "
+                    f"{first.number}: start there, or give a box for the first frame"
+                )
+            if target.frame is None or target.frame == first.number:
+                check_box(target.box, width, height)
+        self._waiting = [(target, make_tracker()) for target in targets]
+
+    def step(self, frame: Frame) -> dict[int, Result]:
+        """Results for one frame by target id, those of targets that have joined."""
+        with self._timer.stage("track"):
+            results = {number: tracker.update(frame.image) for number, tracker in self._trackers.items()}
+            due = [item for item in self._waiting if item[0].frame is None or item[0].frame <= frame.number]
+            self._waiting = [item for item in self._waiting if item not in due]
+            for target, tracker in due:
+                results[target.number] = tracker.init(frame.image, target.box)
+                self._trackers[target.number] = tracker
+            return dict(sorted(results.items()))
+
+    def correct(self, number: int, frame: Frame, box: np.ndarray) -> Result:
+        """Begin a target anew on this frame with a box that the user drew."""
+        return self._trackers[number].init(frame.image, box)
+
+    def missing(self) -> list[int]:
+        """Ids of targets that have not joined yet."""
+        return [target.number for target, _ in self._waiting]
+
+
+def prefetch(frames: Iterable[Frame], timer: StageTimer, depth: int = _DEPTH) -> Iterator[Frame]:
+    """Decode in another thread, at most ``depth`` frames ahead; its exceptions are raised here."""
+    handed: queue.Queue[Frame | BaseException | None] = queue.Queue(depth)
+    stop = threading.Event()
+
+    def hand_over(item: Frame | BaseException | None) -> None:
+        while not stop.is_set():
+            with contextlib.suppress(queue.Full):
+                handed.put(item, timeout=0.1)
+                return
+
+    def decode() -> None:
+        iterator = iter(frames)
+        try:
+            while not stop.is_set():
+                with timer.stage("decode"):
+                    frame = next(iterator, None)
+                hand_over(frame)
+                if frame is None:
+                    return
+        except BaseException as error:  # handed to the consumer, who raises it
+            hand_over(error)
+
+    thread = threading.Thread(target=decode, name="decode", daemon=True)
+    thread.start()
+    try:
+        while (item := handed.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+    finally:
+        stop.set()
+        thread.join(timeout=2.0)  # one that waits for a silent pipe is left behind
+
+
+class BackgroundWriter:
+    """Feeds the outputs in another thread, through a bounded queue."""
+
+    def __init__(self, outputs: Sequence[Output], timer: StageTimer) -> None:
+        self._outputs, self._timer = outputs, timer
+        self._queue: queue.Queue[tuple[Frame, Mapping[int, Result]] | None] = queue.Queue(_DEPTH)
+        self._failure: BaseException | None = None
+        self._abandoned = False
+        self._thread = threading.Thread(target=self._work, name="write", daemon=True)
+        self._thread.start()
+
+    def _work(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if self._failure is not None or self._abandoned:
+                continue  # keep the queue moving until put() has told
+            try:
+                with self._timer.stage("write"):
+                    for output in self._outputs:
+                        output.write(*item)
+            except BaseException as error:  # raised by the next put() or finish()
+                self._failure = error
+
+    def put(self, frame: Frame, results: Mapping[int, Result]) -> None:
+        """Pass on one frame; waits while the writer is behind. Raises what writing an earlier frame raised."""
+        if self._failure is not None:
+            raise self._failure
+        self._queue.put((frame, results))
+
+    def finish(self) -> None:
+        """Write what is queued and complete the outputs."""
+        self._queue.put(None)
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
+        with self._timer.stage("write"):
+            for output in self._outputs:
+                output.finish()
+
+    def abandon(self) -> None:
+        """Drop what is queued and let go of the outputs."""
+        self._abandoned = True
+        if self._thread.is_alive():
+            self._queue.put(None)
+            self._thread.join()
+        for output in self._outputs:
+            output.abandon()
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM arrived."""
+
+    def __init__(self, number: signal.Signals) -> None:
+        super().__init__(number.name)
+        self.signal = number
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGINT and SIGTERM raise :class:`Interrupted` in the ``with`` block (in the main thread only)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, _: FrameType | None) -> None:
+        raise Interrupted(signal.Signals(number))
+
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def track_source(
+    source: Source,
+    choose_targets: Callable[[Frame], Sequence[Target]],
+    make_tracker: Callable[[], TrackerLike],
+    settings: OutputSettings,
+    *,
+    stride: int = 1,
+    limit: int | None = None,
+    viewer: Viewer | None = None,
+    progress: bool = True,
+    on_frame: Callable[[Frame, Mapping[int, Result]], bool | None] | None = None,
+    timer: StageTimer | None = None,
+) -> Summary:
+    """Follow targets through a source and write what ``settings`` asks for.
+
+    An error leaves nothing behind; SIGINT and SIGTERM leave complete files up to that frame.
+
+    Args:
+        source: from :func:`vil_tracker.tracking.video.open_source`.
+        choose_targets: given the first frame, says what to follow.
+        make_tracker: gives a new tracker; called once per target.
+        settings: the files to write.
+        stride: the source's, by which the rate of the videos is divided.
+        limit: stop after so many frames.
+        viewer: shows every frame and takes corrections.
+        progress: show a progress bar if standard error is a terminal.
+        on_frame: called with every frame and its results; returning False ends the run.
+        timer: adds up the time of the parts; a tracker may report to it as well.
+
+    Raises:
+        UserError: of the source, a box, or an output.
+    """
+    timer = timer or StageTimer()
+    # A live source has a thread of its own; a queue behind it would only add delay.
+    frames = iter(source) if source.live else prefetch(source, timer)
+    with contextlib.ExitStack() as stack:
+        stack.callback(source.close)
+        if hasattr(frames, "close"):
+            stack.callback(frames.close)
+        first = next(frames, None)
+        if first is None:
+            raise UserError(f"{source.name} gave no frame: check the source")
+        group = TargetGroup(make_tracker, choose_targets(first), first, timer)
+        begin = time.perf_counter()
+        results = group.step(first)
+        summary = Summary(first=first.number)
+        folder = OutputFolder(settings.folder)
+        writer: BackgroundWriter | None = None
+        try:
+            outputs = settings.open(folder.staging, source.fps / stride)
+            writer = BackgroundWriter(outputs, timer)
+            total = source.total if limit is None else min(limit, source.total or limit)
+            bar = tqdm(total=total, unit="frame", disable=None if progress else True, leave=False, dynamic_ncols=True)
+            with interruptible():
+                try:
+                    with bar:
+                        frame: Frame | None = first
+                        while frame is not None:
+                            proceed = viewer is None or _look(viewer, group, frame, results)
+                            writer.put(frame, results)
+                            summary.count(frame, results)
+                            bar.update()
+                            proceed = (on_frame is None or on_frame(frame, results) is not False) and proceed
+                            frame = next(frames, None) if proceed and summary.frames != limit else None
+                            if frame is not None:
+                                results = group.step(frame)
+                except Interrupted as interrupt:
+                    summary.signal = interrupt.signal
+            writer.finish()
+            summary.files = folder.publish(outputs)
+        except BaseException:
+            if writer is not None:
+                writer.abandon()
+            folder.discard()
+            raise
+    summary.seconds = time.perf_counter() - begin
+    summary.timing = timer.report(summary.frames)
+    summary.dropped = getattr(source, "dropped", 0)
+    if group.missing() and summary.signal is None:
+        log.warning("the source ended before target %s was to begin", ", ".join(map(str, group.missing())))
+    return summary
+
+
+def _look(viewer: Viewer, group: TargetGroup, frame: Frame, results: dict[int, Result]) -> bool:
+    """Show a frame, taking corrections into ``results``; False when the user quits."""
+    while (action := viewer.show(frame.image, results)) == "select":
+        box = viewer.select(frame.image) if viewer.chosen in results else None
+        if box is not None:
+            results[viewer.chosen] = group.correct(viewer.chosen, frame, box)
+    return action == "next"

@@ -1,0 +1,278 @@
+"""Sources: whatever a person has a target in, as a stream of frames with their number and time.
+
+``open_source`` understands a video file, an image folder, a glob of images, one image, ``-`` (images on standard
+input), a webcam's index and a stream's address. Webcams and streams live in :mod:`vil_tracker.tracking.stream`.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import logging
+import math
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from vil_tracker.errors import UserError
+from vil_tracker.images import IMAGE_EXTENSIONS, VideoReader, decode_image, read_image
+from vil_tracker.tracking.imagestream import split_images
+
+log = logging.getLogger(__name__)
+
+IMAGE_FPS = 25.0  # pictures carry no rate; --fps replaces it
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a source.
+
+    Attributes:
+        number: zero-based position in the source, whatever the first frame asked for.
+        time: seconds from the source's beginning (live sources: from the first frame received).
+        image: (H, W, 3) uint8 RGB.
+        name: the file that it came from, where there is one.
+    """
+
+    number: int
+    time: float
+    image: np.ndarray
+    name: str | None = None
+
+
+class Source(Protocol):
+    """Frames in order.
+
+    Attributes:
+        name: short name for messages and default file names.
+        fps: frames per second of the source.
+        total: how many frames iterating will give, as far as known beforehand.
+        live: the frames come in real time, and one that is not fetched in time is gone.
+    """
+
+    name: str
+    fps: float
+    total: int | None
+    live: bool
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where to begin: a frame number, or a time in seconds."""
+
+    frame: int = 0
+    seconds: float | None = None
+
+    def index(self, fps: float) -> int:
+        """The first frame at or after the time (the tolerance absorbs rounding, as in 0.1 s × 30)."""
+        return self.frame if self.seconds is None else math.ceil(self.seconds * fps - 1e-6)
+
+
+def parse_start(text: str) -> Start:
+    """Read ``37`` (frame), ``1.5s``, ``01:02`` or ``00:01:02.5`` (times).
+
+    Raises:
+        UserError: it is neither, or negative.
+    """
+    if re.fullmatch(r"\d{1,12}", text, re.ASCII):
+        return Start(frame=int(text))
+    if match := re.fullmatch(r"(\d{1,9}(?:\.\d*)?|\.\d+)s", text, re.ASCII):
+        return Start(seconds=float(match[1]))
+    if match := re.fullmatch(r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2}(?:\.\d*)?)", text, re.ASCII):
+        hours, minutes, seconds = (float(part or 0) for part in match.groups())
+        return Start(seconds=3600 * hours + 60 * minutes + seconds)
+    raise UserError(f"start {text!r} is neither a frame nor a time: write 120 (frame), 1.5s or 00:01:02")
+
+
+def open_source(
+    source: str | os.PathLike[str],
+    *,
+    start: Start | None = None,
+    stride: int = 1,
+    fps: float | None = None,
+    stream_timeout: float = 10.0,
+) -> Source:
+    """Open what ``source`` names.
+
+    Args:
+        source: video file, image folder, glob, image file, ``-``, webcam index, or an address with ``://``.
+        start: the first frame to give (not for live sources).
+        stride: give every stride-th frame.
+        fps: frames per second of images, which carry none (not for videos, which do).
+        stream_timeout: seconds without a frame after which a live source counts as ended.
+
+    Raises:
+        UserError: it does not exist, cannot be read, or the start lies beyond its end.
+    """
+    text, path = os.fspath(source), Path(source)
+    start = start or Start()
+    if stride < 1:
+        raise UserError(f"stride {stride} is below 1: give 1 for every frame, 2 for every second one")
+    if fps is not None and not 0.01 < fps < 10_000:
+        raise UserError(f"{fps:g} frames per second is out of range: give a number such as 25 or 29.97")
+    is_images = text == "-" or path.is_dir() or path.suffix.lower() in IMAGE_EXTENSIONS
+    if text == "-":
+        return StdinSource(start=start, stride=stride, fps=fps or IMAGE_FPS)
+    if path.is_dir():
+        return ImageSource(_images_in(path), path.resolve().name, start=start, stride=stride, fps=fps or IMAGE_FPS)
+    if not path.exists() and glob.has_magic(text) and "://" not in text:
+        return ImageSource(_images_matching(text), "images", start=start, stride=stride, fps=fps or IMAGE_FPS)
+    if is_images and "://" not in text:
+        return ImageSource((path,), path.stem, start=start, stride=stride, fps=fps or IMAGE_FPS)
+    if fps is not None:
+        raise UserError("--fps is for images, which carry no frame rate; leave it out for a video or a camera")
+    if "://" in text or (re.fullmatch(r"\d{1,3}", text, re.ASCII) and not path.exists()):
+        from vil_tracker.tracking.stream import LiveSource
+
+        if start != Start():
+            raise UserError(f"{text} is live and has no earlier frames to start at: leave --start out")
+        return LiveSource(int(text) if text.isdigit() else text, stride=stride, timeout=stream_timeout)
+    if not path.exists():
+        raise UserError(
+            f"{text} does not exist: give a video file, an image folder, a glob in quotes, a webcam index, "
+            "an address such as rtsp://…, or - for images on standard input"
+        )
+    return VideoSource(path, start=start, stride=stride)
+
+
+def _natural_key(path: Path) -> list[int | str]:
+    """Sort ``img2`` before ``img10``, as a person numbers files."""
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [int(part) if position % 2 else part for position, part in enumerate(parts)]
+
+
+def _only_images(paths: Iterator[Path]) -> tuple[Path, ...]:
+    images = (p for p in paths if p.suffix.lower() in IMAGE_EXTENSIONS and not p.name.startswith(".") and p.is_file())
+    return tuple(sorted(images, key=lambda p: (str(p.parent), _natural_key(p))))
+
+
+def _images_in(folder: Path) -> tuple[Path, ...]:
+    try:
+        paths = _only_images(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot read folder {folder}: {error.strerror}") from error
+    if not paths:
+        kinds = ", ".join(sorted(IMAGE_EXTENSIONS))
+        raise UserError(f"folder {folder} holds no images ({kinds}): give the folder that has the frames in it")
+    return paths
+
+
+def _images_matching(pattern: str) -> tuple[Path, ...]:
+    paths = _only_images(Path(p) for p in glob.iglob(pattern, recursive=True))
+    if not paths:
+        raise UserError(f"no image matches {pattern}: check the pattern, and put it in quotes")
+    return paths
+
+
+def _beyond_the_end(name: str, start: int, count: int) -> UserError:
+    what = f"has {count} frames (0 to {count - 1})" if count else "has no frames"
+    return UserError(f"start {start} lies beyond the end: {name} {what}; give a smaller --start")
+
+
+class VideoSource:
+    """A video file."""
+
+    live = False
+
+    def __init__(self, path: Path, *, start: Start | None = None, stride: int = 1) -> None:
+        self.name = path.stem
+        self._path, self._stride = path, stride
+        self._reader = VideoReader(path)
+        self.fps = self._reader.fps
+        self._count = self._reader.frame_count
+        self._first = (start or Start()).index(self.fps)
+        if self._count and self._first >= self._count:
+            self.close()
+            raise _beyond_the_end(str(path), self._first, self._count)
+        self.total = -(-(self._count - self._first) // stride) if self._count else None
+
+    def __iter__(self) -> Iterator[Frame]:
+        self._reader.seek(self._first)
+        number = self._first
+        while (image := self._reader.read()) is not None:
+            yield Frame(number, number / self.fps, image)
+            skipped = 0
+            while skipped < self._stride - 1 and self._reader.skip():
+                skipped += 1
+            number += 1 + skipped
+            if skipped < self._stride - 1:
+                break
+        if number == self._first:
+            if self._first:
+                raise UserError(
+                    f"start {self._first} lies beyond the last frame of {self._path}: give a smaller --start"
+                )
+            raise UserError(f"video {self._path} holds no frame that can be decoded: it is damaged or empty")
+        if number < self._count - max(2, self._count // 100):  # containers round their own count
+            log.warning("%s ends at frame %d, its header claims %d: it may be damaged", self._path, number, self._count)
+
+    def close(self) -> None:
+        self._reader.close()
+
+
+class ImageSource:
+    """Image files in natural order, one per frame."""
+
+    live = False
+
+    def __init__(
+        self, paths: tuple[Path, ...], name: str, *, start: Start | None = None, stride: int = 1, fps: float = IMAGE_FPS
+    ) -> None:
+        self.name, self.fps = name, fps
+        first = (start or Start()).index(fps)
+        if first >= len(paths):
+            raise _beyond_the_end(name, first, len(paths))
+        self._paths, self._numbers = paths, range(first, len(paths), stride)
+        self.total: int | None = len(self._numbers)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for number in self._numbers:
+            path = self._paths[number]
+            yield Frame(number, number / self.fps, read_image(path), path.name)
+
+    def close(self) -> None:
+        pass
+
+
+class StdinSource:
+    """Images one after another on standard input (JPEG or PNG), as ``ffmpeg -f image2pipe`` writes them."""
+
+    live = False
+    name = "stdin"
+    total: int | None = None
+
+    def __init__(
+        self, stream: io.RawIOBase | None = None, *, start: Start | None = None, stride: int = 1, fps: float = IMAGE_FPS
+    ) -> None:
+        if stream is None:
+            if sys.stdin is None or sys.stdin.isatty():
+                raise UserError(
+                    "- reads images from standard input, but nothing is piped into it: pipe JPEG or PNG images"
+                )
+            # Unbuffered: a thread that waits in a buffered read would hold a lock that stops the interpreter's exit.
+            stream = io.FileIO(sys.stdin.fileno(), closefd=False)
+        self._stream, self._stride, self.fps = stream, stride, fps
+        self._first = (start or Start()).index(fps)
+
+    def __iter__(self) -> Iterator[Frame]:
+        number = -1
+        for number, data in enumerate(split_images(self._stream)):
+            if number >= self._first and (number - self._first) % self._stride == 0:
+                yield Frame(number, number / self.fps, decode_image(data, f"{number} on standard input"))
+        if number < 0:
+            raise UserError("standard input holds no image: pipe JPEG or PNG images into it")
+        if number < self._first:
+            raise _beyond_the_end("standard input", self._first, number + 1)
+
+    def close(self) -> None:
+        pass
