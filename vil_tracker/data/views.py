@@ -77,7 +77,7 @@ def random_frame(rng: np.random.Generator, box: np.ndarray, n: int, cut: float) 
         left, right = rng.exponential(0.5, 2) * w
         top, bottom = rng.exponential(0.35, 2) * h
         return np.array([x1 - left, y1 - top, x2 + right, y2 + bottom])
-    frame = np.array([-1.0, -1.0, n + 1.0, n + 1.0])
+    frame = np.array([-n, -n, 2 * n, 2 * n], np.float64)
     limits = np.array([x1 + cut * w, y1 + cut * h, x2 - cut * w, y2 - cut * h])
     near = np.array([x1, y1, n - x2, n - y2])
     first = int(np.argmin(near)) if rng.random() < 0.7 else int(rng.integers(4))
