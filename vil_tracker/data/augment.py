@@ -44,13 +44,13 @@ class Photometry:
         """A look that differs from this one by a random amount."""
         d = rng.normal(0.0, strength, 7)
         return Photometry(
-            self.brightness + 0.18 * d[0],
-            self.contrast + 0.15 * d[1],
-            self.gamma + 0.15 * d[2],
+            self.brightness + 0.14 * d[0],
+            self.contrast + 0.12 * d[1],
+            self.gamma + 0.14 * d[2],
             self.temperature + 0.10 * d[3],
             self.tint + 0.04 * d[4],
             self.hue + 0.10 * d[5],
-            self.saturation + 0.25 * d[6],
+            self.saturation + 0.22 * d[6],
         )
 
     def grey(self) -> Photometry:

@@ -58,9 +58,9 @@ class SyntheticConfig:
         box_noise: standard deviation of the template box's sides, in units of the target's.
     """
 
-    still: float = 0.24
+    still: float = 0.18
     boxed: float = 0.16
-    cutout: float = 0.37
+    cutout: float = 0.43
     pseudo: float = 0.20
     clip: float = 0.03
     negatives: float = 0.03
