@@ -12,7 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from vil_tracker.data.readers.base import Item, Reader, natural_key, subfolders
+from vil_tracker.data.readers.base import (
+    Candidate,
+    Item,
+    Reader,
+    natural_key,
+    read_boxes,
+    read_flags,
+    read_numbers,
+    subfolders,
+)
 from vil_tracker.data.readers.got10k import GOT10k
 from vil_tracker.data.readers.got10k_like import GOT10kLike
 from vil_tracker.data.readers.lasot import LaSOT
@@ -26,12 +35,13 @@ from vil_tracker.errors import UserError
 from vil_tracker.evaluation import conventions
 from vil_tracker.evaluation.conventions import Convention
 from vil_tracker.evaluation.layouts.dtb70 import DTB70
+from vil_tracker.evaluation.layouts.frames_beside_boxes import FramesBesideBoxes
 from vil_tracker.evaluation.layouts.nfs import NfS
 from vil_tracker.evaluation.layouts.otb import OTB
 from vil_tracker.evaluation.layouts.uav import UAV20L, UAV123
 from vil_tracker.evaluation.results import name_key
 
-_FOLDER_READERS: tuple[type[Reader], ...] = (OTBLike, GOT10kLike, VideoFolder)
+_FOLDER_READERS: tuple[type[Reader], ...] = (OTBLike, GOT10kLike, FramesBesideBoxes, VideoFolder)
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class Benchmark:
         layout: of the result files, see `results.py`.
         repetitions: runs that its protocol asks of a tracker that is not deterministic.
         truth_withheld: the true boxes lie on a server; only the first of each sequence is public.
+        gaps: rows of NaN in the true boxes are part of the data set; elsewhere they are errors.
     """
 
     key: str
@@ -61,6 +72,7 @@ class Benchmark:
     layout: str = "flat"
     repetitions: int = 1
     truth_withheld: bool = False
+    gaps: bool = False
 
     @property
     def size(self) -> int | None:
@@ -104,17 +116,15 @@ _BENCHMARKS: dict[str, Callable[[], Benchmark]] = {
     "otb2013": lambda: _named("otb2013", "OTB-2013", OTB, "2013", official=conventions.OTB),
     "otb50": lambda: _named("otb50", "OTB-50", OTB, "50", official=conventions.OTB),
     "otb100": lambda: _named("otb100", "OTB-100", OTB, "100", official=conventions.OTB),
-    "uav123": lambda: _named("uav123", "UAV123", UAV123, "test", official=conventions.UAV, family="uav"),
-    "uav20l": lambda: _named("uav20l", "UAV20L", UAV20L, "test", official=conventions.UAV, family="uav"),
-    "nfs30": lambda: _named(
-        "nfs30", "NfS, 30 fps", NfS, "30", official=replace(conventions.OTB, toolkit="OTB toolkit")
-    ),
+    "uav123": lambda: _named("uav123", "UAV123", UAV123, "test", official=conventions.UAV, family="uav", gaps=True),
+    "uav20l": lambda: _named("uav20l", "UAV20L", UAV20L, "test", official=conventions.UAV, family="uav", gaps=True),
+    "nfs30": lambda: _named("nfs30", "NfS, 30 fps", NfS, "30", official=conventions.OTB),
     "nfs240": lambda: _named("nfs240", "NfS, 240 fps", NfS, "240", official=conventions.OTB),
     "tnl2k": lambda: Benchmark(
         "tnl2k", "TNL2K", TNL2K, "test", official=replace(conventions.LASOT, toolkit="TNL2K toolkit (LaSOT's)")
     ),
     "dtb70": lambda: Benchmark("dtb70", "DTB70", DTB70, "test", official=conventions.OTB),
-    "folder": lambda: Benchmark("folder", "folder of sequences", None, "all", official=conventions.PLAIN),
+    "folder": lambda: Benchmark("folder", "folder of sequences", None, "all", official=conventions.PLAIN, gaps=True),
 }
 BENCHMARK_NAMES = tuple(_BENCHMARKS)
 _ALIASES = {
@@ -164,7 +174,7 @@ def load_sequences(benchmark: Benchmark, root: Path, wanted: tuple[str, ...] | N
         if wanted is None:
             _check_complete(benchmark, [entry.name for entry in chosen], f"below {folder}")
         sequences = [_to_sequence(entry.name, benchmark.key, reader.read_sequence(folder, entry)) for entry in chosen]
-    return select(sequences, wanted, str(root))
+    return _checked(benchmark, sequences, wanted, str(root))
 
 
 def load_truth(benchmark: Benchmark, folder: Path, wanted: tuple[str, ...] | None = None) -> list[Sequence]:
@@ -176,8 +186,6 @@ def load_truth(benchmark: Benchmark, folder: Path, wanted: tuple[str, ...] | Non
     Raises:
         UserError: no box files, sequences are missing (naming them), or a file is damaged.
     """
-    from vil_tracker.data.readers.base import read_boxes, read_flags, read_numbers
-
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; --truth names a folder with one box file per sequence")
     files = {name_key(path.stem): path for path in sorted(folder.glob("*.txt"), key=lambda p: natural_key(p.name))}
@@ -203,15 +211,13 @@ def load_truth(benchmark: Benchmark, folder: Path, wanted: tuple[str, ...] | Non
                 cover=read_numbers(cover, len(boxes), 0, 1) if cover.is_file() else None,
             )
         )
-    return select(sequences, wanted, str(folder))
+    return _checked(benchmark, sequences, wanted, str(folder))
 
 
-def select(sequences: list[Sequence], wanted: tuple[str, ...] | None, where: str) -> list[Sequence]:
-    """Restrict sequences to names, and check that something is left and that each starts with a box.
-
-    Raises:
-        UserError: a name is unknown, nothing is left, or a first box is missing.
-    """
+def _checked(
+    benchmark: Benchmark, sequences: list[Sequence], wanted: tuple[str, ...] | None, where: str
+) -> list[Sequence]:
+    """Restrict sequences to names; check that something is left, and that its boxes can be started on and scored."""
     if wanted not in (None, ("all",)):
         known = {name_key(sequence.name) for sequence in sequences}
         unknown = [name for name in wanted if name_key(name) not in known]
@@ -227,6 +233,12 @@ def select(sequences: list[Sequence], wanted: tuple[str, ...] | None, where: str
         if not np.isfinite(first).all() or (first[2:] <= 0).any():
             raise UserError(
                 f"sequence {sequence.name}: line 1 of its boxes is no box with an area, so nothing can start"
+            )
+        gaps = np.flatnonzero(np.isnan(sequence.boxes).any(axis=1))
+        if len(gaps) and not benchmark.gaps and not benchmark.truth_withheld:
+            raise UserError(
+                f"sequence {sequence.name}: line {gaps[0] + 1} of its boxes is NaN, which {benchmark.title} never has: "
+                "unpack its annotation again"
             )
     return sequences
 
@@ -281,13 +293,15 @@ def _load_folder(root: Path) -> list[Sequence]:
     return sequences
 
 
-def _folder_candidates(folder: Path):
-    result = []
+def _folder_candidates(folder: Path) -> list[tuple[Reader, Candidate]]:
+    """Sequences of any supported layout directly in a folder, each by the first reader that knows it."""
+    found: dict[str, tuple[Reader, Candidate]] = {}
     for reader_class in _FOLDER_READERS:
         reader = reader_class()
         if reader.matches(folder):
-            result += [(reader, entry) for entry in reader.list_sequences(folder, reader.splits[0]).candidates]
-    return result
+            for entry in reader.list_sequences(folder, reader.splits[0]).candidates:
+                found.setdefault(entry.name, (reader, entry))
+    return list(found.values())
 
 
 def _to_sequence(name: str, dataset: str, item: Item) -> Sequence:

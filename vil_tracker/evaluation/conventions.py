@@ -121,8 +121,8 @@ LASOT = Convention(
 GOT10K = Convention(
     name="official",
     toolkit="GOT-10k toolkit",
-    rule="the first frame and frames with cover label 0 are left out, boxes are clipped to the image, the overall score "
-    "pools the frames of all sequences",
+    rule="the first frame and frames with cover label 0 are left out, boxes are clipped to the image, the "
+    "overall score pools the frames of all sequences",
     by_cover=True,
     drop_invalid=True,
     skip_first=True,

@@ -14,6 +14,7 @@ The file of boxes is written last and atomically: where it is whole, the sequenc
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -117,6 +118,10 @@ class ResultStore:
             self.boxes_path(sequence, repetition), (",".join(f"{v:.4f}" for v in row) for row in trajectory.boxes)
         )
 
+    def has(self, sequence: str) -> bool:
+        """Whether there is a file of boxes for a sequence, whole or not."""
+        return bool(self._find(sequence))
+
     def load(self, sequence: str, frames: int, *, empty: str = "error") -> list[Trajectory] | None:
         """Read all repetitions of a sequence; None if there is no result.
 
@@ -208,6 +213,6 @@ def _read_scores(path: Path, frames: int) -> tuple[np.ndarray, tuple[str, ...]]:
     return scores, states
 
 
-def _write_lines(path: Path, lines) -> None:
+def _write_lines(path: Path, lines: Iterable[str]) -> None:
     with atomic_write(path, "w") as stream:
         stream.writelines(f"{line}\n" for line in lines)

@@ -7,12 +7,14 @@ where it stopped, and scores are always read back from the files: a resumed run 
 from __future__ import annotations
 
 import datetime
+import logging
 import os
 import sys
 import time
 import traceback
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
@@ -26,6 +28,8 @@ from vil_tracker.data.sequence import Sequence
 from vil_tracker.errors import UserError, atomic_write
 from vil_tracker.evaluation.results import ResultStore, Trajectory
 from vil_tracker.evaluation.trackers import SequenceTracker, TrackerSpec
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -87,10 +91,9 @@ def track_sequence(tracker: SequenceTracker, sequence: Sequence) -> Trajectory:
             result = tracker.update(frame)
             boxes[index], scores[index], states[index] = result.box, result.score, result.state
         seconds[index] = time.perf_counter() - start
-    if not np.isfinite(boxes).all():
-        raise ValueError(
-            f"the tracker answered with a box that is not finite in frame {int(np.argwhere(~np.isfinite(boxes))[0, 0]) + 1}"
-        )
+    broken = np.flatnonzero(~np.isfinite(boxes).all(axis=1))
+    if len(broken):
+        raise ValueError(f"the tracker answered with a box that is not finite in frame {broken[0] + 1}")
     return Trajectory(boxes, seconds, None if np.isnan(scores).any() else scores, tuple(states))
 
 
@@ -99,6 +102,7 @@ def run_tracker(
     sequences: list[Sequence],
     store: ResultStore,
     *,
+    benchmark: str,
     repetitions: int = 1,
     workers: int = 1,
     keep_going: bool = False,
@@ -109,6 +113,7 @@ def run_tracker(
         spec: the tracker.
         sequences: what to run on; those that are finished in `store` are kept.
         store: where results are and go.
+        benchmark: its name; results of different benchmarks are not mixed.
         repetitions: runs per sequence; one is enough for a deterministic tracker.
         workers: processes on this machine; 1 runs in this process.
         keep_going: collect failures instead of stopping at the first.
@@ -121,7 +126,7 @@ def run_tracker(
     """
     rank = Rank.from_environment()
     if rank.index == 0:
-        store.claim({**spec.identity(), "layout": store.layout})
+        store.claim({**spec.identity(), "benchmark": benchmark})
     repetitions = 1 if spec.deterministic else repetitions
     everything = [Task(sequence, index + 1) for sequence in _longest_first(sequences) for index in range(repetitions)]
     mine = everything[rank.index :: rank.world]
@@ -179,6 +184,11 @@ def _run_tasks(
         try:
             for future in as_completed(futures):
                 yield futures[future], future.result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"a worker process of {spec.name} was killed, most often for want of memory; finished sequences are "
+                "kept: run the same command with fewer --workers"
+            ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -193,7 +203,7 @@ def _for_device(spec: TrackerSpec, place: int) -> TrackerSpec:
 @dataclass
 class _Worker:
     spec: TrackerSpec
-    tracker: SequenceTracker
+    tracker: SequenceTracker | UserError
 
 
 # Set once in each worker process by its initialiser; the pool has no other way to hand a built tracker to its tasks.
@@ -205,11 +215,16 @@ def _start_worker(spec: TrackerSpec, places: Queue[int], threads: int) -> None:
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     spec = _for_device(spec, places.get())
-    _worker = _Worker(spec, spec.build())
+    try:
+        _worker = _Worker(spec, spec.build())
+    except UserError as error:  # an initialiser that raises would break the pool without a word
+        _worker = _Worker(spec, error)
 
 
 def _attempt_in_worker(task: Task) -> Trajectory | Failure:
     assert _worker is not None
+    if isinstance(_worker.tracker, UserError):
+        raise _worker.tracker
     return _attempt(_worker.tracker, _worker.spec, task)
 
 
@@ -246,4 +261,6 @@ def _write_failure(store: ResultStore, failure: Failure) -> None:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    """Progress, for people who wait; silent with --quiet."""
+    if _log.isEnabledFor(logging.WARNING):
+        print(line, file=sys.stderr, flush=True)

@@ -43,7 +43,8 @@ class Score:
         op50, op75: share of counted frames with an overlap above 0.5 and 0.75 (overlap precision).
         ao: mean overlap over frames with a usable true box (average overlap).
         sr50, sr75: share of those frames with an overlap above 0.5 and 0.75 (success rate).
-        fps: frames per second of the tracker's update calls; None where times are unknown.
+        updates: number of timed update calls.
+        seconds: their total time.
     """
 
     name: str
@@ -57,7 +58,13 @@ class Score:
     ao: float
     sr50: float
     sr75: float
-    fps: float | None
+    updates: int
+    seconds: float
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second of the tracker's update calls; None where times are unknown."""
+        return self.updates / self.seconds if self.seconds > 0 else None
 
     def metrics(self) -> dict[str, float | None]:
         """The numbers by name, in the order of `METRIC_NAMES`."""
@@ -73,7 +80,7 @@ def score_frames(
         name: what the score is called.
         errors: frame errors; the entries are concatenated.
         convention: the convention that they were computed under.
-        seconds: time of each update call; empty or None gives no fps.
+        seconds: time of each update call, if known.
     """
     parts = list(errors)
     iou = np.concatenate([part.iou for part in parts])
@@ -95,12 +102,13 @@ def score_frames(
         ao=float(valid_iou.mean()),
         sr50=float((valid_iou > 0.5).mean()),
         sr75=float((valid_iou > 0.75).mean()),
-        fps=None if seconds is None or len(seconds) == 0 else float(len(seconds) / seconds.sum()),
+        updates=0 if seconds is None else len(seconds),
+        seconds=0.0 if seconds is None else float(seconds.sum()),
     )
 
 
 def average(name: str, scores: Sequence[Score], convention: Convention) -> Score:
-    """Average scores over sequences, each with equal weight; fps is total frames over total time.
+    """Average scores over sequences, each with equal weight; times add up.
 
     Raises:
         UserError: no scores.
@@ -112,8 +120,6 @@ def average(name: str, scores: Sequence[Score], convention: Convention) -> Score
         precision=np.mean([score.curves.precision for score in scores], axis=0),
         normalized=np.mean([score.curves.normalized for score in scores], axis=0),
     )
-    timed = [score for score in scores if score.fps is not None]
-    seconds = sum(score.frames / score.fps for score in timed if score.fps)
     means = {
         key: float(np.mean([getattr(score, key) for score in scores])) for key in ("op50", "op75", "ao", "sr50", "sr75")
     }
@@ -123,7 +129,8 @@ def average(name: str, scores: Sequence[Score], convention: Convention) -> Score
         curves=curves,
         **_summaries(curves, convention),
         **means,
-        fps=sum(score.frames for score in timed) / seconds if seconds else None,
+        updates=sum(score.updates for score in scores),
+        seconds=sum(score.seconds for score in scores),
     )
 
 

@@ -1,4 +1,4 @@
-"""UAV123 and UAV20L (Mueller, Smith, Ghanem: ECCV 2016): videos from drones, cut into sub-sequences of their folders."""
+"""UAV123 and UAV20L (Mueller, Smith, Ghanem: ECCV 2016): videos from drones, cut into sub-sequences."""
 
 from __future__ import annotations
 

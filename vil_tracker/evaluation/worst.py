@@ -1,0 +1,113 @@
+"""The sequences on which a tracker did worst, with pictures of the moment at which it lost the target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vil_tracker.data.sequence import Sequence
+from vil_tracker.evaluation import metrics
+from vil_tracker.evaluation.calibration import losses
+from vil_tracker.evaluation.scoring import TrackerScores
+
+TRUTH_COLOR = (38, 166, 91)
+PREDICTED_COLOR = (217, 72, 15)
+_PICTURE_WIDTH = 360
+_AFTER = 15  # frames between the loss and the picture after it
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One frame with both boxes drawn, as JPEG.
+
+    Attributes:
+        frame: number from 1.
+        caption: what it shows.
+        jpeg: the encoded picture.
+    """
+
+    frame: int
+    caption: str
+    jpeg: bytes
+
+
+@dataclass(frozen=True)
+class WorstSequence:
+    """One of the worst sequences.
+
+    Attributes:
+        name: of the sequence.
+        auc: on it.
+        verdict: one sentence on what happened, with frame numbers.
+        pictures: before, at and after the loss; empty where there are no frames.
+    """
+
+    name: str
+    auc: float
+    verdict: str
+    pictures: list[Picture]
+
+
+def find_worst(tracker: TrackerScores, sequences: list[Sequence], count: int = 10) -> list[WorstSequence]:
+    """The `count` sequences with the lowest AUC, worst first."""
+    if tracker.main is None:
+        return []
+    by_name = {sequence.name: sequence for sequence in sequences}
+    ranked = sorted(tracker.main.sequences.values(), key=lambda score: (score.auc, score.name))[:count]
+    return [_describe(by_name[score.name], tracker.trajectories[score.name][0].boxes, score.auc) for score in ranked]
+
+
+def _describe(sequence: Sequence, boxes: np.ndarray, auc: float) -> WorstSequence:
+    overlap = np.nan_to_num(metrics.overlaps(boxes, sequence.boxes))
+    seen = np.flatnonzero(sequence.visible)
+    seen = seen[seen > 0]
+    if len(seen) == 0:
+        return WorstSequence(sequence.name, auc, "no frame after the first shows the target", [])
+    events = [(int(seen[start]), None if end is None else int(seen[end])) for start, end in losses(overlap[seen])]
+    if events:
+        final = next((start for start, end in events if end is None), None)
+        moment = events[0][0] if final is None else final
+        times = "once" if len(events) == 1 else f"{len(events)} times"
+        ending = "and found again" if final is None else f"for good in frame {final + 1}"
+        starts = ", ".join(str(start + 1) for start, _ in events[:6]) + (" …" if len(events) > 6 else "")
+        verdict = f"lost {times} (frame {starts}), {ending}"
+    else:
+        moment = int(seen[np.argmin(overlap[seen])])
+        verdict = f"never without overlap; lowest, {overlap[moment]:.2f}, in frame {moment + 1}"
+    return WorstSequence(sequence.name, auc, verdict, _pictures(sequence, boxes, overlap, moment, bool(events)))
+
+
+def _pictures(sequence: Sequence, boxes: np.ndarray, overlap: np.ndarray, moment: int, lost: bool) -> list[Picture]:
+    if len(sequence.frames) == 0:
+        return []
+    good = np.flatnonzero(overlap[:moment] > 0.5)
+    frames = {
+        int(good[-1]) if len(good) else 0: "last good",
+        moment: "lost" if lost else "lowest overlap",
+        min(moment + _AFTER, len(boxes) - 1): "later",
+    }
+    return [
+        Picture(
+            index + 1,
+            f"frame {index + 1}, {what}, overlap {overlap[index]:.2f}",
+            _draw(sequence.frames[index], sequence.boxes[index], boxes[index]),
+        )
+        for index, what in sorted(frames.items())
+    ]
+
+
+def _draw(frame: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> bytes:
+    scale = _PICTURE_WIDTH / frame.shape[1]
+    size = (_PICTURE_WIDTH, max(1, round(frame.shape[0] * scale)))
+    canvas = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+    for box, color in ((truth, TRUTH_COLOR), (predicted, PREDICTED_COLOR)):
+        if np.isfinite(box).all():
+            x, y, w, h = (round(float(value) * scale) for value in box)
+            for line_color, thickness in (((255, 255, 255), 4), (color, 2)):
+                cv2.rectangle(canvas, (x, y), (x + w, y + h), line_color, thickness)
+    done, data = cv2.imencode(".jpg", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])
+    if not done:
+        raise ValueError("the picture cannot be encoded as JPEG")
+    return data.tobytes()
