@@ -231,15 +231,22 @@ def match_frames(names: Sequence[str], boxes: np.ndarray, where: Path) -> tuple[
     """
     if len(boxes) <= len(names):
         return list(names), pad_boxes(boxes, len(names)), np.ones(len(names), bool)
-    numbers = [int(parts[1]) for name in names if (parts := split_number(name)) is not None]
-    spans = len(numbers) == len(names) and numbers[-1] - numbers[0] < len(boxes)
-    if not spans:
-        raise UserError(
-            f"{where} has {len(boxes)} boxes, but there are {len(names)} frames: one line per frame, please"
-        )
-    first = numbers[0] if numbers[0] > 1 else min(numbers[0], 1)  # a first frame that is missing is number 0 or 1
+    first = _first_number(names, len(boxes))
+    if first is None:
+        raise UserError(f"{where} has {len(boxes)} boxes, but there are {len(names)} frames: one line per frame")
     wanted, exists = numbered_frames(names, len(boxes), first)
     return wanted, boxes, exists
+
+
+def _first_number(names: Sequence[str], count: int) -> int | None:
+    """Number of the first of ``count`` frames of which only ``names`` are left, or None where that cannot be told."""
+    numbers = [int(parts[1]) for name in names if (parts := split_number(name)) is not None]
+    if len(numbers) != len(names) or len(set(numbers)) != len(numbers):
+        return None
+    low, high = min(numbers), max(numbers)
+    if high - low + 1 == count or (low in (0, 1) and high - low < count):  # gaps inside, or the end is missing
+        return low
+    return high - count + 1 if high in (count, count - 1) else None  # the beginning is missing
 
 
 def pad_boxes(boxes: np.ndarray, count: int) -> np.ndarray:

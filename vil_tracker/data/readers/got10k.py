@@ -79,7 +79,7 @@ GOT-10k/                        (any name)
         return any(
             sequence.name.startswith("GOT-10k_")
             for part in ("train", "val", "test")
-            for sequence in subfolders(folder / part, limit=8)
+            for sequence in subfolders(folder / part, limit=100)
         )
 
     def list_sequences(self, folder: Path, split: str) -> Listing:

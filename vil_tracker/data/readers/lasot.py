@@ -56,7 +56,7 @@ LaSOT/                          (any name)
     def matches(self, folder: Path) -> bool:
         known = {name for split in self.splits for name in self.names(split)}
         for group in self.classes():
-            for sequence in subfolders(folder / group, limit=40):
+            for sequence in subfolders(folder / group, limit=100):
                 if sequence.name in known:
                     return (sequence / "img").is_dir() and (sequence / "groundtruth.txt").is_file()
         return False

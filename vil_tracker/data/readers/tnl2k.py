@@ -50,8 +50,8 @@ TNL2K/                          (any name)
 
     def matches(self, folder: Path) -> bool:
         for part in (part for split in self.splits for part in self._parts(folder, split)):
-            for child in subfolders(part, limit=4):
-                for sequence in (child, *subfolders(child, limit=4)):
+            for child in subfolders(part, limit=100):
+                for sequence in (child, *subfolders(child, limit=100)):
                     if _is_sequence(sequence):
                         return (sequence / "language.txt").is_file()
         return False

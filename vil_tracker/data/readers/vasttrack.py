@@ -53,8 +53,8 @@ VastTrack/                      (any name)
 
     def matches(self, folder: Path) -> bool:
         for name in (name for names in _FOLDERS.values() for name in names):
-            for group in subfolders(folder / name, limit=4):
-                for sequence in subfolders(group, limit=4):
+            for group in subfolders(folder / name, limit=100):
+                for sequence in subfolders(group, limit=100):
                     if (sequence / "imgs").is_dir() and _truth(sequence) is not None:
                         return sequence.name.startswith(f"{group.name}-")
         return False

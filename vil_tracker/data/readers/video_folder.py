@@ -16,9 +16,7 @@ def _boxes_for(video: Path, truth: Path) -> Item:
         frames = reader.frame_count
     boxes = read_boxes(truth)
     if len(boxes) > frames:
-        raise UserError(
-            f"{truth} has {len(boxes)} boxes, but {video.name} has {frames} frames: one line per frame, please"
-        )
+        raise UserError(f"{truth} has {len(boxes)} boxes, but {video.name} has {frames} frames: one line per frame")
     return Item(folder=video, frame_names=None, boxes=pad_boxes(boxes, frames), watched=(video, truth))
 
 

@@ -1,0 +1,90 @@
+"""What to do with damaged pictures in a data set of millions: step over a few and say so, stop when they are many."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import TypeVar
+
+from vil_tracker.errors import UserError
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+class SkippedFiles:
+    """Counts pictures that were read and lists those that could not be.
+
+    Each loader process has its own counter. Losing one picture in a thousand does not change a training run, losing
+    one in ten means that the data set is not what the user believes it to be.
+
+    Args:
+        max_share: largest share of damaged files among those read, in [0, 1]; above it reading stops.
+        grace: number of damaged files that is accepted whatever their share, so that one bad picture among the first
+            few does not stop a run. With ``max_share`` 0 the first damaged file stops it.
+
+    Attributes:
+        read: number of files tried.
+        reasons: the damaged files in the order of their discovery, each with the error message; a file that is drawn
+            again counts once more in ``failures``, but stands here once.
+        failures: number of failed reads.
+    """
+
+    def __init__(self, max_share: float, grace: int = 5) -> None:
+        if not 0 <= max_share <= 1:
+            raise UserError(f"the largest share of damaged files is {max_share}, expected a number in [0, 1]")
+        self.max_share = max_share
+        self.grace = grace if max_share > 0 else 0
+        self.read = 0
+        self.failures = 0
+        self.reasons: dict[str, str] = {}
+
+    @property
+    def share(self) -> float:
+        """Share of reads that failed."""
+        return self.failures / self.read if self.read else 0.0
+
+    def attempt(self, name: str, read: Callable[[], Result]) -> Result | None:
+        """Call ``read``; on a :class:`UserError`, note ``name`` as damaged and return None.
+
+        Args:
+            name: what stands in the list, such as the sequence and the frame.
+            read: decodes the picture, ``lambda: sequence.frames[i]`` for instance.
+
+        Raises:
+            UserError: too many files are damaged; the message names the first of them.
+        """
+        self.read += 1
+        try:
+            return read()
+        except UserError as error:
+            self._skip(name, str(error))
+            return None
+
+    def _skip(self, name: str, reason: str) -> None:
+        self.failures += 1
+        if name not in self.reasons:
+            self.reasons[name] = reason
+            log.warning("skipped a damaged file: %s", reason)
+        if self.failures > self.grace and self.share > self.max_share:
+            first = next(iter(self.reasons.values()))
+            raise UserError(
+                f"{self.failures} of {self.read} pictures could not be read, over the limit of {self.max_share:.1%} "
+                f"(data.max_damaged): {first}; vil-tracker doctor --scan checks the data sets"
+            )
+
+    def merge(self, others: Iterable[SkippedFiles]) -> SkippedFiles:
+        """Add the counts of other processes to this one and return it; never raises."""
+        for other in others:
+            self.read += other.read
+            self.failures += other.failures
+            self.reasons.update(other.reasons)
+        return self
+
+    def summary(self) -> str:
+        """One line for the log of a run."""
+        if not self.failures:
+            return f"{self.read} pictures read, none damaged"
+        shown = ", ".join(list(self.reasons)[:5])
+        more = f" and {len(self.reasons) - 5} more" if len(self.reasons) > 5 else ""
+        return f"{self.read} pictures read, {self.failures} reads failed ({self.share:.2%}): {shown}{more}"

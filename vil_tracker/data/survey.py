@@ -1,0 +1,119 @@
+"""What lies below a data root: the data sets that were recognised, how complete they are, and what is wrong."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vil_tracker.data.index import load_index
+from vil_tracker.data.readers import FOLDER_READERS, READERS, Reader
+from vil_tracker.data.root import search_folders
+from vil_tracker.errors import UserError
+
+
+@dataclass(frozen=True)
+class SplitReport:
+    """One split of one data set.
+
+    Attributes:
+        split: its name.
+        found: sequences (pictures, for stills) on the disk.
+        official: how many there should be, None where there is no such number.
+        missing: names on the official list that are not on the disk.
+        frames: annotated frames, None unless scanned.
+        missing_frames: annotated frames whose file is not there, None unless scanned.
+        problems: sequences that cannot be used and why; () unless scanned.
+        note: why the split could not be listed, "" if it could.
+    """
+
+    split: str
+    found: int
+    official: int | None
+    missing: tuple[str, ...] = ()
+    frames: int | None = None
+    missing_frames: int | None = None
+    problems: tuple[str, ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class DataSetReport:
+    """One data set in one folder."""
+
+    name: str
+    title: str
+    folder: Path
+    splits: tuple[SplitReport, ...]
+
+
+def benchmark_readers() -> list[Reader]:
+    """Readers of the data sets that are only evaluated on."""
+    from vil_tracker.evaluation.layouts.dtb70 import DTB70
+    from vil_tracker.evaluation.layouts.nfs import NfS
+    from vil_tracker.evaluation.layouts.otb import OTB
+    from vil_tracker.evaluation.layouts.uav import UAV20L, UAV123
+
+    return [OTB(), UAV123(), UAV20L(), NfS(), DTB70()]
+
+
+def all_readers() -> list[Reader]:
+    """Readers of everything with an official layout, training sets first."""
+    return [*READERS.values(), *benchmark_readers()]
+
+
+def survey(root: Path, scan: bool = False, cache_dir: str | os.PathLike[str] | None = None) -> list[DataSetReport]:
+    """Look for data sets below ``root``.
+
+    Args:
+        root: the data root.
+        scan: also read every annotation (through the cached index), which finds broken files and missing frames.
+        cache_dir: where the index is kept.
+    """
+    reports = []
+    for folder in search_folders(root):
+        official = [reader for reader in all_readers() if reader.matches(folder)]
+        own = [reader for reader in FOLDER_READERS.values() if reader.matches(folder)]
+        for reader in official or own[:1]:
+            splits = reader.sizes or reader.splits
+            reports.append(
+                DataSetReport(
+                    name=reader.name if official else f"folder:{_shortest(folder, root)}",
+                    title=reader.title,
+                    folder=folder,
+                    splits=tuple(_split_report(reader, folder, split, scan, cache_dir) for split in splits),
+                )
+            )
+    return _without_nested(reports)
+
+
+def _shortest(folder: Path, root: Path) -> str:
+    return Path(os.path.relpath(folder, root)).as_posix()
+
+
+def _without_nested(reports: Iterable[DataSetReport]) -> list[DataSetReport]:
+    """Drop folders of one's own that lie inside a data set that was already reported (GOT-10k's ``train``)."""
+    kept: list[DataSetReport] = []
+    for report in reports:
+        inside = any(other.folder in report.folder.parents for other in kept)
+        if not (inside and report.name.startswith("folder:")):
+            kept.append(report)
+    return kept
+
+
+def _split_report(reader: Reader, folder: Path, split: str, scan: bool, cache_dir: object) -> SplitReport:
+    official = reader.sizes.get(split)
+    try:
+        found, missing = reader.count(folder, split)
+    except UserError as error:
+        return SplitReport(split, 0, official, note=str(error))
+    if not scan or not found or split.startswith("vot_"):  # the vot splits are parts of train
+        return SplitReport(split, found, official, missing)
+    try:
+        index = load_index(reader, folder, split, cache_dir)  # type: ignore[arg-type]
+    except UserError as error:
+        return SplitReport(split, found, official, missing, problems=(str(error),))
+    return SplitReport(
+        split, found, official, missing, int(index.starts[-1]), index.missing_frames, index.problems, note=""
+    )

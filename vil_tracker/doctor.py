@@ -1,0 +1,310 @@
+"""``vil-tracker doctor``: what is installed, what works, which data and weights are there, and what to do about it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.resources
+import json
+import os
+import platform
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from vil_tracker.errors import UserError
+
+Status = Literal["ok", "note", "fail"]
+_PACKAGE = "vil-tracker"
+_MARKS = {"ok": "ok  ", "note": "note", "fail": "FAIL"}
+_AREAS = ("packages", "device", "video", "weights", "extras", "data")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the report.
+
+    Attributes:
+        area: heading that it stands under.
+        name: what was looked at.
+        status: "ok", "note" (works, but something could be better) or "fail" (something that was asked for is broken).
+        text: what was found.
+        cure: what to do about it, "" if nothing.
+    """
+
+    area: str
+    name: str
+    status: Status
+    text: str
+    cure: str = ""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
+    """Add the subcommand to the command line."""
+    parser = subparsers.add_parser(
+        "doctor",
+        help="check the installation, the device, video codecs, data sets and weights",
+        description="Check the installation, the device, video codecs, data sets and weights; say what to do about "
+        "each problem. Exit status 1 if something that was asked for is broken.",
+        epilog="example: vil-tracker doctor --data-root /data/tracking --scan",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data-root", metavar="DIR", help="folder below which the data sets lie (default: VIL_DATA)")
+    parser.add_argument("--scan", action="store_true", help="read every annotation: finds broken and missing files")
+    parser.add_argument("--cache-dir", metavar="DIR", help="where indices are kept (default: the user's cache folder)")
+    parser.add_argument("--layouts", action="store_true", help="print the layout of every data set, found or not")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the report; 0 if all that was asked for works, else 1."""
+    checks = [*check_packages(), *check_device(), *check_video(), *check_weights(), *check_extras()]
+    found, data_checks = check_data(args.data_root, args.scan, args.cache_dir)
+    checks += data_checks
+    failed = [check for check in checks if check.status == "fail"]
+    if args.json:
+        content = {"ok": not failed, "checks": [asdict(check) for check in checks], "data": found}
+        print(json.dumps(content, indent=2, default=str))
+    else:
+        _print(checks, found, args.layouts)
+    return 1 if failed else 0
+
+
+def _print(checks: list[Check], found: list[dict[str, Any]], every_layout: bool) -> None:
+    for area in _AREAS:
+        print(f"{area}:")
+        for check in (check for check in checks if check.area == area):
+            print(f"  {_MARKS[check.status]}  {check.name}: {check.text}")
+            if check.cure:
+                print(f"        -> {check.cure}")
+        print()
+    _print_layouts(set() if every_layout else {entry["name"] for entry in found})
+    failed = [check for check in checks if check.status == "fail"]
+    if failed:
+        print(f"{len(failed)} problem(s): {'; '.join(f'{check.area}: {check.name}' for check in failed)}")
+    else:
+        print("no problems")
+
+
+def _print_layouts(found: set[str]) -> None:
+    from vil_tracker.data.readers import FOLDER_READERS
+    from vil_tracker.data.survey import all_readers
+
+    wanted = [reader for reader in all_readers() if reader.name not in found]
+    if wanted:
+        print("layouts expected below the data root, up to two folders deep, under any name:\n")
+    for reader in wanted:
+        print(f"  {reader.title} ({reader.name})" + (f"  {reader.url}" if reader.url else ""))
+        print("\n".join(f"    {line}" for line in reader.layout.splitlines()) + "\n")
+    if not found:
+        print("layouts of folders of your own, used as folder:PATH:\n")
+        for reader in FOLDER_READERS.values():
+            print(f"  {reader.title}")
+            print("\n".join(f"    {line}" for line in reader.layout.splitlines()) + "\n")
+
+
+def check_packages() -> list[Check]:
+    """Python and the packages that the project cannot do without."""
+    checks = [Check("packages", "python", "ok", f"{platform.python_version()}, {platform.platform()}")]
+    checks.append(Check("packages", _PACKAGE, "ok", _version(_PACKAGE) or "not installed, run from its sources"))
+    for module in ("torch", "torchvision", "cv2", "numpy", "timm", "einops", "safetensors", "yaml", "PIL", "tqdm"):
+        try:
+            version = str(getattr(importlib.import_module(module), "__version__", "present"))
+            checks.append(Check("packages", module, "ok", version))
+        except (ImportError, OSError) as error:  # OSError: a shared library is missing
+            cure = f"pip install --upgrade --force-reinstall {_PACKAGE}"
+            checks.append(Check("packages", module, "fail", f"cannot be imported ({error})", cure))
+    return checks
+
+
+def _version(distribution: str) -> str | None:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def check_device() -> list[Check]:
+    """The device that ``--device auto`` takes, and the threads of the CPU."""
+    import torch
+
+    checks = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        has_cuda = torch.cuda.is_available()
+    if has_cuda:
+        for number in range(torch.cuda.device_count()):
+            card = torch.cuda.get_device_properties(number)
+            text = f"{card.name}, {card.total_memory / 2**30:.0f} GiB, compute {card.major}.{card.minor}"
+            checks.append(Check("device", f"cuda:{number}", "ok", text))
+    elif torch.backends.mps.is_available():
+        checks.append(Check("device", "mps", "ok", "Apple GPU"))
+    elif caught:
+        reason = str(caught[0].message).splitlines()[0]
+        cure = "update the driver, or install the PyTorch build that fits it (https://pytorch.org)"
+        checks.append(Check("device", "cuda", "note", f"not usable: {reason}", cure))
+    else:
+        build = f"this PyTorch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "PyTorch CPU build"
+        checks.append(Check("device", "cuda", "note", f"no GPU ({build}); the CPU is used"))
+    cores = os.cpu_count() or 1
+    checks.append(Check("device", "cpu", "ok", f"{torch.get_num_threads()} threads on {cores} cores"))
+    limit = os.environ.get("OMP_NUM_THREADS")
+    if limit and limit.isdigit() and int(limit) < cores // 2:
+        cure = "unset it for full speed, unless several processes share the cores"
+        checks.append(Check("device", "OMP_NUM_THREADS", "note", limit, cure))
+    return checks
+
+
+def check_video() -> list[Check]:
+    """Write a short video with each codec and read it back."""
+    from vil_tracker.tracking.sinks import CODECS, find_ffmpeg
+
+    program = find_ffmpeg()
+    checks = [
+        Check("video", "ffmpeg", "ok", program)
+        if program
+        else Check("video", "ffmpeg", "note", "no program; OpenCV encodes", f"pip install '{_PACKAGE}[video]'")
+    ]
+    works = {codec: _codec_fault(codec) for codec in CODECS if codec != "auto"}
+    for codec, fault in works.items():
+        checks.append(Check("video", codec, "note" if fault else "ok", fault or "written and read back"))
+    if all(works.values()):
+        cure = f"pip install '{_PACKAGE}[video]', or pip install --force-reinstall opencv-python"
+        checks.append(Check("video", "output", "fail", "no codec works, so no video can be written", cure))
+    return checks
+
+
+def _codec_fault(codec: str) -> str:
+    """Why a codec cannot be used here; "" if it can."""
+    import numpy as np
+
+    from vil_tracker.images import VideoReader
+    from vil_tracker.tracking.sinks import VideoSink
+
+    try:
+        with tempfile.TemporaryDirectory() as folder, _quiet_libraries():
+            sink = VideoSink(Path(folder), "probe", 25.0, codec)
+            for number in range(4):
+                sink.write(np.full((48, 64, 3), 60 * number, np.uint8))
+            sink.finish()
+            with VideoReader(sink.path) as reader:
+                frames = sum(1 for _ in reader)
+        return "" if frames == 4 else f"{frames} of 4 frames came back"
+    except UserError as error:
+        return str(error)
+
+
+@contextlib.contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Send what C libraries print to stderr nowhere: FFmpeg inside OpenCV comments on each codec that it tries."""
+    try:
+        target = sys.stderr.fileno()
+        saved = os.dup(target)
+    except (OSError, ValueError):  # stderr is no file here, in a notebook for instance
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), target)
+        yield
+    finally:
+        os.dup2(saved, target)
+        os.close(saved)
+
+
+def check_weights() -> list[Check]:
+    """Load every set of weights that comes with the package; loading verifies its checksum."""
+    folder = Path(str(importlib.resources.files("vil_tracker"))) / "weights"
+    checks = []
+    for path in sorted(folder.glob("*.safetensors")):
+        from vil_tracker.models.pretrained import load_model
+
+        try:
+            load_model(path.stem, device="cpu")
+            checks.append(Check("weights", path.stem, "ok", f"{path}, checksum verified"))
+        except UserError as error:
+            cure = f"pip install --force-reinstall {_PACKAGE}"
+            checks.append(Check("weights", path.stem, "fail", str(error), cure))
+    if not checks:
+        cure = "train a network and give its file: --weights FILE.safetensors"
+        checks.append(Check("weights", "shipped weights", "note", "none in this installation", cure))
+    return checks
+
+
+def check_extras() -> list[Check]:
+    """The package's optional extras, as its metadata lists them."""
+    try:
+        requirements = importlib.metadata.requires(_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return [Check("extras", "extras", "note", f"{_PACKAGE} is not installed", "pip install -e . in its sources")]
+    extras: dict[str, list[str]] = {}
+    for requirement in requirements:
+        match = re.match(r"([A-Za-z0-9._-]+).*;.*extra\s*==\s*['\"]([\w-]+)['\"]", requirement)
+        if match and match[1].lower() != _PACKAGE:
+            extras.setdefault(match[2], []).append(match[1])
+    checks = []
+    for extra, packages in sorted(extras.items()):
+        lacking = [package for package in packages if _version(package) is None]
+        if lacking:
+            text, cure = f"not installed (lacks {', '.join(lacking)})", f"pip install '{_PACKAGE}[{extra}]'"
+            checks.append(Check("extras", extra, "note", text, cure))
+        else:
+            checks.append(Check("extras", extra, "ok", ", ".join(f"{p} {_version(p)}" for p in packages)))
+    return checks
+
+
+def check_data(
+    choice: str | None, scan: bool = False, cache_dir: str | None = None
+) -> tuple[list[dict[str, Any]], list[Check]]:
+    """The data sets below the data root.
+
+    Returns:
+        What was found, ready for JSON, and the checks.
+    """
+    from vil_tracker.data.root import VARIABLE, data_root
+    from vil_tracker.data.survey import survey
+
+    if not choice and not os.environ.get(VARIABLE):
+        cure = f"only training and evaluation need data: give --data-root DIR or set {VARIABLE}"
+        return [], [Check("data", "data root", "note", "not given", cure)]
+    try:
+        root = data_root(choice)
+    except UserError as error:
+        return [], [Check("data", "data root", "fail", str(error))]
+    reports = survey(root, scan, cache_dir)
+    checks = [Check("data", "data root", "ok", str(root))]
+    if not reports:
+        cure = "lay the data sets out as below; links to folders elsewhere are followed"
+        checks = [Check("data", "data root", "fail", f"{root} holds no data set that is recognised", cure)]
+    for report in reports:
+        for part in report.splits:
+            checks.append(_data_check(report.name, report.folder, part))
+    return [asdict(report) for report in reports], checks
+
+
+def _data_check(name: str, folder: Path, part: Any) -> Check:
+    of = f" of {part.official}" if part.official is not None else ""
+    text = f"{part.found}{of} in {folder}"
+    if part.frames is not None:
+        text += f", {part.frames} boxes"
+    label = f"{name} {part.split}"
+    if part.problems:
+        shown = "; ".join(part.problems[:10]) + (f"; and {len(part.problems) - 10} more" * (len(part.problems) > 10))
+        return Check("data", label, "fail", f"{text}; {len(part.problems)} broken", shown)
+    if part.missing_frames:
+        return Check("data", label, "fail", f"{text}; {part.missing_frames} frames are missing", "unpack them again")
+    if part.note or not part.found:
+        return Check("data", label, "note", part.note or "not there")
+    if part.missing:
+        more = " …" if len(part.missing) > 5 else ""
+        return Check("data", label, "note", text, f"missing: {', '.join(part.missing[:5])}{more}")
+    return Check("data", label, "ok", text)
