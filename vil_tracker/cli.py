@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -141,24 +141,13 @@ def _silence_native_logs() -> None:
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command line and return the exit status: 0 done, 2 the user can mend it, 130 interrupted."""
-    argv = list(sys.argv[1:] if argv is None else argv)
-    if not argv:
-        print(FIRST_STEPS, end="")
-        return 0
-    if not {"-v", "--verbose"} & set(argv):
-        _silence_native_logs()
+def guarded(action: Callable[[], int]) -> int:
+    """Run ``action`` and return its exit status, with the faults that a user meets told in one line on stderr.
+
+    The status is 2 where the user can mend it, 130 after an interruption.
+    """
     try:
-        args = build_parser(_find_command(argv)).parse_args(_attach_negative_values(argv))
-        _configure_logging(args)
-        if args.print_completion:
-            shtab = require_extra("shtab", "completion", "print shell completion")
-            print(shtab.complete(build_parser(everything=True), shell=args.print_completion))
-            return 0
-        if args.command is None:
-            raise UserError("say what to do: vil-tracker COMMAND, such as vil-tracker track (see: vil-tracker --help)")
-        return int(args.run(args) or 0)
+        return action()
     except UserError as error:
         print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -168,6 +157,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return the exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if not words:
+        print(FIRST_STEPS, end="")
+        return 0
+    if not {"-v", "--verbose"} & set(words):
+        _silence_native_logs()
+    return guarded(lambda: _run(words))
+
+
+def _run(words: list[str]) -> int:
+    args = build_parser(_find_command(words)).parse_args(_attach_negative_values(words))
+    _configure_logging(args)
+    if args.print_completion:
+        shtab = require_extra("shtab", "completion", "print shell completion")
+        print(shtab.complete(build_parser(everything=True), shell=args.print_completion))
+        return 0
+    if args.command is None:
+        raise UserError("say what to do: vil-tracker COMMAND, such as vil-tracker track (see: vil-tracker --help)")
+    return int(importlib.import_module(COMMANDS[args.command].module).run(args) or 0)
 
 
 if __name__ == "__main__":

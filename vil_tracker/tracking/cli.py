@@ -236,6 +236,7 @@ _LABELS = {
 
 def describe(summary: Summary, settings: OutputSettings) -> str:
     """What a person wants to know after a run: how it went, where the time went, where the files are."""
+    from vil_tracker.tracking.sinks import find_ffmpeg
     from vil_tracker.tracking.state import STATES
 
     rate = summary.frames / summary.seconds if summary.seconds > 0 else 0.0
@@ -251,6 +252,8 @@ def describe(summary: Summary, settings: OutputSettings) -> str:
     for number, states in summary.states.items():
         shares = ", ".join(f"{state} {states[state]}" for state in STATES if states[state])
         lines.append(f"target {number}: {shares}")
+    if summary.writing > 0.6 * summary.seconds and find_ffmpeg() is None:
+        lines.append("writing took most of the time: pip install 'vil-tracker[video]' encodes several times faster")
     for path in summary.files:
         label = _LABELS.get(path.name) or _LABELS.get(path.stem) or path.stem.replace("-", " ")
         lines.append(f"{label + ':':<18} {path}")

@@ -37,7 +37,7 @@ def draw_results(image: np.ndarray, results: Mapping[int, Result]) -> np.ndarray
     """
     picture = np.ascontiguousarray(image).copy()
     unit = min(image.shape[:2])
-    thickness = max(2, round(unit / 240))
+    thickness = max(1, round(unit / 240))
     text_height = int(np.clip(round(unit * 0.036), 12, 96))
     for result in results.values():
         _draw_box(picture, result, thickness)

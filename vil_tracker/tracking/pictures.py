@@ -116,8 +116,8 @@ def contact_sheet(thumbnails: Sequence[Thumbnail], columns: int, gap: int = 12) 
 class KeyFrames:
     """One picture with evenly spaced frames of the run.
 
-    The length of a run is not known beforehand, so twice as many frames as needed are kept at growing distances; the
-    memory stays constant.
+    The length of a run is not known beforehand, so up to four times as many frames as needed are kept, at growing
+    distances; the memory stays constant.
 
     Args:
         path: the picture to write.
@@ -129,32 +129,28 @@ class KeyFrames:
     def __init__(self, path: Path, count: int = 8, columns: int = 8, width: int = 320) -> None:
         self.path = path
         self._count, self._columns, self._width = count, columns, width
-        self._kept: list[Thumbnail] = []
+        self._kept: list[tuple[int, Thumbnail]] = []
         self._every, self._seen = 1, 0
         self._last: tuple[Frame, Mapping[int, Result]] | None = None
 
     def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
-        if self._seen % self._every == 0:
-            if len(self._kept) >= 2 * self._count:
-                self._kept = self._kept[::2]
-                self._every *= 2
-            if self._seen % self._every == 0:
-                self._kept.append(thumbnail(frame, results, self._width))
-                self._last = None
-            else:
-                self._last = frame, results
-        else:
-            self._last = frame, results
+        if self._seen % self._every == 0 and len(self._kept) >= 4 * self._count:
+            self._kept = self._kept[::2]
+            self._every *= 2
+        keep = self._seen % self._every == 0
+        if keep:
+            self._kept.append((self._seen, thumbnail(frame, results, self._width)))
+        self._last = None if keep else (frame, results)
         self._seen += 1
 
     def finish(self) -> None:
         if self._last is not None:
-            self._kept.append(thumbnail(*self._last, self._width))
+            self._kept.append((self._seen - 1, thumbnail(*self._last, self._width)))
         if self._kept:
-            shown = np.unique(
-                np.linspace(0, len(self._kept) - 1, min(self._count, len(self._kept))).round().astype(int)
-            )
-            write_image(self.path, contact_sheet([self._kept[i] for i in shown], self._columns))
+            positions = np.array([position for position, _ in self._kept])
+            wanted = np.linspace(0, positions[-1], min(self._count, len(positions)))
+            shown = np.unique(np.abs(positions[:, None] - wanted).argmin(0))
+            write_image(self.path, contact_sheet([self._kept[i][1] for i in shown], self._columns))
 
     def abandon(self) -> None:
         pass

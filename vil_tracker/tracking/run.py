@@ -101,6 +101,7 @@ class Summary:
         first, last: their first and last number in the source.
         seconds: wall time, from the first frame on (loading the model is not in it).
         files: what was written.
+        writing: seconds of drawing and encoding (beside the tracking, in a thread).
         timing: where the time went, one line.
         states: by target id, how many frames were in which state.
         signal: the signal that ended the run, or None.
@@ -112,6 +113,7 @@ class Summary:
     last: int = 0
     seconds: float = 0.0
     files: list[Path] = field(default_factory=list)
+    writing: float = 0.0
     timing: str = ""
     states: dict[int, Counter[str]] = field(default_factory=dict)
     signal: signal.Signals | None = None
@@ -357,6 +359,7 @@ def track_source(
             folder.discard()
             raise
     summary.seconds = time.perf_counter() - begin
+    summary.writing = timer.seconds.get("write", 0.0)
     summary.timing = timer.report(summary.frames)
     summary.dropped = getattr(source, "dropped", 0)
     if group.missing() and summary.signal is None:

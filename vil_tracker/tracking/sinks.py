@@ -6,6 +6,7 @@ ffmpeg program (imageio-ffmpeg, run as a separate process), which adds H.264 and
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import logging
@@ -13,6 +14,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
@@ -108,7 +110,26 @@ def _opencv_writes(codec: str) -> bool:
 
 
 def _open_opencv(path: Path, codec: str, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
-    return cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*_FOURCC[codec]), fps, size)
+    with _without_stderr():
+        return cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*_FOURCC[codec]), fps, size)
+
+
+@contextlib.contextmanager
+def _without_stderr() -> Iterator[None]:
+    """OpenCV prints a line to the error stream for every WebM file that it opens, though nothing is wrong."""
+    try:
+        kept = os.dup(2)
+    except OSError:  # closed already
+        yield
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 class OpenCVEncoder:
@@ -158,11 +179,15 @@ class FFmpegEncoder:
         # RGB is converted to the limited-range BT.601 that players assume of untagged video
         command += [*_ENCODERS[codec].split(), "-pix_fmt", "yuv420p", f"file:{path}"]
         self._errors = tempfile.TemporaryFile()
-        # A group of its own: Ctrl-C reaches this process only, which then closes the file in order.
-        apart = {"start_new_session": True} if os.name == "posix" else {"creationflags": 0x00000200}
         try:
-            self._process: subprocess.Popen[bytes] = subprocess.Popen(  # type: ignore[call-overload]
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=self._errors, **apart
+            # A group of its own: Ctrl-C reaches this process only, which then closes the file in order.
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=self._errors,
+                start_new_session=os.name == "posix",
+                creationflags=0x00000200 if os.name == "nt" else 0,  # CREATE_NEW_PROCESS_GROUP
             )
         except OSError as error:
             raise UserError(

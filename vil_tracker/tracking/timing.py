@@ -7,14 +7,14 @@ import threading
 import time
 from collections.abc import Iterator
 
-STAGES = ("decode", "crop", "network", "write")
+STAGES = ("decode", "crop", "network", "track", "write")
 
 
 class StageTimer:
     """Adds up the wall time of the parts of a run. Parts may run in different threads, and so may overlap.
 
     The parts of a tracked frame are :data:`STAGES`: ``decode`` (source), ``crop`` and ``network`` (tracker) and
-    ``write`` (drawing and encoding).
+    ``write`` (drawing and encoding). ``track`` is all that the tracker does, for trackers that do not report its parts.
     """
 
     def __init__(self) -> None:
@@ -38,7 +38,8 @@ class StageTimer:
     def seconds(self) -> dict[str, float]:
         """Total seconds by part, in the order of :data:`STAGES`, other parts after them."""
         with self._lock:
-            names = [name for name in STAGES if name in self._seconds]
+            whole = {"track"} if "network" in self._seconds else set()
+            names = [name for name in STAGES if name in self._seconds and name not in whole]
             names += [name for name in self._seconds if name not in STAGES]
             return {name: self._seconds[name] for name in names}
 
