@@ -1,0 +1,27 @@
+"""Settings of the process that cost nothing and save much time, made once by each command at its start."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import sys
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
+_HALF_GIB = 1 << 29
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed memory for the next tensor instead of returning it to the system.
+
+    glibc gives every block above 32 MiB, and the top of the heap, back to the kernel when it is freed; the next tensor
+    of that size is then cleared and mapped in again page by page. Networks free and allocate the same sizes at every
+    step, so that this took a third of a training step on a CPU. Other C libraries are left as they are.
+
+    Returns:
+        Whether the setting was made.
+    """
+    if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL("libc.so.6")
+    settings = ((_M_TRIM_THRESHOLD, 2 * _HALF_GIB), (_M_TOP_PAD, _HALF_GIB // 8), (_M_MMAP_THRESHOLD, _HALF_GIB))
+    return all([libc.mallopt(ctypes.c_int(key), ctypes.c_int(value)) == 1 for key, value in settings])
