@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
+import types
 from pathlib import Path
 
 import cv2
@@ -12,12 +14,13 @@ import pytest
 
 from vil_tracker import doctor
 from vil_tracker.doctor import Check
+from vil_tracker.errors import UserError
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes time and has tests of its own below: weights, and all codecs but one."""
-    monkeypatch.setattr(doctor, "check_weights", lambda: [])
+    monkeypatch.setattr(doctor, "_weights_folder", lambda: Path("no weights here"))
     monkeypatch.setattr("vil_tracker.tracking.sinks.CODECS", ("auto", "mp4v"))
     monkeypatch.delenv("VIL_DATA", raising=False)
 
@@ -132,3 +135,20 @@ def test_extras_name_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
         Check("extras", "demo", "note", "not installed (lacks gradio)", "pip install 'vil-tracker[demo]'"),
         Check("extras", "plots", "ok", "matplotlib 3.9"),
     ]
+
+
+def test_shipped_weights_are_loaded_and_damage_is_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def load_model(name: str, device: str) -> None:
+        if name == "tiny":
+            raise UserError("tiny.safetensors does not have its checksum")
+
+    assert [check.status for check in doctor.check_weights()] == ["note"]
+    (tmp_path / "weights").mkdir()
+    for name in ("nano", "tiny"):
+        (tmp_path / "weights" / f"{name}.safetensors").touch()
+    monkeypatch.setattr(doctor, "_weights_folder", lambda: tmp_path / "weights")
+    stub = types.SimpleNamespace(load_model=load_model)
+    monkeypatch.setitem(sys.modules, "vil_tracker.models.pretrained", stub)  # type: ignore[arg-type]
+    checks = doctor.check_weights()
+    assert [(check.name, check.status) for check in checks] == [("nano", "ok"), ("tiny", "fail")]
+    assert "--force-reinstall" in checks[1].cure

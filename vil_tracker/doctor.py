@@ -221,11 +221,14 @@ def _quiet_libraries() -> Iterator[None]:
         os.close(saved)
 
 
+def _weights_folder() -> Path:
+    return Path(str(importlib.resources.files("vil_tracker"))) / "weights"
+
+
 def check_weights() -> list[Check]:
     """Load every set of weights that comes with the package; loading verifies its checksum."""
-    folder = Path(str(importlib.resources.files("vil_tracker"))) / "weights"
     checks = []
-    for path in sorted(folder.glob("*.safetensors")):
+    for path in sorted(_weights_folder().glob("*.safetensors")):
         from vil_tracker.models.pretrained import load_model
 
         try:
@@ -307,4 +310,6 @@ def _data_check(name: str, folder: Path, part: Any) -> Check:
     if part.missing:
         more = " …" if len(part.missing) > 5 else ""
         return Check("data", label, "note", text, f"missing: {', '.join(part.missing[:5])}{more}")
+    if part.official is not None and part.found < part.official:
+        return Check("data", label, "note", text, "incomplete: fine for training, but not for a benchmark's score")
     return Check("data", label, "ok", text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 from pathlib import Path
@@ -111,7 +112,9 @@ def test_damaged_cache_is_made_again(data: Path, reads: list[str], damage: bytes
     assert opened(data)[0].boxes.shape == (4, 4) and reads
 
 
-def test_cache_that_cannot_be_written_is_done_without(data: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_cache_that_cannot_be_written_is_done_without(data: Path, caplog, monkeypatch) -> None:
+    monkeypatch.setattr(logging.getLogger("vil_tracker"), "propagate", True)  # the command line turns it off
+    caplog.set_level(logging.WARNING, "vil_tracker")
     (data / "cache").write_text("a file")
     assert opened(data)[1].boxes[3].tolist() == [4, 2, 5, 4]
     assert "--cache-dir" in caplog.text

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ def broken() -> int:
     raise UserError("image a.jpg is damaged")
 
 
-def test_good_reads_pass_through_and_others_are_listed(caplog: pytest.LogCaptureFixture) -> None:
+def test_good_reads_pass_through_and_others_are_listed(caplog, monkeypatch) -> None:
+    monkeypatch.setattr(logging.getLogger("vil_tracker"), "propagate", True)  # the command line turns it off
+    caplog.set_level(logging.WARNING, "vil_tracker")
     skipped = SkippedFiles(0.5)
     assert skipped.attempt("good", lambda: 7) == 7
     assert skipped.attempt("bad", broken) is None and skipped.attempt("bad", broken) is None
