@@ -70,7 +70,7 @@ class SkippedFiles:
             first = next(iter(self.reasons.values()))
             raise UserError(
                 f"{self.failures} of {self.read} pictures could not be read, over the limit of {self.max_share:.1%} "
-                f"(data.max_damaged): {first}; vil-tracker doctor --scan checks the data sets"
+                f"(data.max_damaged), the first: {first}"
             )
 
     def merge(self, others: Iterable[SkippedFiles]) -> SkippedFiles:
