@@ -1,0 +1,59 @@
+"""``vil-tracker train``: train a network from a configuration file."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from pathlib import Path
+
+from vil_tracker.errors import UserError
+
+EXAMPLE = "example: vil-tracker train configs/nano_starter.yaml --data-root ~/data --output runs/nano"
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("train", help="train a network", epilog=EXAMPLE)
+    parser.add_argument("config", type=Path, help="configuration file, such as configs/nano_starter.yaml")
+    parser.add_argument("--data-root", type=Path, help="folder that holds the data sets (default: $VIL_DATA)")
+    parser.add_argument("--output", type=Path, help="folder of the run (default: runs/<name of the config>)")
+    parser.add_argument(
+        "--resume",
+        choices=("auto", "never"),
+        default="auto",
+        help="auto: go on from the newest intact checkpoint in the output folder; never: refuse a folder with one",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--threads", type=int, help="CPU threads of the network (default: all)")
+    parser.add_argument("--cache", type=Path, help="folder for decoded photos, shared by all processes and runs")
+    parser.add_argument(
+        "--show-samples", type=int, metavar="N", help="write a contact sheet of N samples with their boxes and stop"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    import torch
+
+    from vil_tracker.config import load_config
+    from vil_tracker.data.sources import build_source
+    from vil_tracker.models.pretrained import resolve_device
+    from vil_tracker.training.loop import train
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    config = load_config(args.config)
+    root = args.data_root or (Path(os.environ["VIL_DATA"]) if "VIL_DATA" in os.environ else None)
+    if root is None:
+        raise UserError("no data root: give --data-root DIR or set VIL_DATA to the folder that holds the data sets")
+    if args.threads is not None:
+        torch.set_num_threads(max(1, args.threads))
+    output = args.output or Path("runs") / args.config.stem
+    source = build_source(config, root, args.cache)
+    if args.show_samples:
+        from vil_tracker.training.show_samples import write_contact_sheet
+
+        path = write_contact_sheet(config, source, args.show_samples, output / "samples.png")
+        print(f"samples: {path}")
+        return 0
+    weights = train(config, source, output, device=resolve_device(args.device), resume=args.resume == "auto")
+    print(f"weights: {weights}")
+    return 0
