@@ -9,18 +9,21 @@ normaliser n (D) and a stabiliser m (scalar) per head:
     h_t = q_t C_t / (max(|q_t . n_t|, exp(-m_t)) + 1e-6)
 
 All forms accept an initial state and can return the last one, so a sequence may be cut anywhere and continued.
-Gates, cumulative sums and decays are computed in float32 (float64 for float64 inputs) whatever the autocast state.
+Gates, cumulative sums, decays and states are computed in float32 (float64 for float64 inputs), whatever
+the autocast state. The S x S products of the parallel form take the dtype of q, k and v: bfloat16 inputs gain from
+bfloat16 products, and what they lose is of the size of the inputs' own rounding.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 EPS = 1e-6
 DEFAULT_CHUNK = 128
@@ -36,25 +39,58 @@ class MLSTMState(NamedTuple):
     m: Tensor
 
 
-def _cell_dtype(q: Tensor) -> torch.dtype:
-    return torch.float64 if q.dtype == torch.float64 else torch.float32
-
-
 def _floor(m: Tensor) -> Tensor:
     """exp(-m), the lower bound of the denominator, kept finite: beyond the bound h is zero to working precision."""
     return torch.exp(torch.clamp(-m, max=0.9 * math.log(torch.finfo(m.dtype).max)))
 
 
+def _decayed_products(
+    q: Tensor, k: Tensor, v: Tensor, c_BHS: Tensor, M_BHS: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Numerator W v and denominator W 1 of W = (q k^T) * exp(c_j - M_t) for j <= t, with W and the decay."""
+    S = q.shape[-2]
+    # exp(-inf) keeps the future out; c_j - M_t is at most 0 elsewhere.
+    future = torch.full((S, S), -math.inf, dtype=c_BHS.dtype, device=q.device).triu_(1)
+    decay_BHSS = (c_BHS[..., None, :] - M_BHS[..., :, None]).add_(future).exp_().to(q.dtype)
+    W_BHSS = (q @ k.transpose(-1, -2)).mul_(decay_BHSS)
+    return W_BHSS @ v, W_BHSS.sum(-1), W_BHSS, decay_BHSS
+
+
+class _DecayedProducts(torch.autograd.Function):
+    """:func:`_decayed_products` with a backward of one pass over the S x S matrix.
+
+    M is a constant. W depends on c_j as it does on a scale of k_j, so c's gradient is k_j . dk_j and needs no
+    reduction over the S x S matrix.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, c: Tensor, M: Tensor) -> tuple[Tensor, Tensor]:
+        num, den, W, decay = _decayed_products(q, k, v, c, M)
+        ctx.save_for_backward(q, k, v, W, decay)
+        ctx.gate_dtype = c.dtype
+        return num, den
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_num: Tensor, d_den: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v, W, decay = ctx.saved_tensors
+        d_qk = (d_num @ v.transpose(-1, -2)).add_(d_den[..., None]).mul_(decay)
+        d_k = d_qk.transpose(-1, -2) @ q
+        d_c = (k.to(ctx.gate_dtype) * d_k).sum(-1)
+        return d_qk @ k, d_k, W.transpose(-1, -2) @ d_num, d_c, None
+
+
 def _parallel(
     q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MLSTMState | None, return_state: bool
 ) -> tuple[Tensor, MLSTMState | None]:
-    """One block of the parallel form; inputs already in the cell's dtype, autocast off.
+    """One block of the parallel form; gates already in the cell's dtype, autocast off.
 
     With c = i - b and M = cummax(c) joined with m0, the stabiliser is m = b + M and the decay exp(c_j - M_t).
     Numerator, denominator and floor share the factor exp(-M), so h depends on M only through epsilon: M is detached
     everywhere but there, which leaves the gradient exact and spares a reduction over the S x S matrix.
     """
-    S, D = q.shape[-2:]
+    D = q.shape[-1]
+    dtype = i.dtype
     b_BHS = torch.cumsum(F.logsigmoid(f), dim=-1)
     c_BHS = i - b_BHS
     M_BHS = torch.cummax(c_BHS, dim=-1).values
@@ -62,25 +98,25 @@ def _parallel(
         M_BHS = torch.maximum(M_BHS, state.m[..., None])
     M_const = M_BHS.detach()
 
-    # The factor 1/sqrt(D) of k rides in the exponent. exp(-inf) keeps the future out, in values and in gradients.
-    log_scale = 0.5 * math.log(D)
-    future = torch.full((S, S), -math.inf, dtype=q.dtype, device=q.device).triu_(1)
-    decay_BHSS = torch.exp((c_BHS - log_scale)[..., None, :] - M_const[..., :, None] + future)
-    W_BHSS = (q @ k.transpose(-1, -2)) * decay_BHSS
-    num_BHSD = W_BHSS @ v
-    den_BHS = W_BHSS.sum(-1)
+    c_scaled = c_BHS - 0.5 * math.log(D)  # the factor 1/sqrt(D) of k rides in the exponent
+    if torch.is_grad_enabled():
+        num_BHSD, den_BHS = _DecayedProducts.apply(q, k, v, c_scaled, M_const)
+    else:
+        num_BHSD, den_BHS, _, _ = _decayed_products(q, k, v, c_scaled, M_const)
+    num_BHSD, den_BHS = num_BHSD.to(dtype), den_BHS.to(dtype)
     if state is not None:
         carry_BHS = torch.exp(state.m[..., None] - M_const)
-        num_BHSD = num_BHSD + carry_BHS[..., None] * (q @ state.C)
-        den_BHS = den_BHS + carry_BHS * (q @ state.n[..., None]).squeeze(-1)
+        qc_BHSD = q.to(dtype) * carry_BHS[..., None]
+        num_BHSD = num_BHSD + qc_BHSD @ state.C
+        den_BHS = den_BHS + (qc_BHSD @ state.n[..., None]).squeeze(-1)
     scale_BHS = torch.maximum(den_BHS.abs(), _floor(b_BHS + M_const)) + EPS * torch.exp(M_BHS - M_const)
-    h_BHSD = num_BHSD / scale_BHS[..., None]
+    h_BHSD = num_BHSD * scale_BHS.reciprocal()[..., None]
     if not return_state:
         return h_BHSD, None
 
     M_BH = M_BHS[..., -1]
-    k_BHSD = k * torch.exp(c_BHS - log_scale - M_BH[..., None])[..., None]
-    C = k_BHSD.transpose(-1, -2) @ v
+    k_BHSD = k.to(dtype) * torch.exp(c_scaled - M_BH[..., None])[..., None]
+    C = k_BHSD.transpose(-1, -2) @ v.to(dtype)
     n = k_BHSD.sum(-2)
     if state is not None:
         carry_BH = torch.exp(state.m - M_BH)
@@ -108,6 +144,7 @@ def _recurrent(
     q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MLSTMState | None, return_state: bool
 ) -> tuple[Tensor, MLSTMState | None]:
     B, H, S, D = q.shape
+    q, k, v = q.to(i.dtype), k.to(i.dtype), v.to(i.dtype)
     if state is None:
         C, n, m = q.new_zeros(B, H, D, D), q.new_zeros(B, H, D), q.new_full((B, H), -math.inf)
     else:
@@ -138,17 +175,19 @@ def _run(
     state: MLSTMState | None,
     *options: bool | int,
 ) -> tuple[Tensor, MLSTMState | None]:
-    """Check shapes, leave autocast, bring everything to the cell's dtype, run, and cast h back to q's dtype."""
+    """Check shapes, leave autocast, bring gates and state to the cell's dtype, run, and cast h back to q's dtype."""
     if not (q.dim() == 4 and q.shape == k.shape == v.shape and i.shape == f.shape == q.shape[:-1]):
         raise ValueError(
             "mLSTM inputs must be q, k, v (B, H, S, D) and i, f (B, H, S); got "
             f"q {tuple(q.shape)}, k {tuple(k.shape)}, v {tuple(v.shape)}, i {tuple(i.shape)}, f {tuple(f.shape)}"
         )
-    dtype = _cell_dtype(q)
+    dtype = torch.float64 if q.dtype == torch.float64 else torch.float32
+    product_dtype = torch.bfloat16 if q.dtype == torch.bfloat16 else dtype
     if state is not None:
         state = MLSTMState(*(part.to(dtype) for part in state))
     with torch.autocast(q.device.type, enabled=False):
-        h, last = form(q.to(dtype), k.to(dtype), v.to(dtype), i.to(dtype), f.to(dtype), state, *options)
+        q_, k_, v_ = (part.to(product_dtype) for part in (q, k, v))
+        h, last = form(q_, k_, v_, i.to(dtype), f.to(dtype), state, *options)
     return h.to(q.dtype), last
 
 

@@ -182,8 +182,10 @@ class ViLLayer(nn.Module):
         h_BHSK, state = mlstm_scan(q, k, v, i, f, state, return_state)
         norm = self.mlstm_cell.outnorm
         h_BSE = rearrange(F.layer_norm(h_BHSK, h_BHSK.shape[-1:], eps=norm.eps), "b h s k -> b s (h k)")
-        h_BSE = h_BSE * (1 + norm.weight) + norm.bias
-        return self.proj_down((h_BSE + self.learnable_skip * a_BSE) * F.silu(z_BSE)), state
+        # The activations' dtype decides: full-precision parameters would promote whole tensors under autocast.
+        gain, bias, skip = ((p.to(h_BSE.dtype)) for p in (1 + norm.weight, norm.bias, self.learnable_skip))
+        h_BSE = torch.addcmul(torch.addcmul(bias, h_BSE, gain), skip, a_BSE)
+        return self.proj_down(h_BSE * F.silu(z_BSE)), state
 
     def _convolve(self, x_BSE: Tensor, regions: Sequence[Grid]) -> Tensor:
         """3x3 depthwise convolution of each region on its own grid; equal neighbours go through together."""
