@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,8 @@ def run(args: argparse.Namespace) -> int:
     wanted = None if args.sequences is None else tuple(filter(None, args.sequences.split(",")))
     conventions = _conventions(args.convention)
     _check(args)
+    if benchmark.reader is None:
+        benchmark = replace(benchmark, title=Path(args.truth or args.data_root).resolve().name)
     if args.truth is not None:
         sequences = load_truth(benchmark, Path(args.truth), wanted)
     else:

@@ -205,7 +205,7 @@ def _confidence(report: Report) -> str:
         "marks frames with overlap up to 0.5 or without target; the state “lost” against frames flagged absent; share "
         "of absences and losses after which the target was found again, with the median number of frames it took.</p>"
     )
-    return f'<h2>Confidence</h2>{explanation}<div class="plots">{_card(svg)}<div class="card">{table}</div></div>'
+    return f'<h2>Confidence</h2>{explanation}<div class="card">{table}</div>{_card(svg, "narrow")}'
 
 
 def _or_dash(value: float | None) -> str:

@@ -69,14 +69,16 @@ def _describe(sequence: Sequence, boxes: np.ndarray, auc: float) -> WorstSequenc
     if events:
         final = next((start for start, end in events if end is None), None)
         moment = events[0][0] if final is None else final
-        times = "once" if len(events) == 1 else f"{len(events)} times"
-        ending = "and found again" if final is None else f"for good in frame {final + 1}"
-        starts = ", ".join(str(start + 1) for start, _ in events[:6]) + (" …" if len(events) > 6 else "")
-        verdict = f"lost {times} (frame {starts}), {ending}"
+        verdict = "; ".join(_event(start, end) for start, end in events[:6]) + ("; …" if len(events) > 6 else "")
     else:
         moment = int(seen[np.argmin(overlap[seen])])
         verdict = f"never without overlap; lowest, {overlap[moment]:.2f}, in frame {moment + 1}"
     return WorstSequence(sequence.name, auc, verdict, _pictures(sequence, boxes, overlap, moment, bool(events)))
+
+
+def _event(start: int, end: int | None) -> str:
+    found = "for good" if end is None else f"and found again in frame {end + 1}"
+    return f"lost in frame {start + 1} {found}"
 
 
 def _pictures(sequence: Sequence, boxes: np.ndarray, overlap: np.ndarray, moment: int, lost: bool) -> list[Picture]:
