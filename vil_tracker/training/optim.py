@@ -43,7 +43,10 @@ def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Adam
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig) -> CosineLRScheduler:
-    """Linear warm-up, then a cosine down to ``final_lr_scale`` of the slowest group's peak; call ``step_update(step)``."""
+    """Linear warm-up, then a cosine down to ``final_lr_scale`` of the slowest group's peak.
+
+    Call ``step_update(step)`` before each step.
+    """
     slowest = min(group["lr"] for group in optimizer.param_groups)
     return CosineLRScheduler(
         optimizer,
