@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+# As the command line does: FFmpeg's own lines are set once per process, by the first video that is opened.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
 torch.set_num_threads(min(2, os.cpu_count() or 1))
 
 

@@ -249,6 +249,8 @@ def describe(summary: Summary, settings: OutputSettings) -> str:
         lines.insert(0, f"interrupted by {summary.signal.name}; the files are complete up to frame {summary.last}")
     if summary.dropped:
         lines.append(f"{summary.dropped} frames arrived while the tracker was busy and were dropped")
+    if summary.reconnections:
+        lines.append(f"the connection broke and was made again {summary.reconnections} times")
     for number, states in summary.states.items():
         shares = ", ".join(f"{state} {states[state]}" for state in STATES if states[state])
         lines.append(f"target {number}: {shares}")

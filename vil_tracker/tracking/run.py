@@ -106,6 +106,7 @@ class Summary:
         states: by target id, how many frames were in which state.
         signal: the signal that ended the run, or None.
         dropped: frames that a live source delivered and nobody had time for.
+        reconnections: how often a live source had to be connected again.
     """
 
     first: int
@@ -118,6 +119,7 @@ class Summary:
     states: dict[int, Counter[str]] = field(default_factory=dict)
     signal: signal.Signals | None = None
     dropped: int = 0
+    reconnections: int = 0
 
     def count(self, frame: Frame, results: Mapping[int, Result]) -> None:
         self.frames += 1
@@ -362,6 +364,7 @@ def track_source(
     summary.writing = timer.seconds.get("write", 0.0)
     summary.timing = timer.report(summary.frames)
     summary.dropped = getattr(source, "dropped", 0)
+    summary.reconnections = getattr(source, "reconnections", 0)
     if group.missing() and summary.signal is None:
         log.warning("the source ended before target %s was to begin", ", ".join(map(str, group.missing())))
     return summary

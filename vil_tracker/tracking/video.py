@@ -120,29 +120,37 @@ def open_source(
         raise UserError(f"stride {stride} is below 1: give 1 for every frame, 2 for every second one")
     if fps is not None and not 0.01 < fps < 10_000:
         raise UserError(f"{fps:g} frames per second is out of range: give a number such as 25 or 29.97")
-    is_images = text == "-" or path.is_dir() or path.suffix.lower() in IMAGE_EXTENSIONS
     if text == "-":
         return StdinSource(start=start, stride=stride, fps=fps or IMAGE_FPS)
-    if path.is_dir():
+    exists = bool(text) and _exists(path)
+    if exists and path.is_dir():
         return ImageSource(_images_in(path), path.resolve().name, start=start, stride=stride, fps=fps or IMAGE_FPS)
-    if not path.exists() and glob.has_magic(text) and "://" not in text:
+    if not exists and glob.has_magic(text) and "://" not in text:
         return ImageSource(_images_matching(text), "images", start=start, stride=stride, fps=fps or IMAGE_FPS)
-    if is_images and "://" not in text:
+    if exists and path.suffix.lower() in IMAGE_EXTENSIONS:
         return ImageSource((path,), path.stem, start=start, stride=stride, fps=fps or IMAGE_FPS)
     if fps is not None:
         raise UserError("--fps is for images, which carry no frame rate; leave it out for a video or a camera")
-    if "://" in text or (re.fullmatch(r"\d{1,3}", text, re.ASCII) and not path.exists()):
+    if "://" in text or (re.fullmatch(r"\d{1,3}", text, re.ASCII) and not exists):
         from vil_tracker.tracking.stream import LiveSource
 
         if start != Start():
             raise UserError(f"{text} is live and has no earlier frames to start at: leave --start out")
         return LiveSource(int(text) if text.isdigit() else text, stride=stride, timeout=stream_timeout)
-    if not path.exists():
+    if not exists:
+        shown = text[:300] or "the empty name"
         raise UserError(
-            f"{text} does not exist: give a video file, an image folder, a glob in quotes, a webcam index, "
-            "an address such as rtsp://…, or - for images on standard input"
+            f"{shown} does not exist: give a video file, an image folder, a glob in quotes, a webcam index, an address "
+            "such as rtsp://…, or - for images on standard input"
         )
     return VideoSource(path, start=start, stride=stride)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have: too long, or with a null byte
+        return False
 
 
 def _natural_key(path: Path) -> list[int | str]:

@@ -1,0 +1,149 @@
+"""The command line as a whole: help, mistakes, lazy loading, logging."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+from vil_tracker import __version__, cli
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> dict[str, cli.Command]:
+    """One command whose module is given by the test, one whose module is missing."""
+    table = {
+        "work": cli.Command("vil_tracker._test_work", "do work"),
+        "gone": cli.Command("vil_tracker._test_gone", "is not there"),
+    }
+    module = ModuleType("vil_tracker._test_work")
+
+    def add_parser(subparsers) -> None:
+        parser = subparsers.add_parser("work", help="do work", epilog="example: vil-tracker work --box 1,2,3,4")
+        parser.add_argument("--box")
+        parser.add_argument("--fail")
+
+    def run(args: argparse.Namespace) -> int:
+        logging.getLogger("vil_tracker.test").info("detail")
+        logging.getLogger("vil_tracker.test").warning("note")
+        if args.fail:
+            raise {"user": cli.UserError("a\nb"), "interrupt": KeyboardInterrupt(), "bug": ZeroDivisionError()}[
+                args.fail
+            ]
+        print(args.box)
+        return 0
+
+    module.add_parser, module.run = add_parser, run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setattr(cli, "COMMANDS", table)
+    return table
+
+
+def test_without_arguments_three_things_to_do_first(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("  vil-tracker ")]
+    assert len(lines) == 3
+    for line in lines:
+        assert line.split()[1] in cli.COMMANDS
+
+
+@pytest.mark.parametrize("name", list(cli.COMMANDS))
+def test_every_command_has_help_with_an_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main([name, "--help"])
+    assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert "example" in text and f"vil-tracker {name}" in text.split("example", 1)[1]
+
+
+def test_list_of_commands_and_version(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--help"], ["--version"]):
+        with pytest.raises(SystemExit) as left:
+            cli.main(words)
+        assert left.value.code == 0
+    text = capsys.readouterr().out
+    assert all(f"  {name} " in text for name in cli.COMMANDS) and __version__ in text
+
+
+def test_help_and_mistakes_do_not_import_the_network() -> None:
+    script = (
+        "import sys; from vil_tracker.cli import main\n"
+        "for words in ([], ['--help'], ['track', '--help'], ['track'], ['nonsense']):\n"
+        "    try: main(words)\n"
+        "    except SystemExit: pass\n"
+        "assert not {'torch', 'cv2', 'numpy'} & set(sys.modules), 'imported'"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_module_runs_as_a_program() -> None:
+    done = subprocess.run([sys.executable, "-m", "vil_tracker", "--version"], capture_output=True, text=True)
+    assert done.stdout.strip() == f"vil-tracker {__version__}" and done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [(["trakc"], "did you mean track?"), (["xyzzy"], "choose from track"), (["-q"], "say what to do"),
+     (["track"], "required: SOURCE"), (["track", "a", "b"], "unrecognized arguments: b"),
+     (["track", "a", "--frames", "many"], "invalid int value"), (["track", "a", "--box"], "expected one argument")],
+)  # fmt: skip
+def test_mistakes_are_one_line(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.count("\n") == 1
+    assert message in printed.err and printed.err.startswith("vil-tracker: ")
+
+
+def test_missing_module_breaks_only_its_own_command(commands, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["gone"]) == 2
+    assert "no command gone" in capsys.readouterr().err
+    assert cli.main(["work", "--box", "1,2,3,4"]) == 0
+    assert set(cli.build_parser(everything=True).parse_args(["work"]).__dict__) >= {"box", "fail"}
+
+
+@pytest.mark.parametrize("box", ["-5,0,10,10", "-.5,0,1,1", "5,-1,2,2"])
+def test_values_may_be_negative(commands, box: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["work", "--box", box]) == 0
+    assert capsys.readouterr().out == f"{box}\n"
+
+
+def test_exit_status_tells_what_happened(commands, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["work", "--fail", "user"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "vil-tracker: a b"
+    assert cli.main(["work", "--fail", "interrupt"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["work", "--fail", "bug"])
+
+
+@pytest.mark.parametrize(
+    "words, wanted",
+    [(["work"], {"note"}), (["work", "-q"], set()), (["-q", "work"], set()),
+     (["work", "--verbose"], {"note", "detail"}), (["-v", "work"], {"note", "detail"})],
+)  # fmt: skip
+def test_quiet_and_verbose(commands, words: list[str], wanted: set[str], capfd, monkeypatch) -> None:
+    logger = logging.getLogger("vil_tracker")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", False)
+    assert cli.main(words) == 0
+    assert {line.split(": ")[1] for line in capfd.readouterr().err.splitlines()} == wanted
+    logger.setLevel(logging.NOTSET)
+
+
+def test_completion_script(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab")
+    for shell in ("bash", "zsh", "tcsh"):
+        assert cli.main(["--print-completion", shell]) == 0
+        text = capsys.readouterr().out
+        assert "track" in text and "stride" in text
+
+
+def test_completion_without_its_extra_names_the_extra(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert cli.main(["--print-completion", "bash"]) == 2
+    assert "vil-tracker[completion]" in capsys.readouterr().err
