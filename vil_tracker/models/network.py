@@ -93,6 +93,10 @@ class ViLTrackerNet(nn.Module):
         """Names of the parameters of two or more dimensions that weight decay should leave alone."""
         return {"backbone.pos_embed.embed", "template_pos_embed.embed", "type_embed"}
 
+    def set_grad_checkpointing(self, enabled: bool = True) -> None:
+        """Recompute each sublayer in the backward pass instead of keeping its activations."""
+        self.backbone.grad_checkpointing = enabled
+
     def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory:
         """Scan templates into a memory; done once per video, or again when a template is added.
 
@@ -184,7 +188,7 @@ class ViLTrackerNet(nn.Module):
         return NetworkOutput(score, offset, size, features, None)
 
 
-def build_network(config: ModelConfig, *, grad_checkpointing: bool = False) -> ViLTrackerNet:
+def build_network(config: ModelConfig) -> ViLTrackerNet:
     """A freshly initialised network."""
     search_side, template_side = config.search_size // config.patch_size, config.template_size // config.patch_size
     position = initial_position_embedding(config.dim)
@@ -201,7 +205,6 @@ def build_network(config: ModelConfig, *, grad_checkpointing: bool = False) -> V
             stem=config.stem,
             drop_path=config.drop_path,
             scan=config.scan,
-            grad_checkpointing=grad_checkpointing,
         ),
         template_pos_embed=PositionEmbedding(resize_grid(position, (template_side, template_side))),
         temporal=temporal,

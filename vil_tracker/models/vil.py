@@ -269,7 +269,8 @@ class ViL(nn.Module):
         pos_embed: position embedding of an image's grid.
         sublayers: the scan's sublayers, first one from the top left.
         dim: model width.
-        grad_checkpointing: recompute each sublayer in the backward pass instead of keeping its activations.
+        grad_checkpointing: recompute each sublayer in the backward pass instead of keeping its activations; may be
+            set later.
     """
 
     def __init__(
@@ -343,7 +344,6 @@ def build_vil(
     stem: str = "patch",
     drop_path: float = 0.0,
     scan: str = "prefix",
-    grad_checkpointing: bool = False,
 ) -> ViL:
     """A backbone with the reference's initialisation; the defaults after ``depth`` are the official architecture.
 
@@ -354,7 +354,6 @@ def build_vil(
         stem: "patch" or "conv".
         drop_path: stochastic depth rate of the last sublayer, rising linearly from 0.
         scan: "prefix", or "flip": odd sublayers reverse the whole sequence, regions included.
-        grad_checkpointing: see :class:`ViL`.
     """
     return ViL(
         stem=ConvStem(dim) if stem == "conv" else PatchEmbed(dim, patch_size),
@@ -369,5 +368,4 @@ def build_vil(
             for index in range(depth)
         ],
         dim=dim,
-        grad_checkpointing=grad_checkpointing,
     )
