@@ -75,7 +75,9 @@ def test_help_and_mistakes_do_not_import_the_network() -> None:
         "for words in ([], ['--help'], ['track', '--help'], ['track'], ['nonsense']):\n"
         "    try: main(words)\n"
         "    except SystemExit: pass\n"
-        "assert not {'torch', 'cv2', 'numpy'} & set(sys.modules), 'imported'"
+        "assert not {'torch', 'cv2', 'numpy'} & set(sys.modules), 'imported'\n"
+        "assert main(['track', 'no-such-file.mp4', '--box', '1,2,3,4']) == 2\n"
+        "assert 'torch' not in sys.modules, 'imported to say that a file is missing'"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from vil_tracker.tracking.run import OutputSettings, Summary, TrackerLike
     from vil_tracker.tracking.select import Target, Window
-    from vil_tracker.tracking.video import Frame
+    from vil_tracker.tracking.video import Frame, Source
 
 EPILOG = """\
 examples:
@@ -117,26 +117,40 @@ def track(
     open_window: Callable[[], Window] | None = None,
 ) -> int:
     """Do what ``args`` says with trackers from ``load()``, which is called once the source and the boxes are known."""
-    from vil_tracker.tracking.outputs import parse_formats
-    from vil_tracker.tracking.run import OutputSettings, track_source
-    from vil_tracker.tracking.select import OpenCVWindow, Viewer
-    from vil_tracker.tracking.sinks import choose_codec
     from vil_tracker.tracking.video import open_source, parse_start
 
-    quiet = getattr(args, "quiet", False)
-    fixed = _fixed_targets(args)
-    formats = parse_formats(args.format)
+    _check_targets_given(args)
     if args.frames is not None and args.frames < 1:
         raise UserError(f"--frames {args.frames} is below 1: give how many frames to track")
-    if not args.no_video or args.target_clip:
-        choose_codec(args.video_codec)  # fail before any work
-    source = open_source(
+    source = open_source(  # before anything that takes seconds to import, so that a wrong path is told at once
         args.source,
         start=parse_start(args.start),
         stride=args.stride,
         fps=args.fps,
         stream_timeout=args.stream_timeout,
     )
+    try:
+        return _track_opened(source, args, load, open_window)
+    finally:
+        source.close()
+
+
+def _track_opened(
+    source: Source,
+    args: argparse.Namespace,
+    load: Callable[[], Callable[[], TrackerLike]],
+    open_window: Callable[[], Window] | None,
+) -> int:
+    from vil_tracker.tracking.outputs import parse_formats
+    from vil_tracker.tracking.run import OutputSettings, track_source
+    from vil_tracker.tracking.select import OpenCVWindow, Viewer
+    from vil_tracker.tracking.sinks import choose_codec
+
+    quiet = getattr(args, "quiet", False)
+    fixed = _fixed_targets(args)
+    formats = parse_formats(args.format)
+    if not args.no_video or args.target_clip:
+        choose_codec(args.video_codec)  # fail before any work
     window: Window | None = None
     try:
         if args.select or args.show:
@@ -165,7 +179,6 @@ def track(
             progress=not quiet,
         )
     finally:
-        source.close()
         if window is not None:
             window.close()
     if not quiet:
@@ -186,20 +199,23 @@ class _Lazy:
         return self._make()
 
 
-def _fixed_targets(args: argparse.Namespace) -> list[Target] | None:
-    """The targets of ``--box`` or ``--boxes``; None with ``--select``.
-
-    Raises:
-        UserError: not exactly one way was chosen, or the boxes cannot be read.
-    """
-    from vil_tracker.boxes import parse_box
-    from vil_tracker.tracking.select import read_targets, targets_from_boxes
-
+def _check_targets_given(args: argparse.Namespace) -> None:
     given = [name for name, value in (("--box", args.box), ("--select", args.select), ("--boxes", args.boxes)) if value]
     if not given:
         raise UserError("say what to follow: --box x,y,w,h, or --select to draw it with the mouse, or --boxes FILE")
     if len(given) > 1:
         raise UserError(f"{' and '.join(given)} exclude each other: give one of them")
+
+
+def _fixed_targets(args: argparse.Namespace) -> list[Target] | None:
+    """The targets of ``--box`` or ``--boxes``; None with ``--select``.
+
+    Raises:
+        UserError: the boxes cannot be read.
+    """
+    from vil_tracker.boxes import parse_box
+    from vil_tracker.tracking.select import read_targets, targets_from_boxes
+
     if args.boxes:
         return read_targets(args.boxes)
     return targets_from_boxes([parse_box(text) for text in args.box]) if args.box else None
