@@ -51,8 +51,9 @@ class SyntheticConfig:
         fill: share of crops that reach beyond the frame's edge.
         occlusion: share of search crops whose target is partly covered.
         grey: share of pairs that are grey.
+        central: share of search crops whose target is near the centre; in the others it is anywhere.
         centre_jitter: standard deviation of the target's distance from the crop's centre, in crop sides, for the
-            greater part of the samples; the rest is spread evenly over the crop.
+            ``central`` ones.
         scale_jitter: standard deviation of the log of the target's size against its expected one.
         rotation: standard deviation of the turn between template and search, in degrees.
         box_noise: standard deviation of the template box's sides, in units of the target's.
@@ -68,6 +69,7 @@ class SyntheticConfig:
     fill: float = 0.18
     occlusion: float = 0.2
     grey: float = 0.06
+    central: float = 0.3
     centre_jitter: float = 0.09
     scale_jitter: float = 0.25
     rotation: float = 7.0
@@ -88,6 +90,8 @@ class SyntheticPairs:
         template_factor, search_factor: side of the crops in units of the target's √(w·h).
         config: mixture and strengths.
     """
+
+    skipped = None  # everything is decoded beforehand: no picture can turn out to be damaged
 
     def __init__(
         self,
@@ -168,10 +172,11 @@ class SyntheticPairs:
     def _search_target(self, rng: np.random.Generator, n: int, difficulty: float) -> tuple[tuple[float, float], float]:
         """The target's centre and √(w·h) in canvas pixels of a search crop."""
         config = self.config
-        if rng.random() < 0.65:
-            shift = rng.normal(0.0, config.centre_jitter * difficulty, 2)
+        # Wide at every difficulty: where the centre is a good guess, nothing forces the network to look at the template.
+        if rng.random() < config.central:
+            shift = rng.normal(0.0, config.centre_jitter, 2)
         else:
-            shift = rng.uniform(-0.4, 0.4, 2) * min(difficulty, 1.0)
+            shift = rng.uniform(-0.38, 0.38, 2)
         x, y = np.clip(shift, -0.44, 0.44)
         scale = math.exp(min(max(rng.normal(0.0, config.scale_jitter * difficulty), -0.75), 0.75))
         return (n * (0.5 + x), n * (0.5 + y)), n / self.search_factor * scale
