@@ -233,7 +233,7 @@ def register_context(context: TemporalContext, crops: Tensor, grid: tuple[int, i
     with torch.autocast(image.device.type, enabled=False):
         image = F.grid_sample(image, where.to(image), mode="bilinear", padding_mode="border", align_corners=False)
     tokens = rearrange(image, "b d h w -> b (h w) d")
-    valid = tokens[..., -1:] * rearrange(in_view, "b 1 h w -> b (h w) 1")
+    valid = tokens[..., -1:].clamp(0, 1) * rearrange(in_view, "b 1 h w -> b (h w) 1")
     return TemporalContext(tokens[..., :-1], valid, grid, new)
 
 

@@ -70,6 +70,10 @@ class ViLTrackerNet(nn.Module):
         template_pos_embed: position embedding of the template region.
         temporal: the temporal modulation, or None.
         head: maps from search features.
+
+    Attributes:
+        calibration: how these weights' score maps become a probability, JSON as the tracking session reads it; None
+            where nobody has fitted it. It comes from the weights file and holds for no other weights.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class ViLTrackerNet(nn.Module):
         self.type_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(3, config.dim), std=0.02))
         self.temporal = temporal
         self.head = head
+        self.calibration: str | None = None
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters of two or more dimensions that weight decay should leave alone."""

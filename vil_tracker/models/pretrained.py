@@ -1,7 +1,7 @@
 """Weights in and out: the project's own files, the shipped ones, and the official Vision-LSTM checkpoints.
 
 A weights file is safetensors; its metadata holds ``format`` = "vil-tracker", the model's configuration as JSON under
-``config``, and whatever the writer adds. The package ships some in ``vil_tracker/weights``, with their checksums in
+``config``, the calibration of the score as JSON under ``calibration`` once it is fitted, and whatever the writer adds. The package ships some in ``vil_tracker/weights``, with their checksums in
 ``SHA256SUMS`` beside them, and knows them by name.
 """
 
@@ -83,6 +83,7 @@ def load_model(name_or_path: str | os.PathLike[str] = "nano", device: str | torc
     network = build_network(model_config_from_dict(_stored_config(path, metadata)))
     _check_names(path, network.state_dict(), tensors)
     network.load_state_dict(tensors)
+    network.calibration = metadata.get("calibration")
     return network.eval().to(resolved)
 
 
@@ -114,11 +115,30 @@ def save_model(
         stream.write(content)
 
 
+def add_metadata(
+    source: str | os.PathLike[str], target: str | os.PathLike[str], extra: Mapping[str, str]
+) -> None:
+    """Copy a weights file of ours, adding to its metadata; the tensors stay as they are, bit for bit.
+
+    Args:
+        source: name of shipped weights, or a file.
+        target: file to write, all or nothing; may be the source.
+        extra: what to add or to replace.
+
+    Raises:
+        UserError: the source cannot be read, or the target not written.
+    """
+    tensors, metadata = _read_own(_find(source))
+    content = safetensors.torch.save(tensors, metadata={**metadata, **extra})
+    with atomic_write(target) as stream:
+        stream.write(content)
+
+
 def load_weights(network: ViLTrackerNet, name_or_path: str | os.PathLike[str]) -> None:
     """Start a network from other weights: the project's own, or an official Vision-LSTM checkpoint.
 
-    Position embeddings of another grid are resized. An optional part, such as the temporal modulation, of which the file
-    has nothing stays as it is, and that is logged; anything else that does not match is an error.
+    Position embeddings of another grid are resized. An optional part, such as the temporal modulation, of which the
+    file has nothing stays as it is, and that is logged; anything else that does not match is an error.
 
     Raises:
         UserError: no such file, a damaged one, or weights of another architecture.
