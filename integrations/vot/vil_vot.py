@@ -11,6 +11,7 @@ import argparse
 import math
 import sys
 
+import numpy as np
 import trax
 from trax.image import Image
 from trax.region import Rectangle, Region
@@ -43,9 +44,9 @@ def serve(spec: TrackerSpec) -> None:
             server.status(answers)
 
 
-def _box(region: Rectangle) -> list[float]:
+def _box(region: Rectangle) -> np.ndarray:
     x, y, width, height = region.bounds()
-    return [x, y, width, height]
+    return np.array([x, y, width, height])
 
 
 def _answer(result: Result) -> tuple[Rectangle, dict[str, object]]:

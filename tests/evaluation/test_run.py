@@ -148,7 +148,9 @@ def test_ranks_share_the_sequences(data: Path, tmp_path: Path) -> None:
         port = str(probe.getsockname()[1])
     arguments = [word for word in command(data, tmp_path / "two", DRIFT) if word != "--quiet"]
     ranks = [
-        start(arguments, RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+        start(
+            arguments, RANK=str(rank), WORLD_SIZE="2", LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=port
+        )
         for rank in range(2)
     ]
     outputs = [process.communicate(timeout=120) for process in ranks]

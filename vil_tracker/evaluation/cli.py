@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vil_tracker.errors import UserError, make_folder, require_extra
+from vil_tracker.errors import UserError, make_folder
 
 if TYPE_CHECKING:
     from vil_tracker.data.sequence import Sequence
@@ -63,7 +63,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     data.add_argument("--truth", metavar="DIR", help="with --results: folder of true boxes, one text file per sequence")
     trackers = parser.add_argument_group("trackers")
     trackers.add_argument(
-        "--tracker", nargs="+", action="extend", metavar="NAME", help="one or more; see below (default: vil)"
+        "--tracker", nargs="+", action="extend", metavar="NAME", help="one or several; see below (default: vil)"
     )
     trackers.add_argument("--weights", default="nano", metavar="NAME|FILE", help="weights of vil (default nano)")
     trackers.add_argument("--config", metavar="FILE", help="YAML whose track section configures vil")
@@ -103,7 +103,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         default="error",
         help="predicted boxes that are NaN or have no area: an error (default), or the box before instead",
     )
-    scoring.add_argument("--no-html", action="store_true", help="no report.html, which needs the plots extra")
+    scoring.add_argument(
+        "--no-html", action="store_true", help="do not write report.html (its plots need the plots extra)"
+    )
     scoring.add_argument(
         "--submission", metavar="FILE.zip", help="write the archive for GOT-10k's or TrackingNet's server"
     )
@@ -125,13 +127,13 @@ def run(args: argparse.Namespace) -> int:
         sequences = load_truth(benchmark, Path(args.truth), wanted)
     else:
         sequences = load_sequences(benchmark, Path(args.data_root), wanted)
-    output = make_folder(args.output)
-
     notes: list[str] = []
     failures: list[Failure] = []
+    output = Path(args.output)
     if args.results is None:
         specs, notes = _specs(args)
         _check_submission(args, benchmark, specs)
+        make_folder(output)
         failures = _track(args, benchmark, specs, sequences, output)
         if Rank.from_environment().index > 0:
             return 1 if failures else 0
@@ -174,8 +176,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--submission is written from a run, not from --results")
     if args.workers is not None and args.workers < 1:
         raise UserError(f"--workers {args.workers} is below 1")
-    if not args.no_html:
-        require_extra("matplotlib", "plots", "draw report.html (--no-html does without)")
 
 
 def _conventions(text: str) -> list[str]:
@@ -195,7 +195,7 @@ def _specs(args: argparse.Namespace) -> tuple[list[TrackerSpec], list[str]]:
 
     notes, specs = [], []
     folder = Path(args.peers_dir) if args.peers_dir else None
-    for text in args.tracker or ["vil"]:
+    for text in ",".join(args.tracker or ["vil"]).split(","):
         names = [text]
         if text.lower() == "opencv:all":
             reasons = {name: peers.unavailable_reason(name, folder) for name in peers.KNOWN}

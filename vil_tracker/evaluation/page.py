@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from html import escape
+from importlib.util import find_spec
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -13,25 +14,26 @@ from typing import Any
 from vil_tracker import __version__
 from vil_tracker.errors import atomic_write
 from vil_tracker.evaluation import plots
-from vil_tracker.evaluation.report import COLUMNS, Report, describe_precision, differences, format_metric
+from vil_tracker.evaluation.report import COLUMNS, Report, count_of, describe_precision, differences, format_metric
 from vil_tracker.evaluation.scores import METRIC_NAMES, Score
 from vil_tracker.evaluation.worst import PREDICTED_COLOR, TRUTH_COLOR, WorstSequence, find_worst
 
 
 def write_page(path: Path, report: Report) -> None:
-    """Write the page.
+    """Write the page; without matplotlib it has no plots and says so.
 
     Raises:
-        UserError: matplotlib is not installed, or the place cannot be written.
+        UserError: the place cannot be written.
     """
+    with_plots = find_spec("matplotlib") is not None
     body = "\n".join(
         section
         for section in (
             _head(report),
             _summary(report),
-            _plots(report),
-            _attributes(report),
-            _confidence(report),
+            _plots(report) if with_plots else _NO_PLOTS,
+            _attributes(report) if with_plots else "",
+            _confidence(report, with_plots=with_plots),
             _worst(report),
             _per_sequence(report),
         )
@@ -52,7 +54,7 @@ def _head(report: Report) -> str:
     frames = sum(len(sequence.boxes) for sequence in report.sequences)
     parts = [
         f"<h1>{escape(first.name)} on {escape(report.benchmark.title)}</h1>",
-        f'<p class="soft">{len(report.sequences)} sequences, {frames:,} frames.</p>',
+        f'<p class="soft">{count_of(len(report.sequences), "sequence")}, {count_of(frames, "frame")}.</p>',
     ]
     if report.partial:
         parts.append('<p class="warning">Only a part of the benchmark: not comparable with published scores.</p>')
@@ -88,6 +90,10 @@ def _head(report: Report) -> str:
     return "\n".join(parts)
 
 
+_NO_PLOTS = (
+    "<p class=\"warning\">Curves and other plots need matplotlib: <code>pip install 'vil-tracker[plots]'</code>, then "
+    "give the same command again; the results are kept.</p>"
+)
 _LONG = {
     "auc": "area under success curve",
     "precision": "precision",
@@ -178,10 +184,7 @@ def _attributes(report: Report) -> str:
     return "" if svg is None else f"<h2>Challenges</h2>{_card(svg, 'wide')}"
 
 
-def _confidence(report: Report) -> str:
-    svg = plots.reliability(report.trackers)
-    if svg is None:
-        return ""
+def _confidence(report: Report, *, with_plots: bool) -> str:
     rows = []
     for tracker in report.trackers:
         if tracker.confidence is None:
@@ -197,6 +200,9 @@ def _confidence(report: Report) -> str:
             _recovery(loss),
         ]
         rows.append(f"<tr><td>{escape(tracker.name)}</td>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
+    if not rows:
+        return ""
+    svg = plots.reliability(report.trackers) if with_plots else None
     heads = ("tracker", "ECE", "AUROC of lost", "absent: precision / recall", "after absence", "after loss")
     head = "".join(f"<th>{title}</th>" for title in heads)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
@@ -205,7 +211,7 @@ def _confidence(report: Report) -> str:
         "marks frames with overlap up to 0.5 or without target; the state “lost” against frames flagged absent; share "
         "of absences and losses after which the target was found again, with the median number of frames it took.</p>"
     )
-    return f'<h2>Confidence</h2>{explanation}<div class="card">{table}</div>{_card(svg, "narrow")}'
+    return f'<h2>Confidence</h2>{explanation}<div class="card">{table}</div>{_card(svg, "narrow") if svg else ""}'
 
 
 def _or_dash(value: float | None) -> str:

@@ -32,6 +32,8 @@ _NETWORKS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 # Their feature selection or sampling is seeded with the clock.
 _RANDOM = frozenset({"MIL", "TLD", "Boosting"})
+# The others inherit `getTrackingScore` in some versions, but always answer 0.
+_SCORED = frozenset({"Nano", "Vit", "DaSiamRPN"})
 
 
 def canonical_name(name: str) -> str:
@@ -132,4 +134,4 @@ class OpenCvTracker:
 
     @property
     def _has_score(self) -> bool:
-        return hasattr(self._tracker, "getTrackingScore")
+        return self.name in _SCORED and hasattr(self._tracker, "getTrackingScore")

@@ -65,6 +65,11 @@ class Report:
         return main.convention if main else None
 
 
+def count_of(number: int, noun: str) -> str:
+    """A number with its noun, such as "1 sequence" and "2,242 frames"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def describe_precision(convention: Convention) -> tuple[str, str]:
     """What "precision" and "normalised precision" mean under a convention, in a few words each."""
     return (
@@ -237,10 +242,8 @@ def _curve_rows(scores: ConventionScores) -> Iterable[list[object]]:
 
 def to_text(report: Report) -> str:
     """The report for a terminal: the convention, a table, differences between conventions, what is missing."""
-    what = f"{report.benchmark.title}, {len(report.sequences)} sequences" + (
-        " (a part of it)" if report.partial else ""
-    )
-    lines = [what]
+    part = " (a part of it)" if report.partial else ""
+    lines = [f"{report.benchmark.title}, {count_of(len(report.sequences), 'sequence')}{part}"]
     convention = report.convention
     if convention is None:
         lines.append("the true boxes are withheld by the benchmark: no scores, only speed")

@@ -78,8 +78,12 @@ class TrackerSpec:
     def identity(self) -> dict[str, str]:
         """What decides the boxes; results of another identity must not be mixed with these."""
         identity = {"tracker": self.name, "kind": self.kind, "target": self.target}
-        if self.kind == "vil" and Path(self.target).is_file():
-            identity["target"] = f"sha256:{_sha256(Path(self.target))}"
+        if self.kind == "vil":
+            from vil_tracker.models.pretrained import shipped_weights
+
+            weights = shipped_weights().get(self.target, Path(self.target))
+            if weights.is_file():
+                identity["target"] = f"sha256:{_sha256(weights)}"
         if self.config is not None:
             identity["config"] = f"sha256:{_sha256(Path(self.config))}"
         return identity
