@@ -47,8 +47,16 @@ def test_lasot_all_visible_by_hand() -> None:
 
 def test_otb_keeps_every_frame() -> None:
     result = score(conventions.OTB, absent=ABSENT)
-    assert result.auc == pytest.approx(auc_of([1, 1, 1 / 3, 1, -1]))
+    assert result.auc == pytest.approx(auc_of([1, 1, 1 / 3, 1, 1]))
     assert result.precision == 1.0
+
+
+def test_uav_fails_targets_at_the_border_and_gaps_in_success_alone() -> None:
+    truth = TRUTH.copy()
+    truth[2] = np.nan
+    result = score(conventions.UAV, truth=truth)
+    assert result.auc == pytest.approx(auc_of([1, 1, -1, 1, -1]))
+    assert result.precision == 1.0 and result.ao == 1.0
 
 
 def test_plain_leaves_absent_frames_out() -> None:
