@@ -143,6 +143,7 @@ def test_completion_script(capsys: pytest.CaptureFixture[str]) -> None:
         assert cli.main(["--print-completion", shell]) == 0
         text = capsys.readouterr().out
         assert "track" in text and "stride" in text
+        assert {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}[shell] in text
 
 
 def test_completion_without_its_extra_names_the_extra(monkeypatch, capsys: pytest.CaptureFixture[str]) -> None:

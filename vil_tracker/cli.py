@@ -15,6 +15,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 from vil_tracker import __version__
@@ -108,6 +109,17 @@ def _attach_negative_values(argv: Sequence[str]) -> list[str]:
     return joined
 
 
+def _complete_files(parser: argparse.ArgumentParser) -> None:
+    """Let the shell complete file names where an argument takes free text (the names are shtab's helpers)."""
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for subparser in action.choices.values():
+                _complete_files(subparser)
+        elif action.nargs != 0 and action.choices is None and action.type in (None, Path):
+            helpers = {"bash": "_shtab_compgen_files", "zsh": "_files", "tcsh": "f"}
+            action.complete = helpers  # type: ignore[attr-defined]
+
+
 def _find_command(argv: Sequence[str]) -> str | None:
     """The command in a command line: the first word that is no option (those before it take no value but one)."""
     words = iter(argv)
@@ -136,9 +148,10 @@ def _configure_logging(args: argparse.Namespace) -> None:
 
 
 def _silence_native_logs() -> None:
-    """OpenCV and FFmpeg print lines of their own for a damaged file; our one line says it better."""
+    """OpenCV and FFmpeg print lines of their own for a damaged file; our one line says it better. Qt misses fonts."""
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+    os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")
 
 
 def guarded(action: Callable[[], int]) -> int:
@@ -175,7 +188,9 @@ def _run(words: list[str]) -> int:
     _configure_logging(args)
     if args.print_completion:
         shtab = require_extra("shtab", "completion", "print shell completion")
-        print(shtab.complete(build_parser(everything=True), shell=args.print_completion))
+        parser = build_parser(everything=True)
+        _complete_files(parser)
+        print(shtab.complete(parser, shell=args.print_completion))
         return 0
     if args.command is None:
         raise UserError("say what to do: vil-tracker COMMAND, such as vil-tracker track (see: vil-tracker --help)")

@@ -266,6 +266,18 @@ def test_interruption_leaves_complete_files(tmp_path, clip, monkeypatch, capsys,
     assert f"interrupted by {number.name}" in capsys.readouterr().out
 
 
+def test_interruption_while_the_files_are_completed_changes_nothing(tmp_path, clip, monkeypatch) -> None:
+    finish = CsvBoxes.finish
+
+    def interrupted_finish(self) -> None:
+        signal.raise_signal(signal.SIGINT)
+        finish(self)
+
+    monkeypatch.setattr(CsvBoxes, "finish", interrupted_finish)
+    assert track(clip, "--box", BOX, "-o", tmp_path, "--no-video") == 0
+    assert len(rows(tmp_path / "boxes.csv")) == 30
+
+
 def test_ctrl_c_in_another_process(tmp_path: Path, clip: Path) -> None:
     script = f"""
         import sys
@@ -279,7 +291,7 @@ def test_ctrl_c_in_another_process(tmp_path: Path, clip: Path) -> None:
     out = tmp_path / "out"
     words = ["track", str(clip), "--box", BOX, "--output", str(out)]
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), *words], stderr=subprocess.PIPE)
-    for _ in range(600):
+    for _ in range(1200):
         if any(out.glob(".vil-tracker-*/*.webm")):
             break
         time.sleep(0.1)

@@ -270,7 +270,7 @@ def describe(summary: Summary, settings: OutputSettings) -> str:
     for number, states in summary.states.items():
         shares = ", ".join(f"{state} {states[state]}" for state in STATES if states[state])
         lines.append(f"target {number}: {shares}")
-    if summary.writing > 0.6 * summary.seconds and find_ffmpeg() is None:
+    if summary.slowest == "write" and find_ffmpeg() is None:
         lines.append("writing took most of the time: pip install 'vil-tracker[video]' encodes several times faster")
     for path in summary.files:
         label = _LABELS.get(path.name) or _LABELS.get(path.stem) or path.stem.replace("-", " ")

@@ -17,14 +17,17 @@ from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vil_tracker.boxes import BoxLike, check_box
 from vil_tracker.errors import UserError
+from vil_tracker.tracking.group import update_together
 from vil_tracker.tracking.outputs import BOX_FORMATS, Output, OutputFolder
 from vil_tracker.tracking.pictures import AnnotatedVideo, KeyFrames, ScorePlot, TargetClips
 from vil_tracker.tracking.select import Target, Viewer
 from vil_tracker.tracking.state import Result
 from vil_tracker.tracking.timing import StageTimer
+from vil_tracker.tracking.tracker import Tracker
 from vil_tracker.tracking.video import Frame, Source
 
 log = logging.getLogger(__name__)
@@ -101,7 +104,7 @@ class Summary:
         first, last: their first and last number in the source.
         seconds: wall time, from the first frame on (loading the model is not in it).
         files: what was written.
-        writing: seconds of drawing and encoding (beside the tracking, in a thread).
+        slowest: the part that took most of the time.
         timing: where the time went, one line.
         states: by target id, how many frames were in which state.
         signal: the signal that ended the run, or None.
@@ -114,7 +117,7 @@ class Summary:
     last: int = 0
     seconds: float = 0.0
     files: list[Path] = field(default_factory=list)
-    writing: float = 0.0
+    slowest: str = ""
     timing: str = ""
     states: dict[int, Counter[str]] = field(default_factory=dict)
     signal: signal.Signals | None = None
@@ -141,7 +144,11 @@ class TargetGroup:
     """
 
     def __init__(
-        self, make_tracker: Callable[[], TrackerLike], targets: Sequence[Target], first: Frame, timer: StageTimer
+        self,
+        make_tracker: Callable[[], TrackerLike],
+        targets: Sequence[Target],
+        first: Frame,
+        timer: StageTimer,
     ) -> None:
         self._timer = timer
         self._trackers: dict[int, TrackerLike] = {}
@@ -155,11 +162,14 @@ class TargetGroup:
             if target.frame is None or target.frame == first.number:
                 check_box(target.box, width, height)
         self._waiting = [(target, make_tracker()) for target in targets]
+        for _, tracker in self._waiting:
+            if isinstance(tracker, Tracker):
+                tracker.timer = timer
 
     def step(self, frame: Frame) -> dict[int, Result]:
         """Results for one frame by target id, those of targets that have joined."""
         with self._timer.stage("track"):
-            results = {number: tracker.update(frame.image) for number, tracker in self._trackers.items()}
+            results = dict(zip(self._trackers, _update_all(list(self._trackers.values()), frame.image), strict=True))
             due = [item for item in self._waiting if item[0].frame is None or item[0].frame <= frame.number]
             self._waiting = [item for item in self._waiting if item not in due]
             for target, tracker in due:
@@ -174,6 +184,14 @@ class TargetGroup:
     def missing(self) -> list[int]:
         """Ids of targets that have not joined yet."""
         return [target.number for target, _ in self._waiting]
+
+
+def _update_all(trackers: list[TrackerLike], image: np.ndarray) -> list[Result]:
+    """Update each tracker; those of this package go through their network together."""
+    own = [tracker for tracker in trackers if isinstance(tracker, Tracker)]
+    if len(own) == len(trackers) > 1:
+        return update_together(own, image)
+    return [tracker.update(image) for tracker in trackers]
 
 
 def prefetch(frames: Iterable[Frame], timer: StageTimer, depth: int = _DEPTH) -> Iterator[Frame]:
@@ -267,19 +285,28 @@ class Interrupted(KeyboardInterrupt):
         self.signal = number
 
 
+class Gate:
+    """Decides what a signal does: end the loop while open, nothing once the files are being completed."""
+
+    def __init__(self) -> None:
+        self.open = True
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        if self.open:
+            self.open = False
+            raise Interrupted(signal.Signals(number))
+
+
 @contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGINT and SIGTERM raise :class:`Interrupted` in the ``with`` block (in the main thread only)."""
+def interruptible() -> Iterator[Gate]:
+    """Let the first SIGINT or SIGTERM raise :class:`Interrupted` in the ``with`` block (in the main thread only)."""
+    gate = Gate()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield gate
         return
-
-    def interrupt(number: int, _: FrameType | None) -> None:
-        raise Interrupted(signal.Signals(number))
-
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, gate) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield gate
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -312,7 +339,7 @@ def track_source(
         viewer: shows every frame and takes corrections.
         progress: show a progress bar if standard error is a terminal.
         on_frame: called with every frame and its results; returning False ends the run.
-        timer: adds up the time of the parts; a tracker may report to it as well.
+        timer: adds up the time of the parts.
 
     Raises:
         UserError: of the source, a box, or an output.
@@ -338,9 +365,9 @@ def track_source(
             writer = BackgroundWriter(outputs, timer)
             total = source.total if limit is None else min(limit, source.total or limit)
             bar = tqdm(total=total, unit="frame", disable=None if progress else True, leave=False, dynamic_ncols=True)
-            with interruptible():
+            with interruptible() as gate:
                 try:
-                    with bar:
+                    with bar, logging_redirect_tqdm([logging.getLogger("vil_tracker")]):
                         frame: Frame | None = first
                         while frame is not None:
                             proceed = viewer is None or _look(viewer, group, frame, results)
@@ -351,17 +378,18 @@ def track_source(
                             frame = next(frames, None) if proceed and summary.frames != limit else None
                             if frame is not None:
                                 results = group.step(frame)
+                    gate.open = False
                 except Interrupted as interrupt:
                     summary.signal = interrupt.signal
-            writer.finish()
-            summary.files = folder.publish(outputs)
+                writer.finish()
+                summary.files = folder.publish(outputs)
         except BaseException:
             if writer is not None:
                 writer.abandon()
             folder.discard()
             raise
     summary.seconds = time.perf_counter() - begin
-    summary.writing = timer.seconds.get("write", 0.0)
+    summary.slowest = max(timer.seconds, key=timer.seconds.__getitem__, default="")
     summary.timing = timer.report(summary.frames)
     summary.dropped = getattr(source, "dropped", 0)
     summary.reconnections = getattr(source, "reconnections", 0)

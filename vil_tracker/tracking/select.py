@@ -120,7 +120,7 @@ class OpenCVWindow:
     def __init__(self, title: str = "ViL-Tracker") -> None:
         _check_display()
         self._title = title
-        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         self._sized = False
 
     def _fit(self, image: np.ndarray) -> None:

@@ -152,7 +152,8 @@ class LiveSource:
         capture, number = self._capture, 0
         assert capture is not None
         while True:
-            done, image = capture.read()
+            with self._changed:  # close() waits for the read
+                done, image = capture.read()
             if not done or image is None:
                 break
             check_pixels(image.shape[1], image.shape[0], self.name)
@@ -166,7 +167,8 @@ class LiveSource:
         """Stop receiving. The thread lets go of the connection by itself, at the latest when its read times out."""
         self._ended = True
         if self._thread is None:
-            if self._capture is not None:
-                self._capture.release()
+            with self._changed:
+                if self._capture is not None:
+                    self._capture.release()
         else:
             self._thread.join(timeout=1.0)

@@ -13,10 +13,11 @@ import math
 import os
 import re
 import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 
@@ -188,13 +189,14 @@ def _beyond_the_end(name: str, start: int, count: int) -> UserError:
 
 
 class VideoSource:
-    """A video file."""
+    """A video file, to be read once from the start that was asked for."""
 
     live = False
 
     def __init__(self, path: Path, *, start: Start | None = None, stride: int = 1) -> None:
         self.name = path.stem
         self._path, self._stride = path, stride
+        self._lock = threading.Lock()  # closing must wait for a read in another thread
         self._reader = VideoReader(path)
         self.fps = self._reader.fps
         self._count = self._reader.frame_count
@@ -205,27 +207,37 @@ class VideoSource:
         self.total = -(-(self._count - self._first) // stride) if self._count else None
 
     def __iter__(self) -> Iterator[Frame]:
-        self._reader.seek(self._first)
-        number = self._first
-        while (image := self._reader.read()) is not None:
+        number = self._skip(self._first)
+        while (image := self._read()) is not None:
             yield Frame(number, number / self.fps, image)
-            skipped = 0
-            while skipped < self._stride - 1 and self._reader.skip():
-                skipped += 1
-            number += 1 + skipped
-            if skipped < self._stride - 1:
-                break
-        if number == self._first:
-            if self._first:
-                raise UserError(
-                    f"start {self._first} lies beyond the last frame of {self._path}: give a smaller --start"
-                )
-            raise UserError(f"video {self._path} holds no frame that can be decoded: it is damaged or empty")
+            number += 1 + self._skip(self._stride - 1)
+        if number <= self._first:
+            self._raise_empty(number)
         if number < self._count - max(2, self._count // 100):  # containers round their own count
             log.warning("%s ends at frame %d, its header claims %d: it may be damaged", self._path, number, self._count)
 
+    def _read(self) -> np.ndarray | None:
+        with self._lock:
+            return self._reader.read()
+
+    def _skip(self, count: int) -> int:
+        """Pass over frames; returns how many there were."""
+        for passed in range(count):
+            with self._lock:  # one by one, so that closing need not wait for a long way to go
+                if not self._reader.skip():
+                    return passed
+        return count
+
+    def _raise_empty(self, count: int) -> NoReturn:
+        if count == 0:
+            raise UserError(f"video {self._path} holds no frame that can be decoded: it is damaged or empty")
+        raise UserError(
+            f"start {self._first} lies beyond the end: {self._path} has {count} frames; give a smaller --start"
+        )
+
     def close(self) -> None:
-        self._reader.close()
+        with self._lock:
+            self._reader.close()
 
 
 class ImageSource:
