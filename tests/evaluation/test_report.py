@@ -159,3 +159,29 @@ def test_page_without_matplotlib_says_what_is_missing(
     assert evaluate(*arguments, "python:helper_trackers:Drift,still") == 0
     page = (tmp_path / "report.html").read_text()
     assert "vil-tracker[plots]" in page and "image/svg" not in page and "Confidence" in page
+
+
+def test_attributes_from_a_folder(data: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "att"
+    folder.mkdir()
+    (folder / "a.txt").write_text("Fog, Night\n")
+    (folder / "b.txt").write_text("Night\n")
+    arguments = ["--benchmark", "folder", "--data-root", data, "--output", tmp_path / "out", "--tracker", "still"]
+    assert evaluate(*arguments, "--attributes", folder, "--no-html") == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {name: entry["sequences"] for name, entry in report["attributes"].items()} == {"Fog": 1, "Night": 2}
+    (folder / "a.txt").write_text("0,1\n")
+    assert evaluate(*arguments, "--attributes", folder, "--no-html") == 2
+    assert "2 flags" in capsys.readouterr().err
+
+
+def test_lasot_flags_have_the_order_of_its_toolkit(tmp_path: Path) -> None:
+    from vil_tracker.evaluation.attributes import with_attributes
+    from vil_tracker.evaluation.benchmarks import get_benchmark, load_truth
+
+    write_boxes(tmp_path / "bird-2.txt", moving_boxes(4))
+    (tmp_path / "att").mkdir()
+    (tmp_path / "att" / "bird-2.txt").write_text("1,0,0,0,0,0,0,0,0,1,0,0,0,1\n")
+    lasot = get_benchmark("lasot")
+    (bird,) = with_attributes(load_truth(lasot, tmp_path, ("all",)), tmp_path / "att", lasot.attributes)
+    assert bird.attributes == ("Illumination Variation", "Full Occlusion", "Aspect Ratio Change")

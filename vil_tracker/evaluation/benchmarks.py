@@ -33,6 +33,7 @@ from vil_tracker.data.readers.video_folder import VideoFolder
 from vil_tracker.data.sequence import ArrayFrames, Frames, ImageFrames, Sequence, VideoFrames, make_sequence
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation import conventions
+from vil_tracker.evaluation.attributes import LASOT_ATTRIBUTES
 from vil_tracker.evaluation.conventions import Convention
 from vil_tracker.evaluation.layouts.dtb70 import DTB70
 from vil_tracker.evaluation.layouts.frames_beside_boxes import FramesBesideBoxes
@@ -59,6 +60,7 @@ class Benchmark:
         layout: of the result files, see `results.py`.
         repetitions: runs that its protocol asks of a tracker that is not deterministic.
         truth_withheld: the true boxes lie on a server; only the first of each sequence is public.
+        attributes: names of the challenge attributes in the order in which files of flags have them.
         gaps: rows of NaN in the true boxes are part of the data set; elsewhere they are errors.
     """
 
@@ -72,6 +74,7 @@ class Benchmark:
     layout: str = "flat"
     repetitions: int = 1
     truth_withheld: bool = False
+    attributes: tuple[str, ...] = ()
     gaps: bool = False
 
     @property
@@ -104,9 +107,17 @@ def _got10k(split: str) -> Benchmark:
 
 # Built when asked for: reading the lists costs a little, and `--help` needs the names alone.
 _BENCHMARKS: dict[str, Callable[[], Benchmark]] = {
-    "lasot": lambda: _named("lasot", "LaSOT", LaSOT, "test", official=conventions.LASOT, family="lasot"),
+    "lasot": lambda: _named(
+        "lasot", "LaSOT", LaSOT, "test", official=conventions.LASOT, family="lasot", attributes=LASOT_ATTRIBUTES
+    ),
     "lasot_ext": lambda: _named(
-        "lasot_ext", "LaSOT_ext", LaSOTExtension, "test", official=conventions.LASOT, family="lasot_ext"
+        "lasot_ext",
+        "LaSOT_ext",
+        LaSOTExtension,
+        "test",
+        official=conventions.LASOT,
+        family="lasot_ext",
+        attributes=LASOT_ATTRIBUTES,
     ),
     "got10k_val": lambda: _got10k("val"),
     "got10k_test": lambda: _got10k("test"),

@@ -61,6 +61,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="only these sequences, joined by commas; 'all' takes what is there of an incomplete benchmark",
     )
     data.add_argument("--truth", metavar="DIR", help="with --results: folder of true boxes, one text file per sequence")
+    data.add_argument(
+        "--attributes",
+        metavar="DIR",
+        help="challenge attributes, one text file per sequence: names, or LaSOT's flags (its toolkit's annos/att)",
+    )
     trackers = parser.add_argument_group("trackers")
     trackers.add_argument(
         "--tracker", nargs="+", action="extend", metavar="NAME", help="one or several; see below (default: vil)"
@@ -113,6 +118,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``evaluate``; returns 0, or 1 if sequences failed or are missing."""
+    from vil_tracker.evaluation.attributes import with_attributes
     from vil_tracker.evaluation.benchmarks import get_benchmark, load_sequences, load_truth
     from vil_tracker.evaluation.report import Report, to_text, write_csv, write_json
     from vil_tracker.evaluation.run import Rank
@@ -127,6 +133,8 @@ def run(args: argparse.Namespace) -> int:
         sequences = load_truth(benchmark, Path(args.truth), wanted)
     else:
         sequences = load_sequences(benchmark, Path(args.data_root), wanted)
+    if args.attributes is not None:
+        sequences = with_attributes(sequences, Path(args.attributes), benchmark.attributes)
     notes: list[str] = []
     failures: list[Failure] = []
     output = Path(args.output)
