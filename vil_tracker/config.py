@@ -11,6 +11,7 @@ import difflib
 import os
 import types
 import typing
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -96,9 +97,10 @@ class SourceConfig:
     """One data set of the training mixture.
 
     Attributes:
-        name: a data set known to the readers, such as ``lasot``, or a synthetic one: ``synthetic_pairs``.
+        name: a data set known to the readers, such as ``lasot``; ``folder:PATH`` for one's own; ``synthetic_pairs`` or
+            ``synthetic_clips``.
         weight: share of the samples, relative to the other sources.
-        split: split of the data set; "train" by default.
+        split: split of the data set; synthetic ones and own folders have none.
     """
 
     name: str = ""
@@ -114,43 +116,56 @@ class SourceConfig:
 class DataConfig:
     """What the network is trained on.
 
+    Synthetic pairs are composed rather than cut out, and take of the following only ``centre_jitter``,
+    ``scale_jitter``, ``rotation``, ``grey`` and ``negatives``: their mirroring, light and blur are of their own.
+
     Attributes:
         sources: the mixture.
+        validation: where held-out samples come from; empty takes samples of ``sources`` that training does not see.
         mode: "pairs" (template and search) or "clips" (template and consecutive search frames).
         clip_length: search frames per clip.
-        max_gap: largest distance between template and search frame, at the end of the curriculum.
-        centre_jitter: shift of the search crop's centre, in units of the target's √(w·h).
+        clip_stride: largest distance between consecutive frames of a clip.
+        max_gap: largest distance between template and (first) search frame, at the end of the curriculum.
+        centre_jitter: range of the search crop's shift, in units of the target's √(w·h): 3 is ±1.5. Synthetic pairs
+            are shifted normally instead, with a standard deviation of 0.12 of it, and a third of them evenly.
         scale_jitter: standard deviation of the log of the search crop's scale.
+        rotation: standard deviation of the search crop's turn against the template's, in degrees; clips stay upright.
         epoch_samples: samples per epoch, the unit in which randomness is counted.
         curriculum: share of the run over which gap and jitter widen from a quarter to their full value.
-        grey: probability that both crops of a sample are grey.
-        flip: probability that both crops of a sample are mirrored.
-        brightness: largest relative change of brightness.
-        negatives: share of samples whose search crop does not hold the target.
-        max_damaged: share of unreadable images above which training stops.
+        grey: probability that all crops of a sample are grey.
+        flip: probability that all crops of a sample are mirrored.
+        brightness: largest relative change of a crop's brightness.
+        motion_blur: probability of motion blur in a search crop.
+        negatives: share of search crops that do not hold the target.
+        max_damaged: share of unreadable pictures above which training stops.
     """
 
     sources: tuple[SourceConfig, ...] = ()
+    validation: tuple[SourceConfig, ...] = ()
     mode: Literal["pairs", "clips"] = "pairs"
     clip_length: int = 4
+    clip_stride: int = 4
     max_gap: int = 200
     centre_jitter: float = 3.0
     scale_jitter: float = 0.25
+    rotation: float = 7.0
     epoch_samples: int = 60_000
     curriculum: float = 0.3
-    grey: float = 0.05
+    grey: float = 0.06
     flip: float = 0.5
     brightness: float = 0.2
+    motion_blur: float = 0.1
     negatives: float = 0.03
     max_damaged: float = 0.02
 
     def __post_init__(self) -> None:
         _require(self.clip_length >= 2, "data.clip_length", self.clip_length, "at least 2")
-        for key in ("max_gap", "epoch_samples"):
+        for key in ("clip_stride", "max_gap", "epoch_samples"):
             _require(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "at least 1")
-        for key in ("centre_jitter", "scale_jitter", "brightness"):
+        for key in ("centre_jitter", "scale_jitter", "rotation"):
             _require(getattr(self, key) >= 0, f"data.{key}", getattr(self, key), "at least 0")
-        for key in ("curriculum", "grey", "flip", "negatives", "max_damaged"):
+        _require(0 <= self.brightness < 1, "data.brightness", self.brightness, "in [0, 1)")
+        for key in ("curriculum", "grey", "flip", "motion_blur", "negatives", "max_damaged"):
             _require(0 <= getattr(self, key) <= 1, f"data.{key}", getattr(self, key), "in [0, 1]")
 
 
@@ -163,7 +178,7 @@ class TrainConfig:
         batch_size: samples per optimiser step, over all processes and accumulation.
         accumulate: forward passes per optimiser step.
         lr: peak learning rate of the newly initialised parts.
-        backbone_lr_scale: the backbone's rate relative to ``lr``.
+        backbone_lr_scale: the backbone's rate relative to ``lr``; 0 leaves it as it is.
         weight_decay: AdamW's, not applied to norms, biases and position embeddings.
         warmup_steps: linear warm-up before the cosine.
         final_lr_scale: rate at the end relative to the peak.
@@ -180,8 +195,9 @@ class TrainConfig:
         init_from: weights to start from ("" starts from random ones).
         truth_share: in clips, share of frames whose search crop is centred on a jittered truth rather than on the
             prediction before.
+        validation_pairs: held-out samples (pairs or clips) whose overlap is measured; 0 turns it off.
         validation_sequences: folder of sequences for one-pass AUC during training, relative to the data root; ""
-            turns it off.
+            turns it off. The best weights are chosen by it, or else by the overlap.
     """
 
     steps: int = 10_000
@@ -207,6 +223,7 @@ class TrainConfig:
     validate_every: int = 0
     init_from: str = ""
     truth_share: float = 0.5
+    validation_pairs: int = 256
     validation_sequences: str = ""
 
     def __post_init__(self) -> None:
@@ -220,7 +237,15 @@ class TrainConfig:
         )
         for key in ("lr", "clip_grad", "checkpoint_minutes"):
             _require(getattr(self, key) > 0, f"train.{key}", getattr(self, key), "above 0")
-        for key in ("backbone_lr_scale", "weight_decay", "warmup_steps", "workers", "validate_every", "seed"):
+        for key in (
+            "backbone_lr_scale",
+            "weight_decay",
+            "warmup_steps",
+            "workers",
+            "validate_every",
+            "validation_pairs",
+            "seed",
+        ):
             _require(getattr(self, key) >= 0, f"train.{key}", getattr(self, key), "at least 0")
         for key in ("loss_focal", "loss_giou", "loss_l1"):
             _require(getattr(self, key) >= 0, f"train.{key}", getattr(self, key), "at least 0")
@@ -233,20 +258,68 @@ class TrainConfig:
 class TrackConfig:
     """How a session turns the network's maps into a track; one set of values for every video and benchmark.
 
+    Scores below are calibrated probabilities. Weights without a calibration are tracked as with ``calibrated: false``:
+    the score is the score map's peak, no probability, so the state stays "tracking" and nothing acts on it except
+    ``context_confidence``.
+
     Attributes:
         window: how strongly the Hann window pulls towards the last position: scores are multiplied by
             (1 - window) + window · hann.
         temporal: use the temporal context (where the network has that part).
         context_confidence: score below which a frame does not teach the temporal context.
+        calibrated: use the calibration stored with the weights: score, states and what follows from them.
+        motion: centre the search on a motion forecast while uncertain.
+        gate: probability that a true position passes the forecast's chi-square gate; one outside makes the frame
+            uncertain unless its score is at least ``tracking_above``.
+        redetect: search the whole frame while lost.
+        redetect_crops: search crops per frame for that, beside the ordinary one and one to verify.
+        uncertain_below, tracking_above: scores at which "uncertain" begins and ends.
+        lost_below, lost_after: a score below the first for so many frames in a row makes the target lost.
+        uncertain_frames: so many uncertain frames make it lost, too.
+        recover_above: score of a match with the first template that ends "lost".
+        recovered_frames: frames for which the state is then "recovered".
+        templates: add templates from confident frames that look different.
+        max_templates: largest number of templates, the first one included.
+        template_interval: least number of frames between two additions.
+        template_score: score that a frame must reach.
+        template_likeness: cosine to every template, of the target's tokens, that a frame must stay below.
     """
 
     window: float = 0.6
     temporal: bool = True
     context_confidence: float = 0.3
+    calibrated: bool = True
+    motion: bool = True
+    gate: float = 0.999
+    redetect: bool = True
+    redetect_crops: int = 6
+    uncertain_below: float = 0.35
+    tracking_above: float = 0.5
+    lost_below: float = 0.2
+    lost_after: int = 3
+    uncertain_frames: int = 12
+    recover_above: float = 0.65
+    recovered_frames: int = 5
+    templates: bool = False
+    max_templates: int = 4
+    template_interval: int = 20
+    template_score: float = 0.85
+    template_likeness: float = 0.95
 
     def __post_init__(self) -> None:
-        for key in ("window", "context_confidence"):
+        probabilities = ("context_confidence", "uncertain_below", "tracking_above", "lost_below", "recover_above")
+        for key in ("window", "gate", "template_score", "template_likeness", *probabilities):
             _require(0 <= getattr(self, key) <= 1, f"track.{key}", getattr(self, key), "in [0, 1]")
+        for key in ("redetect_crops", "lost_after", "uncertain_frames", "recovered_frames", "template_interval"):
+            _require(getattr(self, key) >= 1, f"track.{key}", getattr(self, key), "at least 1")
+        _require(self.max_templates >= 2, "track.max_templates", self.max_templates, "at least 2")
+        ordered = self.lost_below <= self.uncertain_below <= self.tracking_above
+        _require(
+            ordered,
+            "track.uncertain_below",
+            self.uncertain_below,
+            f"between track.lost_below ({self.lost_below}) and track.tracking_above ({self.tracking_above})",
+        )
 
 
 @dataclass(frozen=True)
@@ -304,6 +377,31 @@ def config_from_dict(content: object) -> Config:
 def config_to_dict(config: Any) -> dict[str, Any]:
     """Nested plain mappings, lists and numbers, ready for YAML or JSON."""
     return _plain(dataclasses.asdict(config))
+
+
+def override(config: Config, assignments: Sequence[str]) -> Config:
+    """A configuration with some values replaced.
+
+    Args:
+        config: where to start from.
+        assignments: ``section.key=value`` each, the value as in YAML.
+
+    Raises:
+        UserError: not of that form, or as :func:`load_config`.
+    """
+    content = config_to_dict(config)
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        section, dot, key = name.partition(".")
+        if not (equals and dot):
+            raise UserError(f"{assignment!r} is not of the form section.key=value, such as train.steps=1000")
+        if section not in content:
+            _check_keys({section: None}, Config, "")
+        try:
+            content[section][key] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"the value of {assignment!r} is not valid YAML") from error
+    return config_from_dict(content)
 
 
 def dump_config(config: Any) -> str:

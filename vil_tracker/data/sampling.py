@@ -6,16 +6,20 @@ seen, and the number of loader workers or processes changes nothing.
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from vil_tracker.config import DataConfig
+from vil_tracker.data.skipping import SkippedFiles
+from vil_tracker.errors import UserError
 
 
 class PairSample(NamedTuple):
@@ -36,23 +40,69 @@ class PairSample(NamedTuple):
     present: bool
 
 
-class PairSource(Protocol):
-    """Anything that makes pairs: a data set of videos, of stills, or a synthetic scene."""
+class ClipSample(NamedTuple):
+    """A template crop and K later frames of the same video, in order.
 
-    def sample(self, rng: np.random.Generator, difficulty: float) -> PairSample: ...
+    Frames are whole pictures, or a window of them around the target's path, so that search crops can be cut where the
+    tracker believes the target to be. Boxes are xywh in pixels of these frames.
+
+    Attributes:
+        template: (T, T, 3) uint8 RGB.
+        template_box: (4,) float32 xyxy in units of the template crop.
+        frames: (K, H, W, 3) uint8 RGB.
+        boxes: (K, 4) float32 true boxes; where the target is not present, the last one before.
+        present: (K,) bool.
+        anchors: (K, 4) float32, the truth as a tracker might have it: shifted and scaled a little.
+        use_truth: (K,) bool, True where the search crop is to be centred on the anchor rather than on the tracker's
+            last box; True in the first frame.
+    """
+
+    template: np.ndarray
+    template_box: np.ndarray
+    frames: np.ndarray
+    boxes: np.ndarray
+    present: np.ndarray
+    anchors: np.ndarray
+    use_truth: np.ndarray
+
+
+class Source(Protocol):
+    """Anything that makes pairs or clips: a data set of videos, of stills, or a synthetic scene.
+
+    Attributes:
+        skipped: its counter of damaged pictures, or None where nothing is read from files.
+    """
+
+    @property
+    def skipped(self) -> SkippedFiles | None: ...
+
+    def sample(self, rng: np.random.Generator, difficulty: float) -> PairSample | ClipSample: ...
 
 
 @dataclass(frozen=True)
 class Mixture:
     """Several sources, drawn from by weight."""
 
-    sources: tuple[PairSource, ...]
+    sources: tuple[Source, ...]
     weights: tuple[float, ...]
 
-    def sample(self, rng: np.random.Generator, difficulty: float) -> PairSample:
+    @property
+    def skipped(self) -> SkippedFiles | None:
+        """The damaged pictures of all sources together."""
+        counters = [source.skipped for source in self.sources if source.skipped is not None]
+        return SkippedFiles(1.0).merge(counters) if counters else None
+
+    def sample(self, rng: np.random.Generator, difficulty: float) -> PairSample | ClipSample:
         weights = np.asarray(self.weights, np.float64)
         chosen = int(rng.choice(len(self.sources), p=weights / weights.sum()))
         return self.sources[chosen].sample(rng, difficulty)
+
+
+class Fault(NamedTuple):
+    """Why a sample could not be made; it travels to the training process, which says so in one line."""
+
+    sample: int
+    message: str
 
 
 class Samples(Dataset):
@@ -63,10 +113,14 @@ class Samples(Dataset):
         config: curriculum and epoch size.
         seed: of the run.
         total: samples in the whole run, which the curriculum refers to.
+
+    Attributes:
+        working_on: (W, 2) shared between processes: each loader worker's process id and the sample it is making.
     """
 
-    def __init__(self, source: PairSource, config: DataConfig, seed: int, total: int) -> None:
+    def __init__(self, source: Source, config: DataConfig, seed: int, total: int, workers: int = 0) -> None:
         self.source, self.config, self.seed, self.total = source, config, seed, total
+        self.working_on = torch.full((max(workers, 1), 2), -1, dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return self.total
@@ -81,8 +135,41 @@ class Samples(Dataset):
         epoch, within = divmod(index, self.config.epoch_samples)
         return np.random.default_rng((self.seed, epoch, within))
 
-    def __getitem__(self, index: int) -> PairSample:
-        return self.source.sample(self.generator(index), self.difficulty(index))
+    def __getitem__(self, index: int) -> PairSample | ClipSample | Fault:
+        worker = get_worker_info()
+        if worker is not None:
+            self.working_on[worker.id, 0], self.working_on[worker.id, 1] = os.getpid(), index
+        try:
+            return self.source.sample(self.generator(index), self.difficulty(index))
+        except UserError as error:
+            return Fault(index, str(error))
+        except Exception as error:
+            raise RuntimeError(f"sample {index} (seed {self.seed}) could not be made: {error!r}") from error
+
+    def report(self) -> Skipped | None:
+        """This process's damaged pictures so far."""
+        counter = self.source.skipped
+        if counter is None:
+            return None
+        worker = get_worker_info()
+        return Skipped(worker.id if worker else 0, counter.read, counter.failures, dict(counter.reasons))
+
+    def sample_of(self, error: RuntimeError) -> int | None:
+        """The sample that a loader process was making when it died, from the loader's complaint; None if it says
+        something else."""
+        if "DataLoader worker" not in str(error):
+            return None
+        dead = {int(number) for number in re.findall(r"\d+", str(error))}
+        return next((int(index) for pid, index in self.working_on.tolist() if pid in dead), None)
+
+
+class Skipped(NamedTuple):
+    """Damaged pictures that one loader process has met so far."""
+
+    worker: int
+    read: int
+    failures: int
+    reasons: dict[str, str]
 
 
 class StepSampler(Sampler[list[int]]):
@@ -116,29 +203,82 @@ class PairBatch(NamedTuple):
     present: Tensor  # (B,) bool
 
 
-def collate(samples: Sequence[PairSample]) -> PairBatch:
+class ClipBatch(NamedTuple):
+    """B clips of K frames each; frames stay on the host, where their crops are cut."""
+
+    templates: Tensor  # (B, 1, T, T, 3) uint8
+    template_boxes: Tensor  # (B, 1, 4)
+    frames: list[Tensor]  # B of (K, H, W, 3) uint8, each clip of its own size
+    boxes: Tensor  # (B, K, 4) xywh in pixels
+    present: Tensor  # (B, K) bool
+    anchors: Tensor  # (B, K, 4) xywh in pixels
+    use_truth: Tensor  # (B, K) bool
+
+
+class Loaded(NamedTuple):
+    """What the loader yields: a batch with the indices of its samples, or the fault that prevented it."""
+
+    indices: list[int]
+    batch: PairBatch | ClipBatch | None
+    fault: Fault | None = None
+    skipped: Skipped | None = None
+
+
+def collate(samples: Sequence[PairSample | ClipSample]) -> PairBatch | ClipBatch:
     """Stack samples into one batch."""
-    return PairBatch(
-        torch.from_numpy(np.stack([sample.template for sample in samples])[:, None]),
-        torch.from_numpy(np.stack([sample.template_box for sample in samples])[:, None].astype(np.float32)),
-        torch.from_numpy(np.stack([sample.search for sample in samples])),
-        torch.from_numpy(np.stack([sample.search_box for sample in samples]).astype(np.float32)),
-        torch.tensor([sample.present for sample in samples]),
+    columns: Any = list(zip(*samples, strict=True))
+    templates = torch.from_numpy(np.stack(columns[0])[:, None])
+    template_boxes = torch.from_numpy(np.stack(columns[1])[:, None].astype(np.float32))
+    if isinstance(samples[0], PairSample):
+        search, boxes, present = columns[2:]
+        return PairBatch(
+            templates,
+            template_boxes,
+            torch.from_numpy(np.stack(search)),
+            torch.from_numpy(np.stack(boxes).astype(np.float32)),
+            torch.tensor(present),
+        )
+    frames, *labels = columns[2:]
+    return ClipBatch(
+        templates,
+        template_boxes,
+        [torch.from_numpy(clip) for clip in frames],
+        *(torch.from_numpy(np.stack(column)) for column in labels),
     )
 
 
-def build_loader(samples: Samples, sampler: StepSampler, workers: int, pin_memory: bool) -> DataLoader:
-    """A loader that yields one :class:`PairBatch` per forward pass, in the order of the steps."""
+class _Batches(Dataset):
+    """Batches by the list of their samples' indices: a batch is made whole in one process, faults included."""
+
+    def __init__(self, samples: Samples) -> None:
+        self.samples = samples
+
+    def __getitem__(self, indices: list[int]) -> Loaded:
+        made: list[PairSample | ClipSample] = []
+        for index in indices:
+            sample = self.samples[index]
+            if isinstance(sample, Fault):
+                return Loaded(indices, None, fault=sample)
+            made.append(sample)
+        return Loaded(indices, collate(made), skipped=self.samples.report())
+
+
+def build_loader(samples: Samples, sampler: Sampler[list[int]], workers: int, pin_memory: bool) -> DataLoader:
+    """A loader that yields one :class:`Loaded` per forward pass, in the order of the steps."""
     return DataLoader(
-        samples,
-        batch_sampler=sampler,
+        _Batches(samples),
+        batch_size=None,
+        sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=_as_is,  # type: ignore[arg-type]  # with batch_size None it gets the item itself
         pin_memory=pin_memory,
-        persistent_workers=False,
         prefetch_factor=4 if workers else None,
         worker_init_fn=_start_worker if workers else None,
     )
+
+
+def _as_is(loaded: Loaded) -> Loaded:
+    return loaded
 
 
 def _start_worker(_: int) -> None:

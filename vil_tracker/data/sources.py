@@ -2,32 +2,86 @@
 
 from __future__ import annotations
 
+import difflib
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from vil_tracker.config import Config, SourceConfig
-from vil_tracker.data.photo_pool import load_photo_pool
-from vil_tracker.data.sampling import Mixture, PairSource
-from vil_tracker.data.synthetic import SyntheticPairs
+from vil_tracker.data.clips import ClipCutter, SyntheticVideoClips, SyntheticVideoPairs, VideoClips
+from vil_tracker.data.dataset import open_dataset
+from vil_tracker.data.pairs import PairCutter, VideoPairs
+from vil_tracker.data.photo_pool import PhotoPool, load_photo_pool
+from vil_tracker.data.readers import READERS
+from vil_tracker.data.root import data_root as find_root
+from vil_tracker.data.sampling import Mixture, Source
+from vil_tracker.data.synthetic import SyntheticConfig, SyntheticPairs
 from vil_tracker.errors import UserError
 
-SYNTHETIC = "synthetic_pairs"
+SYNTHETIC_PAIRS, SYNTHETIC_CLIPS = "synthetic_pairs", "synthetic_clips"
+SPREAD = 0.12  # standard deviation of a synthetic target's shift in units of centre_jitter·√(w·h)
 
 
-def build_source(config: Config, data_root: Path, cache_folder: Path | None = None) -> PairSource:
+def build_source(
+    config: Config,
+    data_root: str | os.PathLike[str] | None,
+    cache_folder: Path | None = None,
+    *,
+    sources: Sequence[SourceConfig] | None = None,
+) -> Source:
     """The mixture of ``config.data.sources``, read from below ``data_root``.
 
+    Args:
+        config: mixture, crops, jitter and look.
+        data_root: see :func:`vil_tracker.data.root.data_root`.
+        cache_folder: where decoded photos and indices are kept.
+        sources: another mixture than the configuration's, such as ``config.data.validation``.
+
     Raises:
-        UserError: no source is configured, or one of them is not found.
+        UserError: no source is configured, or one of them is unknown or not found.
     """
-    if not config.data.sources:
+    sources = config.data.sources if sources is None else sources
+    if not sources:
         raise UserError("data.sources is empty: name at least one data set, such as {name: synthetic_pairs}")
-    built = tuple(_build(source, config, data_root, cache_folder) for source in config.data.sources)
-    return Mixture(built, tuple(source.weight for source in config.data.sources))
+    pools: list[PhotoPool] = []
+
+    def pool() -> PhotoPool:
+        if not pools:  # synthetic pairs and clips share one
+            pools.append(load_photo_pool(find_root(data_root), cache_folder))
+        return pools[0]
+
+    def build(source: SourceConfig) -> Source:
+        model, data, train = config.model, config.data, config.train
+        clips = data.mode == "clips"
+        if source.name == SYNTHETIC_PAIRS:
+            if clips:
+                raise UserError(f"{SYNTHETIC_PAIRS} makes no clips: with data.mode clips use {SYNTHETIC_CLIPS}")
+            synthetic = SyntheticConfig(
+                negatives=data.negatives,
+                grey=data.grey,
+                centre_jitter=SPREAD * data.centre_jitter / model.search_factor,
+                scale_jitter=data.scale_jitter,
+                rotation=data.rotation,
+            )
+            sizes = model.template_size, model.search_size
+            return SyntheticPairs(pool(), *sizes, model.template_factor, model.search_factor, synthetic)
+        if source.name == SYNTHETIC_CLIPS:
+            if clips:
+                return SyntheticVideoClips(pool(), ClipCutter(model, data, train.truth_share))
+            return SyntheticVideoPairs(pool(), PairCutter(model, data))
+        _check_name(source.name)
+        dataset = open_dataset(source.name, source.split, data_root=data_root, cache_dir=cache_folder)
+        if clips:
+            return VideoClips(dataset, ClipCutter(model, data, train.truth_share))
+        return VideoPairs(dataset, PairCutter(model, data))
+
+    return Mixture(tuple(map(build, sources)), tuple(source.weight for source in sources))
 
 
-def _build(source: SourceConfig, config: Config, data_root: Path, cache_folder: Path | None) -> PairSource:
-    model = config.model
-    if source.name == SYNTHETIC:
-        pool = load_photo_pool(data_root, cache_folder)
-        return SyntheticPairs(pool, model.template_size, model.search_size, model.template_factor, model.search_factor)
-    raise UserError(f"data.sources: unknown data set {source.name!r}: {SYNTHETIC} is known")
+def _check_name(name: str) -> None:
+    known = (SYNTHETIC_PAIRS, SYNTHETIC_CLIPS, *READERS)
+    if name in known or name.startswith("folder:"):
+        return
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}, or folder:PATH"
+    raise UserError(f"data.sources: unknown data set {name!r}: {hint}")

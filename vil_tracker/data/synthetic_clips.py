@@ -7,6 +7,7 @@ target's disappearance, whether behind something, over the frame's edge, or in a
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence as SequenceABC
 from dataclasses import dataclass, fields
 
 import cv2
@@ -87,13 +88,20 @@ class SyntheticClips:
         self.material = Material(pool)
         self.config = config or ClipConfig()
 
-    def sample_clip(self, rng: np.random.Generator, num_frames: int, difficulty: float = 1.0) -> Sequence:
+    def sample_clip(
+        self,
+        rng: np.random.Generator,
+        num_frames: int,
+        difficulty: float = 1.0,
+        keep: SequenceABC[int] | np.ndarray | None = None,
+    ) -> Sequence:
         """Make one clip.
 
         Args:
             rng: everything random comes from it.
             num_frames: at least 1.
             difficulty: scales motion, change of look, number of distractors and the probability of events.
+            keep: the frames to render, ascending; all by default.
 
         Returns:
             A sequence whose frames are in memory. Boxes are those of the whole target, cut at the frame's edge, even
@@ -109,11 +117,12 @@ class SyntheticClips:
             scene, events = self._script(rng, num_frames, difficulty)
         else:
             scene.before, scene.behind = [], []
-        frames, boxes, cover = [], np.full((num_frames, 4), np.nan), np.zeros(num_frames)
-        for i in range(num_frames):
-            frame, box, cover[i] = self._render(scene, i, rng)
-            if cover[i] >= ABSENT_BELOW:
-                boxes[i] = box
+        keep = range(num_frames) if keep is None else keep
+        frames, boxes, cover = [], np.full((len(keep), 4), np.nan), np.zeros(len(keep))
+        for row, i in enumerate(keep):
+            frame, box, cover[row] = self._render(scene, int(i), rng)
+            if cover[row] >= ABSENT_BELOW:
+                boxes[row] = box
             frames.append(frame)
         return make_sequence(
             "synthetic",

@@ -71,10 +71,17 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def load_newest_state(folder: Path) -> dict[str, Any] | None:
-    """The newest checkpoint of ``folder`` that is intact, or None if there is none; damaged ones are warned of."""
-    for _, path in reversed(list_states(folder)):
+    """The newest checkpoint of ``folder`` that is intact (damaged ones are warned of), or None if it is empty.
+
+    Raises:
+        UserError: there are checkpoints, and all of them are damaged.
+    """
+    states = list_states(folder)
+    for _, path in reversed(states):
         try:
             return load_state(path)
         except UserError as error:
             log.warning("%s; using the checkpoint before it", error)
+    if states:
+        raise UserError(f"no checkpoint in {folder} is intact: remove that folder to start the run afresh")
     return None

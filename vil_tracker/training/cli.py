@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 from pathlib import Path
-
-from vil_tracker.errors import UserError
 
 EXAMPLE = "example: vil-tracker train configs/nano_starter.yaml --data-root ~/data --output runs/nano"
 
@@ -15,6 +12,14 @@ EXAMPLE = "example: vil-tracker train configs/nano_starter.yaml --data-root ~/da
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("train", help="train a network", epilog=EXAMPLE)
     parser.add_argument("config", type=Path, help="configuration file, such as configs/nano_starter.yaml")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace values: train.steps=2000 ...",
+    )
     parser.add_argument("--data-root", type=Path, help="folder that holds the data sets (default: $VIL_DATA)")
     parser.add_argument("--output", type=Path, help="folder of the run (default: runs/<name of the config>)")
     parser.add_argument(
@@ -29,31 +34,44 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--show-samples", type=int, metavar="N", help="write a contact sheet of N samples with their boxes and stop"
     )
+    parser.add_argument(
+        "--first-sample", type=int, default=0, metavar="INDEX", help="with --show-samples: where in the run to start"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     import torch
 
-    from vil_tracker.config import load_config
+    from vil_tracker.config import load_config, override
+    from vil_tracker.data.root import data_root
     from vil_tracker.data.sources import build_source
     from vil_tracker.models.pretrained import resolve_device
+    from vil_tracker.runtime import keep_freed_memory
     from vil_tracker.training.loop import train
+    from vil_tracker.training.validation import build_validation
 
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = load_config(args.config)
-    root = args.data_root or (Path(os.environ["VIL_DATA"]) if "VIL_DATA" in os.environ else None)
-    if root is None:
-        raise UserError("no data root: give --data-root DIR or set VIL_DATA to the folder that holds the data sets")
+    keep_freed_memory()
+    logging.getLogger("vil_tracker").setLevel(logging.ERROR if args.quiet else logging.INFO)
+    config = override(load_config(args.config), args.set)
+    root = data_root(args.data_root)
     if args.threads is not None:
         torch.set_num_threads(max(1, args.threads))
     output = args.output or Path("runs") / args.config.stem
     source = build_source(config, root, args.cache)
-    if args.show_samples:
+    if args.show_samples is not None:
         from vil_tracker.training.show_samples import write_contact_sheet
 
-        path = write_contact_sheet(config, source, args.show_samples, output / "samples.png")
+        path = write_contact_sheet(config, source, output / "samples.png", args.show_samples, args.first_sample)
         print(f"samples: {path}")
         return 0
-    weights = train(config, source, output, device=resolve_device(args.device), resume=args.resume == "auto")
+    weights = train(
+        config,
+        source,
+        output,
+        device=resolve_device(args.device),
+        resume=args.resume == "auto",
+        validation=build_validation(config, root, source, args.cache),
+        progress=not args.quiet,
+    )
     print(f"weights: {weights}")
     return 0

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vil_tracker.errors import UserError
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -53,9 +55,27 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def wrap(network: nn.Module, ranks: Ranks) -> nn.Module:
-    """Average gradients over the processes; the network itself where there is only one."""
+def wrap(objective: nn.Module, ranks: Ranks) -> nn.Module:
+    """Average gradients over the processes; the objective itself where there is only one.
+
+    Batches reach the objective as they are: frames stay on the host until their crops are cut.
+    """
+    return objective if ranks.world == 1 else DistributedDataParallel(objective)
+
+
+def check_same(value: int, what: str, ranks: Ranks) -> None:
+    """Check that all processes hold the same number.
+
+    Raises:
+        UserError: they do not; all of them raise it.
+    """
     if ranks.world == 1:
-        return network
-    ids = [ranks.device.index] if ranks.device.type == "cuda" else None
-    return DistributedDataParallel(network, device_ids=ids)
+        return
+    own = torch.tensor([value, -value], device=ranks.device)
+    dist.all_reduce(own, dist.ReduceOp.MAX)
+    highest, lowest = int(own[0]), -int(own[1])
+    if highest != lowest:
+        raise UserError(
+            f"the processes disagree about the {what} ({lowest} and {highest}): --output must be a folder that all "
+            "nodes share"
+        )

@@ -1,0 +1,274 @@
+"""Causal clips: a template frame and K later frames of the same video, for training the temporal part.
+
+A clip's frames travel as small pictures: a window around the target's path, wide enough for search crops that miss the
+target by half their side, at the resolution that those crops need. The crops themselves are cut in training, where the
+tracker's own last box is known.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import cv2
+import numpy as np
+
+from vil_tracker.config import DataConfig, ModelConfig
+from vil_tracker.data.dataset import SequenceDataset
+from vil_tracker.data.pairs import (
+    TEMPLATE_COVER,
+    Look,
+    PairCutter,
+    blurred,
+    draw,
+    frame_name,
+    inside,
+    jittered,
+    root,
+    template_of,
+    usable_sequences,
+)
+from vil_tracker.data.photo_pool import PhotoPool
+from vil_tracker.data.sampling import ClipSample, PairSample
+from vil_tracker.data.sequence import Sequence
+from vil_tracker.data.skipping import SkippedFiles
+from vil_tracker.data.synthetic_clips import SyntheticClips
+
+MARGIN = 2.0  # side of the window around each true box, in sides of its search crop
+MAX_SIDE = 640  # of a window, in pixels
+BOX_NOISE = 0.03  # standard deviation of a synthetic template box's sides: users' boxes are not exact
+SYNTHETIC_GAP = 60  # frames between a synthetic clip's template and its first search frame, at most
+
+
+def draw_offsets(rng: np.random.Generator, config: DataConfig, difficulty: float, room: int) -> np.ndarray | None:
+    """Distances (K,) of a clip's search frames from its template, ascending; None if ``room`` frames are too few."""
+    count = config.clip_length
+    longest = min(max(1, round(config.clip_stride * difficulty)), (room - 1) // max(count - 1, 1))
+    if longest < 1:
+        return None
+    stride = int(rng.integers(1, longest + 1))
+    gap = min(max(1, round(config.max_gap * difficulty)), room - stride * (count - 1))
+    return int(rng.integers(1, gap + 1)) + stride * np.arange(count)
+
+
+def window(boxes: np.ndarray, width: int, height: int, model: ModelConfig) -> tuple[np.ndarray, float]:
+    """The part of the frames that a clip keeps.
+
+    Args:
+        boxes: (N, 4) xywh in pixels, the target where it is visible.
+        width, height: of the frames.
+        model: size and reach of the search crops.
+
+    Returns:
+        x1, y1, x2, y2 in whole pixels, and the factor (at most 1) by which the window is shrunk.
+    """
+    roots = np.sqrt(np.maximum(boxes[:, 2:].prod(1), 1.0))
+    half = MARGIN * model.search_factor * roots[:, None] / 2
+    centre = boxes[:, :2] + boxes[:, 2:] / 2
+    low = np.clip(np.floor((centre - half).min(0)), 0, (width - 1, height - 1)).astype(int)
+    high = np.clip(np.ceil((centre + half).max(0)), low + 1, (width, height)).astype(int)
+    scale = min(
+        1.0, model.search_size / (model.search_factor * float(roots.min())), MAX_SIDE / float((high - low).max())
+    )
+    return np.concatenate([low, high]), scale
+
+
+def cut_window(frame: np.ndarray, region: np.ndarray, scale: float) -> np.ndarray:
+    """A window of a frame, shrunk by ``scale`` to whole pixels."""
+    x1, y1, x2, y2 = (int(v) for v in region)
+    part = frame[y1:y2, x1:x2]
+    if scale == 1:
+        return part
+    size = (max(1, round((x2 - x1) * scale)), max(1, round((y2 - y1) * scale)))
+    return cv2.resize(part, size, interpolation=cv2.INTER_AREA)
+
+
+class ClipCutter:
+    """From frames and boxes to a :class:`ClipSample`.
+
+    Args:
+        model: sizes of the crops.
+        config: jitter and look.
+        truth_share: share of frames, after the first, that are centred on the jittered truth.
+    """
+
+    def __init__(self, model: ModelConfig, config: DataConfig, truth_share: float) -> None:
+        self.model, self.config, self.truth_share = model, config, truth_share
+
+    def make(
+        self,
+        rng: np.random.Generator,
+        template_frame: np.ndarray,
+        template_box: np.ndarray,
+        frames: list[np.ndarray],
+        boxes: np.ndarray,
+        visible: np.ndarray,
+        difficulty: float,
+    ) -> ClipSample:
+        """Cut one clip.
+
+        Args:
+            rng: everything random comes from it.
+            template_frame: (H, W, 3) uint8 RGB.
+            template_box: (4,) xywh in its pixels.
+            frames: K frames of one size.
+            boxes: (K, 4) xywh; rows without a visible target are not looked at.
+            visible: (K,) bool, True in the first frame.
+            difficulty: scales the jitter.
+        """
+        look = Look.draw(rng, self.config)
+        template, in_template = template_of(template_frame, template_box, self.model, flip=look.flip)
+        height, width = frames[0].shape[:2]
+        boxes = np.stack([inside(box, frames[0]) for box in boxes])
+        region, scale = window(boxes[visible], width, height, self.model)
+        cuts = [cut_window(frame, region, scale) for frame in frames]
+        low = region[:2]
+        ratio = np.array([cuts[0].shape[1], cuts[0].shape[0]]) / (region[2:] - low)
+        boxes = np.concatenate([(boxes[:, :2] - low) * ratio, boxes[:, 2:] * ratio], axis=1)
+        if look.flip:
+            cuts = [part[:, ::-1] for part in cuts]
+            boxes[:, 0] = cuts[0].shape[1] - boxes[:, 0] - boxes[:, 2]
+        last_seen = np.maximum.accumulate(np.where(visible, np.arange(len(boxes)), 0))
+        boxes = boxes[last_seen]
+
+        present = visible.copy()
+        anchors = np.stack([jittered(rng, box, self.config, difficulty) for box in boxes])
+        use_truth = rng.random(len(boxes)) < self.truth_share
+        use_truth[0] = True
+        beside = use_truth & (rng.random(len(boxes)) < self.config.negatives)
+        for k in np.flatnonzero(beside):
+            anchors[k] = self._beside(rng, boxes[k], cuts[k].shape)
+        stack = look.apply(rng, np.stack(cuts))
+        for k in np.flatnonzero(rng.random(len(boxes)) < self.config.motion_blur):
+            stack[k] = blurred(rng, stack[k])
+        kinds = (np.float32, np.float32, np.bool_, np.float32, np.bool_)
+        labels = (in_template, boxes, present, anchors, use_truth)
+        in_template, boxes, present, anchors, use_truth = (a.astype(k) for a, k in zip(labels, kinds, strict=True))
+        return ClipSample(look.apply(rng, template), in_template, stack, boxes, present, anchors, use_truth)
+
+    def _beside(self, rng: np.random.Generator, box: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """A box of the same size whose search crop misses the target's centre."""
+        reach = 0.55 * self.model.search_factor * root(box)
+        angle = rng.uniform(0.0, 2 * math.pi)
+        direction = np.array([math.cos(angle), math.sin(angle)])
+        direction /= np.abs(direction).max()
+        return np.concatenate([box[:2] + direction * reach * rng.uniform(1.0, 1.8), box[2:]])
+
+
+class VideoClips:
+    """Clips from the sequences of one data set; a still is a clip in which nothing moves but the crop.
+
+    Args:
+        dataset: videos or stills.
+        cutter: makes the samples.
+    """
+
+    def __init__(self, dataset: SequenceDataset, cutter: ClipCutter) -> None:
+        self.dataset, self.cutter = dataset, cutter
+        self.usable = usable_sequences(dataset)
+        self.skipped = SkippedFiles(cutter.config.max_damaged)
+
+    def sample(self, rng: np.random.Generator, difficulty: float) -> ClipSample:
+        """One clip; frames that cannot be read are counted and another clip is drawn.
+
+        Raises:
+            UserError: too many of the pictures are damaged.
+        """
+        return draw(rng, self.dataset, self.usable, lambda sequence: self._clip(rng, sequence, difficulty))
+
+    def _clip(self, rng: np.random.Generator, sequence: Sequence, difficulty: float) -> ClipSample | None:
+        chosen = self._choose(rng, sequence, difficulty)
+        if chosen is None:
+            return None
+        template, rows = chosen
+        frames: dict[int, np.ndarray] = {}
+        for index in {template, *rows.tolist()}:
+            frame = self.skipped.attempt(frame_name(sequence, index), partial(sequence.frames.__getitem__, index))
+            if frame is None:
+                return None
+            frames[index] = frame
+        pictures = [frames[int(index)] for index in rows]
+        if len({picture.shape for picture in pictures}) > 1:
+            return None
+        box = inside(sequence.boxes[template], frames[template])
+        boxes = sequence.boxes[rows]
+        return self.cutter.make(rng, frames[template], box, pictures, boxes, sequence.visible[rows], difficulty)
+
+    def _choose(self, rng: np.random.Generator, sequence: Sequence, difficulty: float) -> tuple[int, np.ndarray] | None:
+        """Template and search frames, whose target is visible in the first and known to be so or not in all."""
+        config = self.cutter.config
+        good = np.flatnonzero(sequence.visible & (sequence.cover >= TEMPLATE_COVER))
+        if not len(good):
+            return None
+        if len(sequence) == 1:
+            return int(good[0]), np.repeat(good[:1], config.clip_length)
+        early = good[good < len(sequence) - config.clip_length]
+        if not len(early):
+            return None
+        template = int(rng.choice(early))
+        offsets = draw_offsets(rng, config, difficulty, len(sequence) - 1 - template)
+        if offsets is None:
+            return None
+        rows = template + offsets
+        known = sequence.visible | sequence.absent | np.isfinite(sequence.boxes).all(1)
+        return (template, rows) if sequence.visible[rows[0]] and known[rows].all() else None
+
+
+def draw_video(
+    rng: np.random.Generator, videos: SyntheticClips, offsets: np.ndarray, difficulty: float
+) -> tuple[Sequence, np.ndarray]:
+    """A synthetic video, of which only the first frame and those at ``offsets`` are rendered; target visible in the
+    first two of them.
+
+    Returns:
+        The video, and its first box as a user would draw it: a little wrong.
+    """
+    keep = np.concatenate([[0], offsets])
+    while True:
+        video = videos.sample_clip(rng, int(keep[-1]) + 1, difficulty, keep)
+        if video.visible[:2].all():
+            break
+    noise = np.clip(rng.normal(0.0, BOX_NOISE * min(difficulty, 1.0), 4), -0.1, 0.1)
+    return video, video.boxes[0] + noise * np.tile(video.boxes[0, 2:], 2)
+
+
+class SyntheticVideoClips:
+    """Clips from videos composed of still photos.
+
+    Args:
+        pool: the material.
+        cutter: makes the samples.
+    """
+
+    skipped = None  # everything is decoded beforehand: no picture can turn out to be damaged
+
+    def __init__(self, pool: PhotoPool, cutter: ClipCutter) -> None:
+        self.videos, self.cutter = SyntheticClips(pool), cutter
+
+    def sample(self, rng: np.random.Generator, difficulty: float) -> ClipSample:
+        """One clip."""
+        config = self.cutter.config
+        room = min(config.max_gap, SYNTHETIC_GAP) + config.clip_stride * (config.clip_length - 1)
+        offsets = draw_offsets(rng, config, difficulty, room)
+        assert offsets is not None, "the room is made for the longest clip"
+        video, box = draw_video(rng, self.videos, offsets, difficulty)
+        frames = [video.frames[i] for i in range(1, len(video))]
+        return self.cutter.make(rng, video.frames[0], box, frames, video.boxes[1:], video.visible[1:], difficulty)
+
+
+class SyntheticVideoPairs:
+    """Pairs of two frames of a video composed of still photos; arguments as for :class:`SyntheticVideoClips`."""
+
+    skipped = None
+
+    def __init__(self, pool: PhotoPool, cutter: PairCutter) -> None:
+        self.videos, self.cutter = SyntheticClips(pool), cutter
+
+    def sample(self, rng: np.random.Generator, difficulty: float) -> PairSample:
+        """One pair; the search frame of a negative is another video's."""
+        config = self.cutter.config
+        gap = np.array([int(rng.integers(1, max(1, round(min(config.max_gap, SYNTHETIC_GAP) * difficulty)) + 1))])
+        video, box = draw_video(rng, self.videos, gap, difficulty)
+        present = bool(rng.random() >= config.negatives)
+        searched = video if present else draw_video(rng, self.videos, gap, difficulty)[0]
+        return self.cutter.make(rng, video.frames[0], box, searched.frames[1], searched.boxes[1], present, difficulty)

@@ -1,0 +1,270 @@
+"""Pairs cut out of real pictures: a template and a search crop from two frames of a video, or from one still.
+
+Each crop is one resampling of its frame: position, scale, turn and mirroring are a single affine map.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import cv2
+import numpy as np
+
+from vil_tracker.config import DataConfig, ModelConfig
+from vil_tracker.data.augment import motion_kernel
+from vil_tracker.data.crops import MIN_SIDE, mean_colour
+from vil_tracker.data.dataset import SequenceDataset
+from vil_tracker.data.sampling import PairSample
+from vil_tracker.data.sequence import Sequence
+from vil_tracker.data.skipping import SkippedFiles
+from vil_tracker.data.sprites import bounds, ellipse_outline, warp
+from vil_tracker.errors import UserError
+
+Sample = TypeVar("Sample")
+
+ATTEMPTS = 50  # draws before a data set counts as unusable
+TEMPLATE_COVER = 0.5  # least visible share of a template's target
+
+
+@dataclass(frozen=True)
+class Look:
+    """What all crops of a sample share, and how far each may differ.
+
+    Attributes:
+        flip: mirrored left to right.
+        grey: without colour.
+        brightness: largest relative change of brightness of one crop.
+    """
+
+    flip: bool
+    grey: bool
+    brightness: float
+
+    @staticmethod
+    def draw(rng: np.random.Generator, config: DataConfig) -> Look:
+        """Draw one for a sample."""
+        return Look(bool(rng.random() < config.flip), bool(rng.random() < config.grey), config.brightness)
+
+    def apply(self, rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
+        """Change brightness and colour of a (..., H, W, 3) uint8 picture (all frames of a stack alike)."""
+        gain = 1 + rng.uniform(-self.brightness, self.brightness)
+        if self.grey:
+            rows = image.reshape(-1, image.shape[-2], 3)
+            grey = cv2.cvtColor(cv2.cvtColor(rows, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+            image = grey.reshape(image.shape)
+        table = np.clip(np.arange(256) * gain + 0.5, 0, 255).astype(np.uint8)
+        return cv2.LUT(image.reshape(-1, image.shape[-2], 3), table).reshape(image.shape)
+
+
+def blurred(rng: np.random.Generator, crop: np.ndarray) -> np.ndarray:
+    """A (S, S, 3) uint8 crop as a moving camera sees it."""
+    length = rng.uniform(2.5, 9.0) * len(crop) / 192
+    return cv2.filter2D(crop, -1, motion_kernel(length, rng.uniform(0.0, math.pi)))
+
+
+def cut(
+    image: np.ndarray,
+    box: np.ndarray,
+    centre: tuple[float, float],
+    side: float,
+    size: int,
+    *,
+    angle: float = 0.0,
+    flip: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resample a square region once, turned and mirrored about its centre.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        box: xywh in pixels of the image.
+        centre, side: of the region, in pixels.
+        size: side of the crop.
+        angle: turn in radians.
+        flip: mirror left to right.
+
+    Returns:
+        The crop (size, size, 3) uint8, filled with the mean colour outside the image; and the box as xyxy in units of
+        the crop. A turned box is taken as that of the ellipse inside it, whose bounding box does not swell.
+    """
+    scale = size / max(side, MIN_SIDE)
+    c, s = math.cos(angle) * scale, math.sin(angle) * scale
+    linear = np.array([[-c if flip else c, -s], [-s if flip else s, c]])
+    matrix = np.column_stack([linear, size / 2 - linear @ np.asarray(centre, np.float64)])
+    crop = warp(image, matrix, (size, size), cv2.BORDER_CONSTANT, mean_colour(image))
+    x, y, w, h = (float(v) for v in box)
+    points = ellipse_outline(box) if angle else np.array([[x, y], [x + w, y + h]])
+    return crop, bounds(points, matrix) / size
+
+
+def inside(box: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """The part of an xywh box that lies in the picture: data sets differ in what they do at the frame's edge."""
+    high = np.minimum(box[:2] + box[2:], (image.shape[1], image.shape[0]))
+    low = np.maximum(box[:2], 0.0)
+    return np.concatenate([low, np.maximum(high - low, 0.0)]) if (high > low).all() else box
+
+
+def root(box: np.ndarray) -> float:
+    """√(w·h) of an xywh box."""
+    return math.sqrt(max(float(box[2] * box[3]), 1.0))
+
+
+def template_of(
+    image: np.ndarray, box: np.ndarray, model: ModelConfig, *, flip: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """The template crop and the target's box in it (xyxy in units of the crop), as a session makes it."""
+    x, y, w, h = (float(v) for v in box)
+    side = model.template_factor * root(box)
+    return cut(image, box, (x + w / 2, y + h / 2), side, model.template_size, flip=flip)
+
+
+def jittered(rng: np.random.Generator, box: np.ndarray, config: DataConfig, difficulty: float) -> np.ndarray:
+    """An xywh box as a tracker might have it: shifted by up to half of ``centre_jitter``·√(w·h), and scaled."""
+    scale = math.exp(float(np.clip(rng.normal(0.0, config.scale_jitter * difficulty), -1.0, 1.0)))
+    reach = 0.5 * config.centre_jitter * root(box) * scale * difficulty
+    dx, dy = rng.uniform(-reach, reach, 2)
+    x, y, w, h = box
+    w, h, cx, cy = w * scale, h * scale, x + w / 2 + dx, y + h / 2 + dy
+    return np.array([cx - w / 2, cy - h / 2, w, h])
+
+
+def frame_name(sequence: Sequence, index: int) -> str:
+    """What a damaged frame is called in the list of skipped files."""
+    return f"{sequence.dataset}/{sequence.name}[{index}]"
+
+
+def usable_sequences(dataset: SequenceDataset) -> np.ndarray:
+    """Indices of the sequences that have enough visible frames: two of a video, one of a still.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = np.flatnonzero(dataset.visible_counts >= (1 if dataset.stills else 2))
+    if not len(found):
+        raise UserError(f"{dataset.name} {dataset.split} in {dataset.folder} has no sequence with visible targets")
+    return found
+
+
+class PairCutter:
+    """From two frames and their boxes to a :class:`PairSample`.
+
+    Args:
+        model: sizes of the crops.
+        config: jitter and look.
+    """
+
+    def __init__(self, model: ModelConfig, config: DataConfig) -> None:
+        self.model, self.config = model, config
+
+    def make(
+        self,
+        rng: np.random.Generator,
+        template_frame: np.ndarray,
+        template_box: np.ndarray,
+        search_frame: np.ndarray,
+        search_box: np.ndarray,
+        present: bool,
+        difficulty: float,
+    ) -> PairSample:
+        """Cut one pair.
+
+        Args:
+            rng: everything random comes from it.
+            template_frame, search_frame: (H, W, 3) uint8 RGB.
+            template_box, search_box: (4,) xywh in pixels; the search crop is cut around the latter in any case.
+            present: whether the target is there.
+            difficulty: scales jitter and turn.
+        """
+        model, config = self.model, self.config
+        look = Look.draw(rng, config)
+        template, in_template = template_of(template_frame, template_box, model, flip=look.flip)
+        x, y, w, h = jittered(rng, search_box, config, difficulty)
+        search, in_search = cut(
+            search_frame,
+            search_box,
+            (x + w / 2, y + h / 2),
+            model.search_factor * math.sqrt(max(w * h, 1.0)),
+            model.search_size,
+            angle=math.radians(float(np.clip(rng.normal(0.0, config.rotation * difficulty), -45, 45))),
+            flip=look.flip,
+        )
+        if rng.random() < config.motion_blur:
+            search = blurred(rng, search)
+        in_search = in_search if present else np.zeros(4)
+        return PairSample(
+            look.apply(rng, template),
+            in_template.astype(np.float32),
+            look.apply(rng, search),
+            in_search.astype(np.float32),
+            present,
+        )
+
+
+class VideoPairs:
+    """Pairs from the sequences of one data set.
+
+    Args:
+        dataset: videos, or stills, whose pairs are two cuts of the same picture.
+        cutter: makes the samples.
+    """
+
+    def __init__(self, dataset: SequenceDataset, cutter: PairCutter) -> None:
+        self.dataset, self.cutter = dataset, cutter
+        self.usable = usable_sequences(dataset)
+        self.skipped = SkippedFiles(cutter.config.max_damaged)
+
+    def sample(self, rng: np.random.Generator, difficulty: float) -> PairSample:
+        """One pair; frames that cannot be read are counted and others are drawn.
+
+        Raises:
+            UserError: too many of the pictures are damaged.
+        """
+        return draw(rng, self.dataset, self.usable, lambda sequence: self._pair(rng, sequence, difficulty))
+
+    def _pair(self, rng: np.random.Generator, sequence: Sequence, difficulty: float) -> PairSample | None:
+        config = self.cutter.config
+        visible = np.flatnonzero(sequence.visible)
+        good = visible[sequence.cover[visible] >= TEMPLATE_COVER]
+        if not len(good):
+            return None
+        first = int(rng.choice(good))
+        near = visible[(np.abs(visible - first) <= max(1.0, config.max_gap * difficulty)) & (visible != first)]
+        second = int(rng.choice(near)) if len(near) else first
+        other = sequence
+        if rng.random() < config.negatives:
+            other = self.dataset[int(rng.choice(self.usable))]
+            if other.name != sequence.name:
+                second = int(rng.choice(np.flatnonzero(other.visible)))
+        present = other.name == sequence.name
+        if present:
+            other = sequence
+
+        template = self._read(sequence, first)
+        search = template if present and second == first else self._read(other, second)
+        if template is None or search is None:
+            return None
+        boxes = inside(sequence.boxes[first], template), inside(other.boxes[second], search)
+        return self.cutter.make(rng, template, boxes[0], search, boxes[1], present, difficulty)
+
+    def _read(self, sequence: Sequence, index: int) -> np.ndarray | None:
+        return self.skipped.attempt(frame_name(sequence, index), lambda: sequence.frames[index])
+
+
+def draw(
+    rng: np.random.Generator, dataset: SequenceDataset, usable: np.ndarray, make: Callable[[Sequence], Sample | None]
+) -> Sample:
+    """Try sequences at random until one gives a sample.
+
+    Raises:
+        UserError: none of many did.
+    """
+    for _ in range(ATTEMPTS):
+        sample = make(dataset[int(rng.choice(usable))])
+        if sample is not None:
+            return sample
+    raise UserError(
+        f"{dataset.name} {dataset.split}: none of {ATTEMPTS} sequences drawn at random gave a sample; "
+        "its annotations have too few visible targets, or data.max_gap and data.clip_stride are too small"
+    )

@@ -1,0 +1,171 @@
+"""The losses of one batch, as modules that hold the network: what DistributedDataParallel wraps.
+
+Phase 1 sees pairs. Phase 2 runs each clip as a session does: the template is scanned once into a memory, then frame by
+frame the crop is cut around the last box (or, for a share of the frames, around a jittered truth), the temporal context
+is registered to it, and the answer moves the box and teaches the context. No gradient crosses from one frame to the
+next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vil_tracker.boxes import clip_box
+from vil_tracker.config import Config
+from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box, to_input
+from vil_tracker.data.sampling import ClipBatch, PairBatch
+from vil_tracker.errors import UserError
+from vil_tracker.models.film_temporal import TemporalContext, register_context, updated_context
+from vil_tracker.models.network import NetworkOutput, ViLTrackerNet
+from vil_tracker.tracking.tracker import hann_window
+from vil_tracker.training.losses import LossWeights, tracking_loss
+
+Terms = dict[str, Tensor]
+
+
+class Located(NamedTuple):
+    """The network's answer to B search crops, and the truth.
+
+    Attributes:
+        output: the maps.
+        boxes: (B, 4) true boxes, xyxy in units of the crops.
+        present: (B,) bool, whether each crop holds the visible target.
+    """
+
+    output: NetworkOutput
+    boxes: Tensor
+    present: Tensor
+
+
+class PairObjective(nn.Module):
+    """Loss of a batch of pairs.
+
+    Args:
+        network: the network to train.
+        config: weights of the losses.
+    """
+
+    def __init__(self, network: ViLTrackerNet, config: Config) -> None:
+        super().__init__()
+        self.network = network
+        self.weights = loss_weights(config)
+        self.predict = torch.compile(network.forward) if config.train.compile else network.forward
+
+    def forward(self, batch: PairBatch) -> tuple[Tensor, Terms]:
+        """The total loss, a scalar, and its detached terms."""
+        return tracking_loss(*next(self.locate(batch)), self.weights)
+
+    def locate(self, batch: PairBatch) -> Iterator[Located]:
+        """Yield what the network answers to the one search crop."""
+        device = device_of(self.network)
+        output = self.predict(
+            to_input(batch.templates, device),
+            batch.template_boxes.to(device, non_blocking=True),
+            to_input(batch.search, device),
+        )
+        boxes, present = batch.search_boxes, batch.present
+        yield Located(output, boxes.to(device, non_blocking=True), present.to(device, non_blocking=True))
+
+
+class ClipObjective(nn.Module):
+    """Loss of a batch of clips, averaged over their frames.
+
+    Args:
+        network: the network to train; its temporal part, where it has one, sees the context that a session would.
+        config: weights of the losses, and the session's window and thresholds.
+
+    Raises:
+        UserError: the network's templates depend on the search region, so that it cannot be used in a session.
+    """
+
+    def __init__(self, network: ViLTrackerNet, config: Config) -> None:
+        super().__init__()
+        if network.config.scan != "prefix":
+            raise UserError(f"data.mode clips needs model.scan prefix, not {network.config.scan}: use pairs")
+        self.network = network
+        self.config = config
+        self.weights = loss_weights(config)
+        side = network.config.search_size // network.config.patch_size
+        self.grid = (side, side)
+        self.window = hann_window(side, config.track.window)
+        compiled = config.train.compile
+        self.encode = torch.compile(network.encode_templates) if compiled else network.encode_templates
+        self.search = torch.compile(network.forward_search) if compiled else network.forward_search
+
+    def forward(self, batch: ClipBatch) -> tuple[Tensor, Terms]:
+        """The total loss, a scalar, and its detached terms."""
+        losses, terms = [], []
+        for located in self.locate(batch):
+            loss, frame_terms = tracking_loss(*located, self.weights)
+            losses.append(loss)
+            terms.append(frame_terms)
+        mean = {name: torch.stack([frame[name] for frame in terms]).mean() for name in terms[0]}
+        return torch.stack(losses).mean(), mean
+
+    def locate(self, batch: ClipBatch) -> Iterator[Located]:
+        """Yield, frame by frame, what the network answers to the session's search crops."""
+        network, settings = self.network, self.network.config
+        device = device_of(network)
+        memory = self.encode(to_input(batch.templates, device), batch.template_boxes.to(device, non_blocking=True))
+        window = self.window.to(device)
+        teaches = network.temporal is not None and self.config.track.temporal
+        context: TemporalContext | None = None
+        last_B4 = batch.anchors[:, 0].numpy()
+        size = settings.search_size
+        crops_BSS3 = np.empty((len(batch.frames), size, size, 3), np.uint8)
+        for k in range(batch.boxes.shape[1]):
+            around_B4 = np.where(batch.use_truth[:, k, None].numpy(), batch.anchors[:, k].numpy(), last_B4)
+            regions = [geometry_for_box(box, settings.search_factor, size) for box in around_B4]
+            frames = [clip[k].numpy() for clip in batch.frames]
+            for frame, region, out in zip(frames, regions, crops_BSS3, strict=True):
+                crop(frame, region, out=out)
+            crops_B3 = torch.tensor([[r.cx, r.cy, r.side] for r in regions], dtype=torch.float32, device=device)
+            registered = None if context is None else register_context(context, crops_B3, self.grid)
+            output = self.search(to_input(crops_BSS3, device), memory, registered)
+            boxes_B4, present_B = truth_in_crops(batch.boxes[:, k].numpy(), batch.present[:, k].numpy(), regions)
+            yield Located(output, boxes_B4.to(device), present_B.to(device))
+
+            with torch.no_grad():
+                found_B4, scores_B = network.decode(output, window)
+                if teaches:
+                    trusted_B = (scores_B >= self.config.track.context_confidence).float()
+                    context = updated_context(context, output.features.float(), self.grid, crops_B3, trusted_B)
+            last_B4 = boxes_in_frames(found_B4, regions, frames)
+
+
+def build_objective(network: ViLTrackerNet, config: Config) -> PairObjective | ClipObjective:
+    """The objective of ``data.mode``."""
+    return (ClipObjective if config.data.mode == "clips" else PairObjective)(network, config)
+
+
+def loss_weights(config: Config) -> LossWeights:
+    """The weights of the configuration."""
+    return LossWeights(config.train.loss_focal, config.train.loss_giou, config.train.loss_l1)
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network's parameters are."""
+    return next(network.parameters()).device
+
+
+def truth_in_crops(boxes_B4: np.ndarray, present_B: np.ndarray, regions: list[CropGeometry]) -> tuple[Tensor, Tensor]:
+    """True boxes (B, 4) as xyxy in units of the crops, and whether each crop holds the (visible) target's centre."""
+    inside = np.stack([region.to_crop(box) for region, box in zip(regions, boxes_B4, strict=True)])
+    centre = (inside[:, :2] + inside[:, 2:]) / 2
+    seen = present_B & (centre >= 0).all(1) & (centre <= 1).all(1)
+    return torch.from_numpy(inside.astype(np.float32)), torch.from_numpy(seen)
+
+
+def boxes_in_frames(found_B4: Tensor, regions: list[CropGeometry], frames: list[np.ndarray]) -> np.ndarray:
+    """Decoded boxes (B, 4) as xywh in pixels of the frames, clipped to them as a session does."""
+    found = found_B4.double().cpu().numpy()
+    boxes = [
+        clip_box(region.to_image(box), frame.shape[1], frame.shape[0])
+        for box, region, frame in zip(found, regions, frames, strict=True)
+    ]
+    return np.stack(boxes)

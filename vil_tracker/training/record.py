@@ -1,0 +1,167 @@
+"""The log of a run: one JSON object per line, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from vil_tracker.config import Config, config_to_dict
+from vil_tracker.data.sampling import Skipped
+from vil_tracker.data.skipping import SkippedFiles
+from vil_tracker.errors import UserError, atomic_write, writing
+from vil_tracker.training.distributed import Ranks
+
+log = logging.getLogger(__name__)
+
+Terms = dict[str, Tensor]
+
+
+class NonFiniteLoss(UserError):
+    """The loss or the gradient became NaN or infinite; the message holds every term and the samples of that step."""
+
+
+class Record:
+    """Collects losses on the device and reads them only when a line is due.
+
+    Args:
+        folder: of the run; ``log.jsonl`` and ``tensorboard/`` go there.
+        config: of the run; the first line of the log.
+        ranks: rank 0 writes; losses are averaged over all processes.
+        first_step: where this part of the run begins; later lines of an interrupted part are removed.
+    """
+
+    def __init__(self, folder: Path, config: Config, ranks: Ranks, first_step: int) -> None:
+        self.path, self.config, self.ranks = folder / "log.jsonl", config, ranks
+        self.pending: list[tuple[int, Tensor, Terms, list[int]]] = []
+        self.skipped: dict[int, Skipped] = {}
+        self.started, self.waited, self.logged_step = time.monotonic(), 0.0, first_step
+        self.board = _open_board(folder / "tensorboard", first_step) if ranks.main else None
+        if ranks.main:
+            lines = [{"config": config_to_dict(config)}]
+            if first_step > 0 and self.path.exists():
+                lines = [line for line in read_log(self.path) if line.get("step", 0) <= first_step]
+            with atomic_write(self.path, "w") as stream:
+                stream.writelines(json.dumps(line) + "\n" for line in lines)
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Time spent inside counts as waiting for data."""
+        begun = time.monotonic()
+        yield
+        self.waited += time.monotonic() - begun
+
+    def add(self, step: int, loss: Tensor, terms: Terms, samples: list[int], skipped: Skipped | None) -> None:
+        """Note one forward pass, without waiting for the device."""
+        self.pending.append((step, loss.detach(), terms, samples))
+        if skipped is not None:
+            self.skipped[skipped.worker] = skipped
+
+    def write(self, step: int, norm: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """Write the means since the last line.
+
+        Raises:
+            NonFiniteLoss: one of the losses, or the last gradient, is not finite (here or in another process).
+        """
+        names = list(self.pending[0][2])
+        rows = [torch.stack([loss, *(terms[name] for name in names)]).float() for _, loss, terms, _ in self.pending]
+        values = torch.stack(rows)
+        mean = values.mean(0)
+        if self.ranks.world > 1:
+            dist.all_reduce(mean)
+            mean /= self.ranks.world
+        mean_list = mean.tolist()  # the only point where the device is waited for
+        if not torch.isfinite(mean).all() or not torch.isfinite(norm):
+            self._stop(values.cpu(), names, norm)
+        elapsed = time.monotonic() - self.started
+        line = {
+            "step": step,
+            **dict(zip(["loss", *names], mean_list, strict=True)),
+            "grad_norm": norm.item(),
+            "lr": max(group["lr"] for group in optimizer.param_groups),
+            "samples_per_second": (step - self.logged_step) * self.config.train.batch_size / max(elapsed, 1e-9),
+            "waiting": self.waited / max(elapsed, 1e-9),
+        }
+        if any(entry.failures for entry in self.skipped.values()):
+            line["damaged"] = sum(entry.failures for entry in self.skipped.values())
+        self.append(line)
+        self.pending.clear()
+        self.started, self.waited, self.logged_step = time.monotonic(), 0.0, step
+
+    def append(self, line: dict[str, Any]) -> None:
+        """Write one line, on rank 0; its numbers go to TensorBoard as well."""
+        if not self.ranks.main:
+            return
+        with writing(self.path), self.path.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
+        if self.board is not None:
+            for name, value in line.items():
+                if name != "step" and isinstance(value, (int, float)):
+                    self.board.add_scalar(name, value, line["step"])
+
+    def close(self) -> None:
+        """Say which pictures were damaged, and finish."""
+        if self.skipped:
+            total = SkippedFiles(1.0)
+            for entry in self.skipped.values():
+                total.read += entry.read
+                total.failures += entry.failures
+                total.reasons.update(entry.reasons)
+            if self.ranks.main and total.failures:
+                log.warning("damaged pictures: %s", total.summary())
+                with writing(self.path), (self.path.parent / "damaged.txt").open("w", encoding="utf-8") as stream:
+                    stream.writelines(f"{name}\t{reason}\n" for name, reason in sorted(total.reasons.items()))
+        if self.board is not None:
+            self.board.close()
+
+    def _stop(self, values: Tensor, names: list[str], norm: Tensor) -> None:
+        bad = (~torch.isfinite(values[:, 0])).nonzero()
+        if len(bad) == 0 and torch.isfinite(norm):
+            raise NonFiniteLoss("the loss of another process is not finite: its message says which samples")
+        row = int(bad[0]) if len(bad) else len(values) - 1
+        step, _, _, samples = self.pending[row]
+        shown = ", ".join(f"{name} {value:g}" for name, value in zip(["loss", *names], values[row], strict=True))
+        listed = " ".join(map(str, samples))
+        raise NonFiniteLoss(
+            f"training stopped at step {step} on rank {self.ranks.rank}: {shown}, gradient norm {norm.item():g}, "
+            f"samples {listed}: lower train.lr, or look at these samples with --show-samples {len(samples)} "
+            f"--first-sample {samples[0]}"
+        )
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The lines of a log; a last line that was cut off by a kill is left out.
+
+    Raises:
+        UserError: it cannot be read, or holds something else.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read the log {path}: {error}") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            found.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise UserError(f"{path}:{number} is no line of a log: {error}") from error
+    return found
+
+
+def _open_board(folder: Path, first_step: int) -> Any:
+    """A TensorBoard writer, or None where TensorBoard is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        log.info("TensorBoard is not installed: the log is in log.jsonl alone")
+        return None
+    return SummaryWriter(str(folder), purge_step=first_step)

@@ -1,0 +1,123 @@
+"""Everything that a run needs to go on after an interruption."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.utils.model_ema import ModelEmaV3
+
+from vil_tracker.config import Config, config_to_dict
+from vil_tracker.errors import UserError
+from vil_tracker.models.network import ViLTrackerNet, build_network
+from vil_tracker.models.pretrained import load_weights
+from vil_tracker.training import checkpoint
+from vil_tracker.training.optim import build_ema, build_optimizer
+
+log = logging.getLogger(__name__)
+
+# What may differ between the parts of a run without a word: it changes neither the samples nor the optimisation.
+FREE_KEYS = {"workers", "log_every", "checkpoint_minutes", "validate_every", "validation_pairs", "validation_sequences"}
+
+
+@dataclass
+class TrainingState:
+    """What a checkpoint holds, apart from the configuration.
+
+    Attributes:
+        network, optimizer, ema: as built; ``ema`` is None where weights are not averaged.
+        step: optimiser steps done.
+        best: the best validation score so far, None before the first.
+    """
+
+    network: ViLTrackerNet
+    optimizer: torch.optim.Optimizer
+    ema: ModelEmaV3 | None
+    step: int = 0
+    best: float | None = None
+
+    def to_dict(self, config: Config) -> dict[str, Any]:
+        """Tensors, numbers and strings only, so that it loads with ``weights_only=True``."""
+        return {
+            "step": self.step,
+            "best": self.best,
+            "config": json.dumps(config_to_dict(config)),
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "ema": averaged(self.ema).state_dict() if self.ema is not None else None,
+        }
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """The inverse of :meth:`to_dict`, into a state that was built from the same configuration."""
+        self.network.load_state_dict(content["network"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        if self.ema is not None:
+            averaged(self.ema).load_state_dict(content["ema"])
+        self.step, self.best = content["step"], content.get("best")
+
+    @property
+    def best_network(self) -> ViLTrackerNet:
+        """The averaged weights where there are any."""
+        return self.network if self.ema is None else averaged(self.ema)
+
+
+def averaged(ema: ModelEmaV3) -> ViLTrackerNet:
+    """The network inside timm's wrapper."""
+    return ema.module  # type: ignore[return-value]
+
+
+def build_state(config: Config, device: torch.device) -> TrainingState:
+    """A fresh network (or one started from ``train.init_from``), its optimiser and its averaged weights.
+
+    Raises:
+        UserError: ``train.init_from`` does not fit.
+    """
+    torch.manual_seed(config.train.seed)
+    network = build_network(config.model)
+    if config.train.init_from:
+        load_weights(network, config.train.init_from)
+    network.set_grad_checkpointing(config.train.grad_checkpointing)
+    network.to(device)
+    if network.temporal is not None:
+        # A pair has no frame before it: the temporal part gets no gradient there, and DDP must know.
+        network.temporal.requires_grad_(config.data.mode == "clips" and config.track.temporal)
+    if config.train.backbone_lr_scale == 0:
+        network.backbone.requires_grad_(False)
+    return TrainingState(network, build_optimizer(network, config.train), build_ema(network, config.train))
+
+
+def resume_state(state: TrainingState, folder: Path, config: Config) -> None:
+    """Restore the newest intact checkpoint of ``folder``, if there is one.
+
+    Raises:
+        UserError: it belongs to another run, or there are checkpoints and none is intact.
+    """
+    content = checkpoint.load_newest_state(folder)
+    if content is None:
+        return
+    stored, current = json.loads(content["config"]), config_to_dict(config)
+    changed = [
+        f"{section}.{key}"
+        for section in ("model", "data", "train")
+        for key in current[section]
+        if key not in FREE_KEYS and stored[section].get(key) != current[section][key]
+    ]
+    fatal = [key for key in changed if key.startswith("model.") or key in ("data.mode", "train.batch_size")]
+    if fatal:
+        section, key = fatal[0].split(".")
+        raise UserError(
+            f"{folder} holds another run ({fatal[0]} is {stored[section].get(key)!r} there, "
+            f"{current[section][key]!r} here): choose another --output"
+        )
+    if changed:
+        log.warning("going on with other settings than the run began with: %s", ", ".join(changed))
+    try:
+        state.restore(content)
+    except (ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"{folder} does not fit this configuration ({first}): choose another --output") from error
+    log.info("resumed from step %d", state.step)
