@@ -1,7 +1,8 @@
 """Weights in and out: the project's own files, the shipped ones, and the official Vision-LSTM checkpoints.
 
 A weights file is safetensors; its metadata holds ``format`` = "vil-tracker", the model's configuration as JSON under
-``config``, the calibration of the score as JSON under ``calibration`` once it is fitted, and whatever the writer adds. The package ships some in ``vil_tracker/weights``, with their checksums in
+``config``, once it is fitted the calibration of the score as JSON under ``calibration``, and whatever the writer adds.
+The package ships some in ``vil_tracker/weights``, with their checksums in
 ``SHA256SUMS`` beside them, and knows them by name.
 """
 
@@ -115,9 +116,7 @@ def save_model(
         stream.write(content)
 
 
-def add_metadata(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], extra: Mapping[str, str]
-) -> None:
+def add_metadata(source: str | os.PathLike[str], target: str | os.PathLike[str], extra: Mapping[str, str]) -> None:
     """Copy a weights file of ours, adding to its metadata; the tensors stay as they are, bit for bit.
 
     Args:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vil_tracker.config import TrackConfig
+
 if TYPE_CHECKING:
     from vil_tracker.models.film_temporal import TemporalContext
-    from vil_tracker.models.vil import Memory
+    from vil_tracker.tracking.confidence import Appearance
+    from vil_tracker.tracking.memory import TemplateMemory
+    from vil_tracker.tracking.motion import MotionModel
+    from vil_tracker.tracking.redetect import Sweep
 
 STATES = ("tracking", "uncertain", "lost", "recovered")
 
@@ -20,7 +25,8 @@ class Result:
 
     Attributes:
         box: (4,) float64 xywh in the frame's pixels, finite, inside the frame.
-        score: how sure the tracker is that the box is on the target, in [0, 1].
+        score: how sure the tracker is that the box is on the target, in [0, 1]: the probability that it overlaps the
+            target by more than half where the weights hold a calibration, else the peak of the score map.
         state: one of :data:`STATES`.
     """
 
@@ -30,19 +36,81 @@ class Result:
 
 
 @dataclass
+class Phase:
+    """The state shown to the user, with hysteresis.
+
+    A score below ``uncertain_below`` makes a track uncertain, one above ``tracking_above`` ends that. ``lost_after``
+    frames in a row below ``lost_below``, or ``uncertain_frames`` uncertain ones, make it lost; only a verified match
+    with the first template ends that, as "recovered" for ``recovered_frames`` frames.
+
+    Attributes:
+        name: one of :data:`STATES`.
+        frames: frames spent in it.
+        low: how many of the last frames in a row scored below ``lost_below``.
+    """
+
+    name: str = "tracking"
+    frames: int = 0
+    low: int = 0
+
+    def advance(self, score: float, config: TrackConfig, *, doubtful: bool = False, verified: bool = False) -> str:
+        """Take in one frame and return the new state.
+
+        Args:
+            score: calibrated, in [0, 1].
+            config: the thresholds.
+            doubtful: the frame cannot be trusted whatever its score; asked for except while lost.
+            verified: whether the frame's box matched the first template; only asked for while lost.
+        """
+        self.low = self.low + 1 if score < config.lost_below else 0
+        self.frames += 1
+        if self.name == "lost":
+            if verified:
+                self._enter("recovered")
+            return self.name
+        if self.name == "uncertain":
+            if score >= config.tracking_above and not doubtful:
+                self._enter("tracking")
+        elif doubtful or score < config.uncertain_below:
+            self._enter("uncertain")
+        elif self.name == "recovered" and self.frames >= config.recovered_frames:
+            self._enter("tracking")
+        if self.name == "uncertain" and (self.low >= config.lost_after or self.frames >= config.uncertain_frames):
+            self._enter("lost")
+        return self.name
+
+    def _enter(self, name: str) -> None:
+        self.name, self.frames = name, 0
+
+
+@dataclass
 class TrackState:
     """Everything that one video needs, made by ``Tracker.init``.
 
     Attributes:
         box: (4,) xywh in pixels, the last box.
-        memory: the template's memory, one mLSTM state per sublayer.
+        memory: the templates' memory.
+        sure_size: √(w·h) in pixels of the last box that the tracker was sure of.
         context: temporal context of the frames before; None until a frame was confident enough to teach it.
+        appearance: how the target looked in the first frame; None without a calibrated score, which alone needs it.
+        motion: forecast of the centre.
+        phase: the state machine.
+        sweep: which places of the frame were searched while the target is lost; None while it is not.
         score: of the last frame.
         frame: frames since ``init``.
+        last_template: frame of the last template added.
+        evidence: what the last score was made of, see :data:`vil_tracker.tracking.confidence.EVIDENCE`.
     """
 
     box: np.ndarray
-    memory: Memory
+    memory: TemplateMemory
+    sure_size: float
+    motion: MotionModel
     context: TemporalContext | None = None
+    appearance: Appearance | None = None
+    phase: Phase = field(default_factory=Phase)
+    sweep: Sweep | None = None
     score: float = 1.0
     frame: int = 0
+    last_template: int = 0
+    evidence: np.ndarray | None = None

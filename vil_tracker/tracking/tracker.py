@@ -1,31 +1,51 @@
 """The tracking session: `init` on one frame and box, then `update` frame by frame.
 
-A frame's way: crop around the last box → network, reading the template's cached memory and the temporal context →
-best cell of score × window → box in the frame → state for the next frame.
+A frame's way: crop around the last box (or, when unsure, around the motion forecast) → network, reading the template's
+cached memory and the temporal context → best cell of score × window → box in the frame → how sure → state for the next
+frame. A lost target is looked for all over the frame, a few crops per frame.
 """
 
 from __future__ import annotations
+
+from collections.abc import Generator
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from vil_tracker.boxes import BoxLike, check_box, clip_box
 from vil_tracker.config import TrackConfig
-from vil_tracker.data.crops import crop, geometry_for_box, mean_colour, to_input
+from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box, mean_colour, to_input
 from vil_tracker.errors import UserError
-from vil_tracker.models.film_temporal import register_context, updated_context
+from vil_tracker.models.film_temporal import updated_context
 from vil_tracker.models.network import ViLTrackerNet
+from vil_tracker.tracking.confidence import Appearance, Calibration, appearance, gather_evidence
+from vil_tracker.tracking.group import check_frame, update_together
+from vil_tracker.tracking.looking import Request, Timer, View, look
+from vil_tracker.tracking.memory import TemplateMemory
+from vil_tracker.tracking.motion import MotionModel, box_centre, box_scale, centred_box, gate_distance
+from vil_tracker.tracking.redetect import Sweep
 from vil_tracker.tracking.state import Result, TrackState
+
+Steps = Generator[list[Request], list[View], Result]
+
+_MAX_RESIZE = 2.0  # while unsure, the search crop stays within this factor of the size last known for sure
+_TYPICAL_DISTANCE = 1.386  # median of the chi-square distribution, 2 dof: for boxes that no forecast applies to
 
 
 class Tracker:
     """Follows one target through one video; a new :meth:`init` starts from nothing.
 
-    The network holds weights and nothing else, so that any number of trackers may share one.
+    The network holds weights and nothing else, so that any number of trackers may share one. Several targets in one
+    video cost less with :func:`vil_tracker.tracking.group.update_together`.
 
     Args:
         model: a network from :func:`vil_tracker.load_model`.
-        config: thresholds and the window; one set for every video.
+        config: thresholds and switches; one set for every video.
+        timer: is told the seconds of the parts ``crop`` and ``network``.
+
+    Raises:
+        UserError: the calibration stored with the weights cannot be read.
 
     Example:
         >>> tracker = Tracker(load_model("nano"))
@@ -34,14 +54,16 @@ class Tracker:
         >>> result.box, result.score, result.state
     """
 
-    def __init__(self, model: ViLTrackerNet, config: TrackConfig | None = None) -> None:
+    def __init__(self, model: ViLTrackerNet, config: TrackConfig | None = None, timer: Timer | None = None) -> None:
         self.model = model.eval()
         self.config = config or TrackConfig()
-        self.device = next(model.parameters()).device
-        self.dtype = next(model.parameters()).dtype
-        self.window = hann_window(model.config.search_size // model.config.patch_size, self.config.window).to(
-            self.device
-        )
+        self.timer = timer
+        parameter = next(model.parameters())
+        grid = model.config.search_size // model.config.patch_size
+        self.window = hann_window(grid, self.config.window).to(parameter)
+        self.calibration: Calibration | None = None
+        if self.config.calibrated and model.calibration is not None:
+            self.calibration = Calibration.from_json(model.calibration)
         self.state: TrackState | None = None
 
     @torch.inference_mode()
@@ -60,15 +82,18 @@ class Tracker:
         """
         check_frame(frame)
         box_xywh = check_box(box, frame.shape[1], frame.shape[0])
-        settings = self.model.config
-        geometry = geometry_for_box(box_xywh, settings.template_factor, settings.template_size)
-        template = to_input(crop(frame, geometry), self.device, self.dtype)
-        template_box = torch.as_tensor(geometry.to_crop(box_xywh), device=self.device, dtype=self.dtype)
-        memory = self.model.encode_templates(template[None, None], template_box[None, None])
-        self.state = TrackState(box=box_xywh, memory=memory)
+        template, template_box = self._template(frame, box_xywh)
+        first = self.model.encode_templates(template[None, None], template_box[None, None])
+        memory = TemplateMemory(first, first)
+        state = TrackState(box_xywh, memory, sure_size=box_scale(box_xywh), motion=MotionModel(box_xywh))
+        if self.calibration is not None:
+            request = Request(self._search_crop(state, box_xywh), first)
+            view = look(self.model, frame, mean_colour(frame), [request], self.window)[0]
+            state.appearance = appearance(view, box_xywh)
+            memory.looks.append(state.appearance.tokens)
+        self.state = state
         return Result(box_xywh.copy(), 1.0, "tracking")
 
-    @torch.inference_mode()
     def update(self, frame: np.ndarray) -> Result:
         """Find the target in the next frame.
 
@@ -81,27 +106,136 @@ class Tracker:
         Raises:
             UserError: the frame is no RGB image, or :meth:`init` was not called.
         """
-        if self.state is None:
-            raise UserError("the tracker has no target yet: call init(frame, box) first")
-        check_frame(frame)
-        state, settings = self.state, self.model.config
-        height, width = frame.shape[:2]
-        geometry = geometry_for_box(state.box, settings.search_factor, settings.search_size)
-        search = to_input(crop(frame, geometry, mean_colour(frame)), self.device, self.dtype)[None]
-        crops_B3 = torch.tensor([[geometry.cx, geometry.cy, geometry.side]], device=self.device, dtype=torch.float32)
-        context = None
-        if state.context is not None:
-            context = register_context(state.context, crops_B3, (len(self.window), len(self.window)))
-        output = self.model.forward_search(search, state.memory, context)
-        boxes_B4, scores_B = self.model.decode(output, self.window)
-        box = clip_box(geometry.to_image(boxes_B4[0].double().cpu().numpy()), width, height)
-        score = float(scores_B[0])
+        return update_together([self], frame)[0]
 
-        if self.config.temporal and self.model.temporal is not None and score >= self.config.context_confidence:
-            grid = (output.score_logits.shape[-2], output.score_logits.shape[-1])
-            state.context = updated_context(state.context, output.features, grid, crops_B3)
-        state.box, state.score, state.frame = box, score, state.frame + 1
-        return Result(box.copy(), score, "tracking")
+    def steps(self, frame: np.ndarray) -> Steps:
+        """One frame, as a generator that yields the crops to look at and is sent what the network saw in them; it
+        returns the result. Whoever drives it may put the crops of many trackers through the network together."""
+        state = self.state
+        if state is None:
+            raise UserError("the tracker has no target yet: call init(frame, box) first")
+        if state.appearance is None:
+            return (yield from self._follow_plainly(state, frame))
+        if state.phase.name == "lost":
+            return (yield from self._find_again(state, frame))
+        return (yield from self._follow(state, frame))
+
+    def _follow_plainly(self, state: TrackState, frame: np.ndarray) -> Steps:
+        """Without a calibrated score: always take the best box."""
+        (view,) = yield [self._request(state, box_centre(state.box))]
+        if view.peak >= self.config.context_confidence:
+            self._teach(state, view)
+        return _finish(state, frame, view, view.peak)
+
+    def _follow(self, state: TrackState, frame: np.ndarray) -> Steps:
+        """While tracking, uncertain or just recovered."""
+        config = self.config
+        centre, expected = box_centre(state.box), state.motion.predict(state.box)
+        if config.motion and state.phase.name == "uncertain":
+            centre = np.clip(expected, 0.0, frame.shape[1::-1])
+        (view,) = yield [self._request(state, centre)]
+        seen = appearance(view)
+        distance = state.motion.squared_distance(view.box, view.peak)
+        score = self._score(state, frame, view, seen, distance)
+
+        beyond = distance > gate_distance(config.gate) and score < config.tracking_above
+        phase = state.phase.advance(score, config, doubtful=beyond)
+        if not beyond:
+            state.motion.correct(view.box, score)
+        if phase in ("tracking", "recovered"):
+            state.sure_size = box_scale(view.box)
+            if score >= config.context_confidence:
+                self._teach(state, view)
+            self._remember(state, frame, view, seen, score)
+        return _finish(state, frame, view, score)
+
+    def _find_again(self, state: TrackState, frame: np.ndarray) -> Steps:
+        """While lost: the last place and some other ones, with the first template alone."""
+        config, first = self.config, state.memory.first
+        requests = [replace(self._request(state, box_centre(state.box)), memory=first)]
+        if config.redetect:
+            state.sweep = state.sweep or Sweep()
+            height, width = frame.shape[:2]
+            wide = requests[0].geometry
+            places = state.sweep.crops(
+                width,
+                height,
+                box_centre(state.box),
+                self.model.config.search_factor * state.sure_size,
+                wide.size,
+                config.redetect_crops,
+            )
+            requests += [Request(place, first, windowed=False) for place in places]
+        view, *others = yield requests
+        score = self._score(state, frame, view, appearance(view), _TYPICAL_DISTANCE)
+        if others:
+            # What looks best from afar must look right from near, too.
+            candidate = max(others, key=lambda other: other.peak)
+            (near,) = yield [Request(self._search_crop(state, candidate.box), first)]
+            near_score = self._score(state, frame, near, appearance(near), _TYPICAL_DISTANCE)
+            if near_score > max(score, config.recover_above):
+                view, score = near, near_score
+
+        verified = score >= config.recover_above
+        state.phase.advance(score, config, verified=verified)
+        if verified:
+            state.sweep, state.sure_size, state.motion = None, box_scale(view.box), MotionModel(view.box)
+        return _finish(state, frame, view, score)
+
+    def _request(self, state: TrackState, centre: np.ndarray) -> Request:
+        """The ordinary search crop: size of the last box, around ``centre`` (2,)."""
+        box = centred_box(centre, state.box[2:])
+        return Request(self._search_crop(state, box), state.memory.current, state.context)
+
+    def _search_crop(self, state: TrackState, box: np.ndarray) -> CropGeometry:
+        settings = self.model.config
+        if state.phase.name in ("uncertain", "lost"):
+            scale = box_scale(box)
+            wanted = min(max(scale, state.sure_size / _MAX_RESIZE), state.sure_size * _MAX_RESIZE)
+            box = centred_box(box_centre(box), box[2:] * (wanted / scale))
+        return geometry_for_box(box, settings.search_factor, settings.search_size)
+
+    def _score(
+        self, state: TrackState, frame: np.ndarray, view: View, seen: Appearance, squared_distance: float
+    ) -> float:
+        """Probability that the view's box is on the target."""
+        assert self.calibration is not None and state.appearance is not None
+        last_size = state.sure_size if state.phase.name == "lost" else box_scale(state.box)
+        state.evidence = gather_evidence(
+            view,
+            seen,
+            state.appearance,
+            squared_distance=squared_distance,
+            last_size=last_size,
+            frame_size=(frame.shape[1], frame.shape[0]),
+        )
+        return float(self.calibration.probability(state.evidence))
+
+    def _teach(self, state: TrackState, view: View) -> None:
+        """Take the frame's features into the temporal context."""
+        if not self.config.temporal or self.model.temporal is None:
+            return
+        geometry = view.geometry
+        crops_13 = torch.tensor([[geometry.cx, geometry.cy, geometry.side]], device=self.window.device)
+        grid = (view.logits.shape[0], view.logits.shape[1])
+        state.context = updated_context(state.context, view.features[None], grid, crops_13)
+
+    def _remember(self, state: TrackState, frame: np.ndarray, view: View, seen: Appearance, score: float) -> None:
+        """Add a template where the target is surely there and looks unlike the templates so far."""
+        config = self.config
+        due = config.templates and state.frame - state.last_template >= config.template_interval
+        if not due or score < config.template_score or state.memory.likeness(seen.tokens) >= config.template_likeness:
+            return
+        crop_3HW, box_4 = self._template(frame, clip_box(view.box, frame.shape[1], frame.shape[0]))
+        state.memory.add(self.model, crop_3HW, box_4, seen.tokens, config.max_templates)
+        state.last_template = state.frame
+
+    def _template(self, frame: np.ndarray, box: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised crop (3, H, W) and the box in it (4,), x1 y1 x2 y2 in [0, 1] of the crop."""
+        settings = self.model.config
+        geometry = geometry_for_box(box, settings.template_factor, settings.template_size)
+        pixels = to_input(crop(frame, geometry), self.window.device, self.window.dtype)
+        return pixels, torch.as_tensor(geometry.to_crop(box)).to(self.window)
 
 
 def hann_window(grid: int, strength: float) -> torch.Tensor:
@@ -110,10 +244,7 @@ def hann_window(grid: int, strength: float) -> torch.Tensor:
     return (1 - strength) + strength * torch.outer(hann, hann)
 
 
-def check_frame(frame: np.ndarray) -> None:
-    """Raise UserError unless ``frame`` is (H, W, 3) uint8 with at least one pixel."""
-    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
-        found = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
-        raise UserError(f"a frame must be a numpy array (H, W, 3) of uint8 RGB, found {found}")
-    if frame.size == 0:
-        raise UserError(f"the frame has no pixels (shape {frame.shape}): check the source")
+def _finish(state: TrackState, frame: np.ndarray, view: View, score: float) -> Result:
+    state.box = clip_box(view.box, frame.shape[1], frame.shape[0])
+    state.score, state.frame = score, state.frame + 1
+    return Result(state.box.copy(), score, state.phase.name)

@@ -1,0 +1,156 @@
+"""One pass of the network over search crops, of one target or many."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vil_tracker.data.crops import CropGeometry, crop, to_input
+from vil_tracker.models.film_temporal import TemporalContext, register_context
+from vil_tracker.models.mlstm import MLSTMState
+from vil_tracker.models.network import ViLTrackerNet
+from vil_tracker.models.vil import Memory
+
+
+class Timer(Protocol):
+    """Takes the time of parts; see :class:`vil_tracker.tracking.timing.StageTimer`."""
+
+    def add(self, name: str, seconds: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """One crop to look at.
+
+    Attributes:
+        geometry: where it lies in the frame.
+        memory: of the target to look for.
+        context: temporal context of that target, in whatever crop; None modulates nothing.
+        windowed: draw the choice of the best cell towards the crop's centre.
+    """
+
+    geometry: CropGeometry
+    memory: Memory
+    context: TemporalContext | None = None
+    windowed: bool = True
+
+
+@dataclass(frozen=True)
+class View:
+    """What the network saw in one crop.
+
+    Attributes:
+        geometry: the crop.
+        pixels: (size, size, 3) uint8 RGB.
+        box: (4,) float64 xywh in image pixels; may reach outside the frame.
+        box_in_crop: (4,) x1 y1 x2 y2 in units of the crop.
+        peak: sigmoid score of the chosen cell.
+        logits: (h, w) score logits.
+        features: (h * w, D) search tokens.
+    """
+
+    geometry: CropGeometry
+    pixels: np.ndarray
+    box: np.ndarray
+    box_in_crop: np.ndarray
+    peak: float
+    logits: np.ndarray
+    features: Tensor
+
+
+def look(
+    model: ViLTrackerNet,
+    frame: np.ndarray,
+    fill: tuple[float, ...],
+    requests: Sequence[Request],
+    window: Tensor,
+    timer: Timer | None = None,
+) -> list[View]:
+    """Run the crops of all requests as one batch through the network.
+
+    Args:
+        model: the network.
+        frame: (H, W, 3) uint8 RGB.
+        fill: colour of what lies outside the frame.
+        requests: at least one.
+        window: (h, w) weights of the score map for requests that want them.
+        timer: is told the seconds of the parts ``crop`` and ``network``.
+    """
+    with timed(timer, "crop"):
+        pixels = np.stack([crop(frame, request.geometry, fill) for request in requests])
+    with timed(timer, "network"):
+        search = to_input(pixels, window.device, window.dtype)
+        memory = join_memories([request.memory for request in requests])
+        context = join_contexts(requests, (window.shape[0], window.shape[1]))
+        output = model.forward_search(search, memory, context)
+        windows = torch.stack([window if r.windowed else torch.ones_like(window) for r in requests])
+        boxes_B4, peaks_B = model.decode(output, windows)
+        in_crop = boxes_B4.double().cpu().numpy()
+        peaks, logits = peaks_B.cpu().numpy(), output.score_logits[:, 0].float().cpu().numpy()
+    return [
+        View(
+            request.geometry,
+            pixels[i],
+            request.geometry.to_image(in_crop[i]),
+            in_crop[i],
+            float(peaks[i]),
+            logits[i],
+            output.features[i],
+        )
+        for i, request in enumerate(requests)
+    ]
+
+
+def join_memories(memories: Sequence[Memory]) -> Memory:
+    """One memory for a batch, from memories of one target each."""
+    if len(memories) == 1:
+        return memories[0]
+    if all(memory is memories[0] for memory in memories):
+        return tuple(MLSTMState(*(x.expand(len(memories), *x.shape[1:]) for x in state)) for state in memories[0])
+    return tuple(
+        MLSTMState(*(torch.cat(parts) for parts in zip(*states, strict=True))) for states in zip(*memories, strict=True)
+    )
+
+
+def join_contexts(requests: Sequence[Request], grid: tuple[int, int]) -> TemporalContext | None:
+    """The contexts of a batch, each registered to its crop; a missing one is all unreliable, so modulates nothing."""
+    known = next((request.context for request in requests if request.context is not None), None)
+    if known is None:
+        return None
+    parts = []
+    for request in requests:
+        geometry = request.geometry
+        crops_13 = known.crops.new_tensor([[geometry.cx, geometry.cy, geometry.side]])
+        if request.context is not None:
+            parts.append(register_context(request.context, crops_13, grid))
+        else:
+            features = known.features.new_zeros(1, grid[0] * grid[1], known.features.shape[2])
+            parts.append(TemporalContext(features, features[..., :1], grid, crops_13))
+    if len(parts) == 1:
+        return parts[0]
+    return TemporalContext(
+        torch.cat([part.features for part in parts]),
+        torch.cat([part.valid for part in parts]),
+        grid,
+        torch.cat([part.crops for part in parts]),
+    )
+
+
+@contextmanager
+def timed(timer: Timer | None, name: str) -> Iterator[None]:
+    """Tell ``timer`` how long the block took."""
+    if timer is None:
+        yield
+        return
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        timer.add(name, time.perf_counter() - begin)

@@ -1,0 +1,79 @@
+"""Where the target should be next: a Kalman filter of constant velocity over the box's centre."""
+
+from __future__ import annotations
+
+import math
+
+import cv2
+import numpy as np
+
+# Standard deviations in units of the target's √(w·h).
+_ACCELERATION = 0.10  # change of velocity from one frame to the next
+_SURE, _UNSURE = 0.03, 0.6  # error of a measured centre at score 1 and at score 0
+_FIRST_VELOCITY = 0.3
+_MAX_DISTANCE = 1e6  # of squared distances; keeps everything finite
+
+
+class MotionModel:
+    """Constant velocity over the centre (cv2.KalmanFilter), state (x, y, vx, vy) in pixels, one step per frame.
+
+    Args:
+        box: (4,) xywh, the first box; at rest until shown otherwise.
+    """
+
+    def __init__(self, box: np.ndarray) -> None:
+        scale = box_scale(box)
+        self._filter = cv2.KalmanFilter(4, 2, 0, cv2.CV_64F)
+        self._filter.transitionMatrix = np.eye(4) + np.eye(4, k=2)
+        self._filter.measurementMatrix = np.eye(2, 4)
+        self._filter.statePost = np.array([*box_centre(box), 0.0, 0.0])[:, None]
+        deviations = np.array([_SURE, _SURE, _FIRST_VELOCITY, _FIRST_VELOCITY]) * scale
+        self._filter.errorCovPost = np.diag(deviations**2)
+
+    def predict(self, box: np.ndarray) -> np.ndarray:
+        """Go on by one frame and return the expected centre (2,); ``box`` (xywh) sets the scale of the noise."""
+        # White noise on the acceleration, held for one frame: position moves by a/2, velocity by a.
+        gain = np.array([[0.5, 0.0], [0.0, 0.5], [1.0, 0.0], [0.0, 1.0]])
+        self._filter.processNoiseCov = gain @ gain.T * (_ACCELERATION * box_scale(box)) ** 2 + 1e-9 * np.eye(4)
+        self._filter.predict()
+        return self._filter.statePre[:2, 0].copy()
+
+    def squared_distance(self, box: np.ndarray, score: float) -> float:
+        """Squared Mahalanobis distance of a box's centre from the forecast; chi-square of two degrees of freedom.
+
+        To be called after :meth:`predict`. At least 0, at most 1e6.
+        """
+        innovation = box_centre(box) - self._filter.statePre[:2, 0]
+        covariance = self._filter.errorCovPre[:2, :2] + self._noise(box, score)
+        distance = float(innovation @ np.linalg.solve(covariance, innovation))
+        return min(max(distance, 0.0), _MAX_DISTANCE) if math.isfinite(distance) else _MAX_DISTANCE
+
+    def correct(self, box: np.ndarray, score: float) -> None:
+        """Take in a measured box; the lower its score, the less it counts."""
+        self._filter.measurementNoiseCov = self._noise(box, score)
+        self._filter.correct(box_centre(box)[:, None])
+
+    @staticmethod
+    def _noise(box: np.ndarray, score: float) -> np.ndarray:
+        deviation = (_SURE + (_UNSURE - _SURE) * (1.0 - score)) * box_scale(box)
+        return np.eye(2) * deviation**2
+
+
+def gate_distance(probability: float) -> float:
+    """Squared Mahalanobis distance that a true measurement stays below with this probability, in two dimensions."""
+    return -2.0 * math.log(max(1.0 - probability, 1e-12))  # quantile of the chi-square distribution, 2 dof
+
+
+def box_centre(box: np.ndarray) -> np.ndarray:
+    """(2,) centre of an xywh box."""
+    return box[:2] + box[2:] / 2
+
+
+def box_scale(box: np.ndarray) -> float:
+    """√(w·h) of an xywh box, at least 1."""
+    return max(math.sqrt(float(box[2] * box[3])), 1.0)
+
+
+def centred_box(centre: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """The xywh box of a size (2,) around a centre (2,)."""
+    return np.concatenate([centre - size / 2, size])

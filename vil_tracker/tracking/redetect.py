@@ -1,0 +1,68 @@
+"""Searching the whole frame for a lost target, a bounded number of crops per frame."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from vil_tracker.data.crops import CropGeometry
+
+OVERLAP = 0.4  # of neighbouring crops, so that a target of a quarter of the crop lies whole in one of them
+SCALES = (1.0, 1.5, 2.0, 2.5, 3.0)  # crops may be wider than the ordinary search crop by these factors
+FRAMES_PER_SWEEP = 4  # the finest scale is taken whose grid is searched within so many frames
+
+
+class Sweep:
+    """Visits a grid of crops over the frame, nearest to the last known place first, again and again.
+
+    The first crops lie around that place and the later ones further out, so that the search widens step by step to the
+    whole frame.
+    """
+
+    def __init__(self) -> None:
+        self._next = 0
+
+    def crops(
+        self, width: int, height: int, centre: np.ndarray, side: float, size: int, count: int
+    ) -> list[CropGeometry]:
+        """The next crops.
+
+        Args:
+            width, height: of the frame, in pixels; it may differ from the frame's before.
+            centre: (2,) the last known place.
+            side: of the ordinary search crop, in pixels.
+            size: of the resampled crop.
+            count: how many crops.
+        """
+        grid = coarse_grid(width, height, side, size, count * FRAMES_PER_SWEEP)
+        grid.sort(key=lambda crop: (crop.cx - centre[0]) ** 2 + (crop.cy - centre[1]) ** 2)
+        start = self._next % len(grid)
+        chosen = (grid[start:] + grid[:start])[: min(count, len(grid))]
+        self._next = start + len(chosen)
+        return chosen
+
+
+def coarse_grid(width: int, height: int, side: float, size: int, limit: int) -> list[CropGeometry]:
+    """Overlapping crops that cover the frame, at the finest of :data:`SCALES` that needs at most ``limit`` crops, or
+    at a still coarser one if even the last needs more."""
+    scale = SCALES[-1]
+    for candidate in SCALES:
+        if math.prod(len(_places(length, side * candidate)) for length in (width, height)) <= limit:
+            scale = candidate
+            break
+    while math.prod(len(_places(length, side * scale)) for length in (width, height)) > limit:
+        scale *= 1.25  # a target so small in so large a frame: bounded cost comes before a fine search
+    return [
+        CropGeometry(cx, cy, side * scale, size)
+        for cy in _places(height, side * scale)
+        for cx in _places(width, side * scale)
+    ]
+
+
+def _places(length: float, side: float) -> list[float]:
+    """Centres of crops along one axis."""
+    if side >= length:
+        return [length / 2]
+    count = math.ceil((length - side * OVERLAP) / (side * (1 - OVERLAP)))
+    return [float(value) for value in np.linspace(side / 2, length - side / 2, max(count, 2))]
