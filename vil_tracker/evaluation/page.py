@@ -94,6 +94,11 @@ _NO_PLOTS = (
     "<p class=\"warning\">Curves and other plots need matplotlib: <code>pip install 'vil-tracker[plots]'</code>, then "
     "give the same command again; the results are kept.</p>"
 )
+_LEGEND = (
+    '<p class="soft">AUC: area under the success curve. Prec, NormPrec: share of frames whose centre is near the true '
+    "one, in pixels and in box sizes. OP50, OP75: share of frames with an overlap above 0.5 and 0.75. AO: average "
+    "overlap. SR0.5, SR0.75: as OP, over the frames in which the target can be seen. fps: frames per second.</p>"
+)
 _LONG = {
     "auc": "area under success curve",
     "precision": "precision",
@@ -107,7 +112,7 @@ _LONG = {
 def _summary(report: Report) -> str:
     sections = []
     for name in report.trackers[0].conventions:
-        rows = []
+        rows: list[str] = []
         overall = [t.conventions[name].overall for t in report.trackers]
         best = _best(overall)
         for index, tracker in enumerate(report.trackers):
@@ -120,6 +125,8 @@ def _summary(report: Report) -> str:
             ]
         label = f", {escape(name)} convention" if len(report.trackers[0].conventions) > 1 else ""
         sections.append(f'<h2>Overall{label}</h2><div class="card">{_table("tracker", rows)}</div>')
+    if sections:
+        sections.append(_LEGEND)
     names = list(report.trackers[0].conventions)
     for other in names[1:]:
         rows = []

@@ -72,7 +72,7 @@ def _describe(sequence: Sequence, boxes: np.ndarray, auc: float) -> WorstSequenc
         verdict = "; ".join(_event(start, end) for start, end in events[:6]) + ("; …" if len(events) > 6 else "")
     else:
         moment = int(seen[np.argmin(overlap[seen])])
-        verdict = f"never without overlap; lowest, {overlap[moment]:.2f}, in frame {moment + 1}"
+        verdict = f"never without overlap; lowest in frame {moment + 1} ({overlap[moment]:.2f})"
     return WorstSequence(sequence.name, auc, verdict, _pictures(sequence, boxes, overlap, moment, bool(events)))
 
 
@@ -86,9 +86,9 @@ def _pictures(sequence: Sequence, boxes: np.ndarray, overlap: np.ndarray, moment
         return []
     good = np.flatnonzero(overlap[:moment] > 0.5)
     frames = {
-        int(good[-1]) if len(good) else 0: "last good",
-        moment: "lost" if lost else "lowest overlap",
         min(moment + _AFTER, len(boxes) - 1): "later",
+        int(good[-1]) if len(good) else 0: "last good" if len(good) else "start",
+        moment: "lost" if lost else "lowest overlap",
     }
     return [
         Picture(
