@@ -28,6 +28,7 @@ from vil_tracker.models.vil import (
 )
 
 SEARCH, TEMPLATE_BACKGROUND, TEMPLATE_TARGET = range(3)
+TYPE_EMBED_STD = 0.5
 
 
 class NetworkOutput(NamedTuple):
@@ -89,7 +90,9 @@ class ViLTrackerNet(nn.Module):
         self.config = config
         self.backbone = backbone
         self.template_pos_embed = template_pos_embed
-        self.type_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(3, config.dim), std=0.02))
+        # As loud as the stem's own output: at the position embedding's 0.02 the target could not be told from its
+        # background, and thousands of pairs passed before the template was read at all.
+        self.type_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(3, config.dim), std=TYPE_EMBED_STD))
         self.temporal = temporal
         self.head = head
         self.calibration: str | None = None
