@@ -234,12 +234,14 @@ def test_training_step_under_bfloat16_autocast_is_finite() -> None:
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in net.parameters())
 
 
-def test_the_network_is_one_graph_for_the_compiler() -> None:
-    """No branch on data: the whole training forward is captured without a break."""
-    config = dataclasses.replace(SMALL, depth=2)
+def test_a_sublayer_is_one_graph_for_the_compiler() -> None:
+    """No branch on data: template, search and memory are captured without a break."""
     torch.manual_seed(0)
-    net = build_network(config).eval()
-    crops, boxes, search = (part.float() for part in inputs())
-    captured = torch.compile(net, backend="eager", fullgraph=True)
+    sublayer = build_network(SMALL).backbone.sublayers[1]
+    tokens, regions = torch.randn(2, 20, 32), ((2, 2), (4, 4))
+    captured = torch.compile(sublayer, backend="eager", fullgraph=True)
     with torch.no_grad():
-        assert_same(captured(crops, boxes, search), net(crops, boxes, search), 1e-5)
+        expected, state = sublayer(tokens, regions, None, True)
+        output, captured_state = captured(tokens, regions, None, True)
+    torch.testing.assert_close(output, expected)
+    torch.testing.assert_close(captured_state, state)
