@@ -11,7 +11,7 @@ test: .venv/installed
 	$(BIN)/ruff check vil_tracker scripts tests
 	$(BIN)/ruff format --check vil_tracker scripts tests
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not soak"
+	$(BIN)/pytest -m "not soak" -n 2
 
 soak: .venv/installed
 	$(BIN)/pytest -m soak
