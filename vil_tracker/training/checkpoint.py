@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,8 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
         stream.write(payload)
     for _, old in list_states(folder)[:-KEEP]:
         old.unlink(missing_ok=True)
+    for half in folder.glob(".step_*.tmp"):  # left by a process that was killed while it wrote
+        half.unlink(missing_ok=True)
     return path
 
 
@@ -56,7 +59,8 @@ def load_state(path: Path) -> dict[str, Any]:
     """Read one checkpoint after checking its digest; tensors come to the CPU.
 
     Raises:
-        UserError: not a checkpoint's name, unreadable, or its content does not match the digest in its name.
+        UserError: not a checkpoint's name, unreadable, its content does not match the digest in its name, or it holds
+            anything but tensors and plain values (code in it is never run).
     """
     match = _NAME.fullmatch(path.name)
     if match is None:
@@ -67,7 +71,11 @@ def load_state(path: Path) -> dict[str, Any]:
         raise UserError(f"cannot read checkpoint {path}: {error.strerror}") from error
     if hashlib.sha256(payload).hexdigest()[:16] != match[2]:
         raise UserError(f"checkpoint {path} is damaged: its content does not match the digest in its name")
-    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    try:
+        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"checkpoint {path} is no training state of this project: {first}") from error
 
 
 def load_newest_state(folder: Path) -> dict[str, Any] | None:

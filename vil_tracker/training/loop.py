@@ -92,6 +92,7 @@ def _train(
         )
     make_folder(output)
     state = build_state(config, ranks.device)
+    scheduler = build_scheduler(state.optimizer, settings)  # reads the peak rates, so before they are restored
     checkpoints = output / "checkpoints"
     if resume:
         resume_state(state, checkpoints, config)
@@ -99,7 +100,6 @@ def _train(
     elif checkpoint.list_states(checkpoints):
         raise UserError(f"{output} already holds a run: continue it with --resume auto or choose another --output")
 
-    scheduler = build_scheduler(state.optimizer, settings)
     objective = wrap(build_objective(state.network, config), ranks)
     samples = Samples(source, config.data, settings.seed, settings.steps * settings.batch_size, settings.workers)
     steps = range(state.step, settings.steps)
