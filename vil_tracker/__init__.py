@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from vil_tracker.api import track
     from vil_tracker.models.pretrained import load_model
     from vil_tracker.tracking.state import Result
     from vil_tracker.tracking.tracker import Tracker
@@ -19,9 +20,10 @@ _LAZY = {
     "Tracker": "vil_tracker.tracking.tracker",
     "Result": "vil_tracker.tracking.state",
     "load_model": "vil_tracker.models.pretrained",
+    "track": "vil_tracker.api",
 }
 
-__all__ = ["Result", "Tracker", "__version__", "load_model"]
+__all__ = ["Result", "Tracker", "__version__", "load_model", "track"]
 
 
 def __getattr__(name: str) -> object:

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from vil_tracker.config import config_to_dict, model_config_from_dict
-from vil_tracker.errors import UserError, atomic_write
+from vil_tracker.errors import UserError, atomic_write, require_extra
 from vil_tracker.models.network import ViLTrackerNet, build_network
 from vil_tracker.models.vil import PositionEmbedding, ViL, resize_grid
 
@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 FORMAT = "vil-tracker"
 MAX_NAMES = 40  # in one error message
 OPTIONAL_PARTS = ("temporal",)  # a network may have these although the weights that it starts from do not
+HUB_FILE = "model.safetensors"  # in a repository of the Hugging Face hub, or a folder in its layout
+HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)(?<!\.pth)(?<!\.th)(?<!\.pt)(?<!\.ckpt)(@[\w./-]+)?"
 POSITION_NAMES = ("backbone.pos_embed.embed", "template_pos_embed.embed")
 
 
@@ -72,7 +74,9 @@ def load_model(name_or_path: str | os.PathLike[str] = "nano", device: str | torc
     """A trained network in evaluation mode, float32.
 
     Args:
-        name_or_path: name of shipped weights, whose checksum is verified, or a weights file.
+        name_or_path: name of shipped weights, whose checksum is verified, a weights file, a folder of
+            ``save_pretrained``, or a repository of the Hugging Face hub: ``owner/name`` or ``owner/name@revision``
+            (extra ``hub``).
         device: see :func:`resolve_device`.
 
     Raises:
@@ -218,6 +222,11 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
     path = Path(text)
     if path.is_file():
         return path
+    if path.is_dir() and (path / HUB_FILE).is_file():
+        return path / HUB_FILE
+    if re.fullmatch(HUB_ID, text) and not path.exists():
+        hub = require_extra("vil_tracker.hub", "hub", f"get {text}, which is no file, from the Hugging Face hub")
+        return hub.fetch_weights(text)
     if path.suffix or len(path.parts) > 1:
         raise UserError(f"there is no weights file {text}: check the path, or use one of: {', '.join(shipped) or '-'}")
     near = difflib.get_close_matches(text, shipped, n=1)

@@ -10,6 +10,8 @@ import numpy as np
 from vil_tracker.config import TrackConfig
 
 if TYPE_CHECKING:
+    import supervision
+
     from vil_tracker.models.film_temporal import TemporalContext
     from vil_tracker.tracking.confidence import Appearance
     from vil_tracker.tracking.memory import TemplateMemory
@@ -33,6 +35,12 @@ class Result:
     box: np.ndarray
     score: float
     state: str = "tracking"
+
+    def to_detections(self, tracker_id: int = 1) -> supervision.Detections:
+        """As ``supervision.Detections``; empty while the target is lost (extra ``supervision``)."""
+        from vil_tracker.detections import to_detections
+
+        return to_detections({tracker_id: self})
 
 
 @dataclass
@@ -99,7 +107,8 @@ class TrackState:
         score: of the last frame.
         frame: frames since ``init``.
         last_template: frame of the last template added.
-        evidence: what the last score was made of, see :data:`vil_tracker.tracking.confidence.EVIDENCE`.
+        judged: boxes (4,) that the last frame gave a score to, in turn, each with the evidence (F,) of
+            :data:`vil_tracker.tracking.confidence.EVIDENCE`.
     """
 
     box: np.ndarray
@@ -113,4 +122,4 @@ class TrackState:
     score: float = 1.0
     frame: int = 0
     last_template: int = 0
-    evidence: np.ndarray | None = None
+    judged: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)

@@ -1,0 +1,136 @@
+"""Weights on the Hugging Face hub, and folders in its layout (extra ``hub``).
+
+A folder or repository holds ``model.safetensors`` (an ordinary weights file of this project, configuration and
+calibration inside), ``config.json`` (the same configuration, for people and search) and ``README.md`` (the model card).
+Folders need no network. What was downloaded once is found in the hub's cache without one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub.utils import HfHubHTTPError
+
+from vil_tracker.config import config_to_dict
+from vil_tracker.errors import UserError, atomic_write, make_folder, writing
+from vil_tracker.models.network import ViLTrackerNet
+from vil_tracker.models.pretrained import HUB_FILE, load_model, save_model
+
+_CARD = """\
+---
+license: apache-2.0
+library_name: vil-tracker
+pipeline_tag: object-detection
+tags: [visual-object-tracking, vision-lstm, xlstm, mlstm]
+---
+
+# ViL-Tracker, size {name}
+
+A single-object tracker on a bidirectional mLSTM backbone (Vision-LSTM): {parameters:.1f} million parameters, template
+{template} px, search region {search} px.
+
+```python
+import vil_tracker
+
+for index, result in vil_tracker.track("video.mp4", box=(120, 80, 64, 48), model="OWNER/NAME"):
+    print(index, result.box, result.score, result.state)
+```
+"""
+
+
+def fetch_weights(hub_id: str, **options: Any) -> Path:
+    """The weights file of a repository: from the cache where it is unchanged, else downloaded into it.
+
+    Args:
+        hub_id: ``owner/name`` or ``owner/name@revision``.
+        options: for :func:`huggingface_hub.hf_hub_download`, such as ``cache_dir`` or ``local_files_only``.
+
+    Raises:
+        UserError: there is no such repository or file, or no network and no copy in the cache.
+    """
+    name, _, revision = hub_id.partition("@")
+    try:
+        return Path(hf_hub_download(name, HUB_FILE, **({"revision": revision or None} | options)))
+    except LocalEntryNotFoundError as error:
+        raise UserError(
+            f"{name} is neither a file nor in the cache, and the Hugging Face hub cannot be reached: check the name "
+            "and the network, or give a weights file"
+        ) from error
+    except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+        first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(
+            f"cannot get {HUB_FILE} of {hub_id} from the Hugging Face hub: {first} (check the name, or give a file)"
+        ) from error
+
+
+def save_pretrained(network: ViLTrackerNet, folder: str | os.PathLike[str]) -> Path:
+    """Write a network as a folder in the hub's layout, readable by :func:`from_pretrained`.
+
+    An existing README.md stays as it is: it may have been written by hand.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    target = make_folder(folder)
+    calibration = getattr(network, "calibration", None)
+    save_model(network, target / HUB_FILE, {"calibration": calibration} if calibration else None)
+    config = network.config
+    with atomic_write(target / "config.json", "w") as stream:
+        json.dump({"model_type": "vil-tracker", **config_to_dict(config)}, stream, indent=2)
+    if not (target / "README.md").exists():
+        card = _CARD.format(
+            name=config.name,
+            parameters=sum(p.numel() for p in network.parameters()) / 1e6,
+            template=config.template_size,
+            search=config.search_size,
+        )
+        with atomic_write(target / "README.md", "w") as stream:
+            stream.write(card)
+    return target
+
+
+def from_pretrained(name: str | os.PathLike[str], device: str = "auto", **options: Any) -> ViLTrackerNet:
+    """A network from a folder of :func:`save_pretrained` or from a repository of the hub, in evaluation mode.
+
+    Args:
+        name: a folder, or ``owner/name``.
+        device: as of :func:`vil_tracker.load_model`.
+        options: as of :func:`fetch_weights`.
+
+    Raises:
+        UserError: as :func:`fetch_weights` and :func:`vil_tracker.load_model`.
+    """
+    folder = Path(name)
+    if folder.is_dir():
+        if not (folder / HUB_FILE).is_file():
+            raise UserError(f"folder {folder} holds no {HUB_FILE}: write one with save_pretrained")
+        return load_model(folder / HUB_FILE, device)
+    return load_model(fetch_weights(os.fspath(name), **options), device)
+
+
+class HubModel(ModelHubMixin):
+    """A network with the methods of the hub's models: ``save_pretrained``, ``from_pretrained``, ``push_to_hub``.
+
+    Example:
+        >>> HubModel(network).push_to_hub("owner/name")
+        >>> network = HubModel.from_pretrained("owner/name").network
+    """
+
+    def __init__(self, network: ViLTrackerNet) -> None:
+        self.network = network
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        with writing(save_directory):
+            save_pretrained(self.network, save_directory)
+
+    @classmethod
+    def _from_pretrained(cls, *, model_id: str, revision: str | None = None, **options: Any) -> HubModel:
+        known = {
+            key: options[key] for key in ("cache_dir", "force_download", "local_files_only", "token") if key in options
+        }
+        return cls(from_pretrained(model_id, options.get("device", "auto"), revision=revision, **known))

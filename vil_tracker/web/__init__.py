@@ -1,0 +1,1 @@
+"""The web page: drop a video, draw a box on the first frame, watch the tracker follow it."""

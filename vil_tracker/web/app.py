@@ -1,0 +1,366 @@
+"""The web application: routes, uploads, and what stands between visitors and each other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.resources
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial, wraps
+from pathlib import Path
+from typing import IO, Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from vil_tracker.errors import UserError
+from vil_tracker.web.child import Child, ChildFailure
+from vil_tracker.web.jobs import Jobs
+from vil_tracker.web.limits import MIB, Limits
+from vil_tracker.web.store import MEDIA_TYPES, Full, Store, Video, check_boxes, clean_title, download_name
+from vil_tracker.web.work import container_of, probe_setup
+
+log = logging.getLogger(__name__)
+
+_PAGE_FILES = {
+    "index.html": "text/html",
+    "app.css": "text/css",
+    "app.js": "text/javascript",
+    "boxes.js": "text/javascript",
+    "plot.js": "text/javascript",
+    "icon.svg": "image/svg+xml",
+}
+_MARK = "x-vil-tracker"  # a header that no foreign page can send without asking first
+_HEAD, _CHUNK, _DRAIN = 512, MIB, 16 * MIB
+_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+
+
+class Refused(Exception):
+    """A request that is answered with an error status and one line for the visitor."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Application:
+    """What the routes share; :attr:`asgi` is the application for the server.
+
+    Args:
+        limits: see :class:`Limits`.
+        store: of the videos; closed when the application shuts down.
+        jobs: running; closed likewise.
+        prober: the process that looks at uploads; closed likewise.
+        hosts: names under which the page may be called; "*" for any. Keeps other sites from reaching a server on
+            127.0.0.1 by a name of their own.
+        cookie: name of the cookie, another one for each server of a machine.
+    """
+
+    def __init__(
+        self, limits: Limits, store: Store, jobs: Jobs, prober: Child, hosts: list[str], cookie: str = "vil_tracker"
+    ) -> None:
+        self._limits, self._store, self._jobs, self._prober, self._cookie = limits, store, jobs, prober, cookie
+        self._uploads = asyncio.Semaphore(limits.uploads)
+        self._sample: dict[str, Any] | None = None
+        self._sample_lock = asyncio.Lock()
+        package = importlib.resources.files("vil_tracker.web") / "static"
+        self._page = {name: (package / name).read_bytes() for name in _PAGE_FILES}
+        routes = [
+            Route("/", self._index),
+            Route("/{name}", self._asset),
+            Route("/api/limits", self._get_limits),
+            Route("/api/videos", self._answer(self._upload), methods=["POST"]),
+            Route("/api/sample", self._answer(self._bring_sample), methods=["POST"]),
+            Route("/api/videos/{id}", self._answer(self._status)),
+            Route("/api/videos/{id}", self._answer(self._delete), methods=["DELETE"]),
+            Route("/api/videos/{id}/track", self._answer(self._track), methods=["POST"]),
+            Route("/api/videos/{id}/stop", self._answer(self._stop), methods=["POST"]),
+            Route("/api/videos/{id}/{role}", self._answer(self._file)),
+        ]
+        self.asgi = Starlette(
+            routes=routes,
+            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)],
+            lifespan=self._lifespan,
+        )
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        sweeper = asyncio.create_task(self._sweep())
+        try:
+            yield
+        finally:
+            sweeper.cancel()
+            self.close()
+
+    def close(self) -> None:
+        """End the processes and delete all files."""
+        self._jobs.close()
+        self._prober.close()
+        self._store.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(min(60.0, max(0.2, self._limits.keep_seconds / 4)))
+            await run_in_threadpool(self._store.sweep)
+
+    # --- the page ---------------------------------------------------------------------------------------------------
+
+    async def _index(self, request: Request) -> Response:
+        response = self._page_file("index.html")
+        if not self._store.known_visitor(request.cookies.get(self._cookie)):
+            response.set_cookie(self._cookie, self._store.new_visitor(), httponly=True, samesite="lax", path="/")
+        return response
+
+    async def _asset(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        return self._page_file(name) if name in self._page else Response("not found", 404, _HEADERS)
+
+    def _page_file(self, name: str) -> Response:
+        return Response(self._page[name], media_type=_PAGE_FILES[name], headers=_HEADERS)
+
+    async def _get_limits(self, request: Request) -> Response:
+        limits = self._limits
+        shown = ("upload_bytes", "frames", "pixels", "targets", "keep_seconds")
+        return JSONResponse({name: getattr(limits, name) for name in shown}, headers=_HEADERS)
+
+    def _answer(
+        self, handler: Callable[[Request, str], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        """Give the handler the visitor's token, and turn refusals into answers."""
+
+        @wraps(handler)
+        async def answer(request: Request) -> Response:
+            try:
+                visitor = request.cookies.get(self._cookie)
+                if visitor is None or not self._store.known_visitor(visitor):
+                    raise Refused(401, "this page is from before the server was started: load it again")
+                if request.method not in ("GET", "HEAD") and _MARK not in request.headers:
+                    raise Refused(403, f"requests that change something need the header {_MARK}")
+                return await handler(request, visitor)
+            except Refused as error:
+                status, message = error.status, str(error)
+            except Full as error:
+                status, message = 503, str(error)
+            except UserError as error:
+                status, message = 400, str(error)
+            except ClientDisconnect:
+                status, message = 400, "the connection was closed"
+            except asyncio.CancelledError:  # Ctrl-C, with this request still going on
+                status, message = 503, "the server is closing"
+            return JSONResponse({"error": message}, status, _HEADERS)
+
+        return answer
+
+    def _video(self, request: Request, visitor: str) -> Video:
+        video = self._store.get(request.path_params["id"], visitor)
+        if video is None:  # somebody else's videos do not exist either
+            raise Refused(404, "there is no such video: it was removed after its time, or is not yours")
+        return video
+
+    # --- bringing a video -------------------------------------------------------------------------------------------
+
+    async def _upload(self, request: Request, visitor: str) -> Response:
+        claimed = request.headers.get("content-length", "")
+        if claimed.isdecimal() and int(claimed) > self._limits.upload_bytes:
+            raise self._too_large()
+        await self._turn()
+        folder: Path | None = None
+        try:
+            folder = await run_in_threadpool(self._store.new_folder)
+            path = await self._receive(request, folder)
+            video = await self._open(visitor, folder, path, clean_title(request.query_params.get("name", "")))
+        except BaseException:
+            if folder is not None:
+                self._store.remove_folder(folder)
+            raise
+        finally:
+            self._uploads.release()
+        return JSONResponse(video.snapshot(), 201, _HEADERS)
+
+    async def _turn(self) -> None:
+        try:
+            await asyncio.wait_for(self._uploads.acquire(), self._limits.stall_seconds)
+        except asyncio.TimeoutError:
+            raise Full("many videos are being received right now: try again in a minute") from None
+
+    def _too_large(self) -> Refused:
+        return Refused(
+            413, f"the file is over the limit of {self._limits.upload_bytes / MIB:.0f} MB: cut it into parts"
+        )
+
+    async def _receive(self, request: Request, folder: Path) -> Path:
+        """Write the body to a file whose name says its container, and which holds no part of the visitor's name."""
+        body = _chunks(request, self._limits.stall_seconds)
+        size, buffer = 0, bytearray()
+        path: Path | None = None
+        stream: IO[bytes] | None = None
+        try:
+            async for chunk in body:
+                size += len(chunk)
+                buffer += chunk
+                if size > self._limits.upload_bytes:
+                    raise self._too_large()
+                if stream is None and len(buffer) >= _HEAD:
+                    path, stream = await self._begin(bytes(buffer[:_HEAD]), folder, body)
+                if stream is not None and len(buffer) >= _CHUNK:
+                    await run_in_threadpool(self._write, folder, stream, bytes(buffer))
+                    buffer.clear()
+            if stream is None:
+                path, stream = await self._begin(bytes(buffer), folder, body)
+            await run_in_threadpool(self._write, folder, stream, bytes(buffer))
+        finally:
+            if stream is not None:
+                await run_in_threadpool(stream.close)
+        assert path is not None
+        return path
+
+    async def _begin(self, head: bytes, folder: Path, body: AsyncIterator[bytes]) -> tuple[Path, IO[bytes]]:
+        suffix = container_of(head)
+        if suffix is None:
+            await _drain(body)  # a browser that is still sending would not read the answer
+            what = "the file is empty" if not head else "this is not a video that can be read"
+            raise Refused(415, f"{what}: give an MP4, WebM, MKV, MOV, AVI or MPEG file")
+        path = folder / f"source{suffix}"
+        return path, open(path, "wb")
+
+    def _write(self, folder: Path, stream: IO[bytes], data: bytes) -> None:
+        self._store.reserve(folder, len(data))
+        try:
+            stream.write(data)
+        except OSError as error:
+            raise Full(f"the server cannot store the video ({error.strerror}): try again later") from error
+
+    async def _open(
+        self, visitor: str, folder: Path, path: Path, title: str, suggested: list[list[float]] | None = None
+    ) -> Video:
+        try:
+            info = await run_in_threadpool(self._prober.call, {"probe": str(path)}, timeout=self._limits.probe_seconds)
+        except UserError as error:
+            raise Refused(415, str(error)) from error
+        except ChildFailure as error:
+            log.warning("an upload was refused: %s", error)
+            raise Refused(415, "the video cannot be decoded: it is damaged or of an unsupported kind") from error
+        video = Video(folder.name, visitor, folder, path, title, info, suggested)
+        self._store.add(video)
+        return video
+
+    async def _bring_sample(self, request: Request, visitor: str) -> Response:
+        """The demo clip, as if the visitor had uploaded it; it is painted at the first request."""
+        origin = self._store.root / "sample.mp4"
+        async with self._sample_lock:
+            if self._sample is None:
+                self._sample = await run_in_threadpool(self._paint_sample, origin)
+        data = await run_in_threadpool(origin.read_bytes)
+        folder = await run_in_threadpool(self._store.new_folder)
+        try:
+            path = folder / "source.mp4"
+            self._store.reserve(folder, len(data))
+            await run_in_threadpool(path.write_bytes, data)
+            video = await self._open(visitor, folder, path, "sample clip.mp4", self._sample["boxes"])
+        except BaseException:
+            self._store.remove_folder(folder)
+            raise
+        return JSONResponse(video.snapshot(), 201, _HEADERS)
+
+    def _paint_sample(self, origin: Path) -> dict[str, Any]:
+        painter = Child(partial(probe_setup, self._limits), "painting process")  # others go on looking at uploads
+        try:
+            return painter.call({"sample": str(origin)}, timeout=300)
+        except ChildFailure as error:
+            log.error("%s", error)
+            raise Refused(500, "the sample clip could not be painted: bring a video of your own") from error
+        finally:
+            painter.close()
+
+    # --- tracking it ------------------------------------------------------------------------------------------------
+
+    async def _track(self, request: Request, visitor: str) -> Response:
+        video = self._video(request, visitor)
+        boxes = check_boxes((await _json(request)).get("boxes"), video, self._limits)
+        self._jobs.submit(video, boxes)
+        return self._shown(video, 202)
+
+    async def _status(self, request: Request, visitor: str) -> Response:
+        after = request.query_params.get("after", "0")
+        return self._shown(self._video(request, visitor), after=int(after) if after.isdecimal() else 0)
+
+    def _shown(self, video: Video, status: int = 200, after: int = 0) -> Response:
+        content = video.snapshot(after) | {"ahead": self._jobs.position(video)}
+        return JSONResponse(content, status, _HEADERS)
+
+    async def _stop(self, request: Request, visitor: str) -> Response:
+        video = self._video(request, visitor)
+        self._jobs.stop(video)
+        return self._shown(video)
+
+    async def _delete(self, request: Request, visitor: str) -> Response:
+        video = self._video(request, visitor)
+        self._jobs.stop(video)
+        await run_in_threadpool(self._store.remove, video)
+        return JSONResponse({}, headers=_HEADERS)
+
+    async def _file(self, request: Request, visitor: str) -> Response:
+        video = self._video(request, visitor)
+        path = video.file(request.path_params["role"])
+        if path is None:
+            raise Refused(404, "there is no such file, or not yet")
+        headers = dict(_HEADERS)
+        if "download" in request.query_params:
+            headers["Content-Disposition"] = f'attachment; filename="{download_name(video, path)}"'
+        if path.suffix == ".jpg":  # small, and replaced while a run goes on
+            data = await run_in_threadpool(path.read_bytes)
+            return Response(data, media_type=MEDIA_TYPES[path.suffix], headers=headers)
+        return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=headers)
+
+
+async def _chunks(request: Request, stall_seconds: float) -> AsyncIterator[bytes]:
+    """The body, piece by piece; a sender that falls silent is given up."""
+    stream = request.stream().__aiter__()
+    while True:
+        try:
+            chunk = await asyncio.wait_for(stream.__anext__(), stall_seconds)
+        except StopAsyncIteration:
+            return
+        except asyncio.TimeoutError:
+            raise Refused(408, "nothing arrived for a while: check the connection and try again") from None
+        if chunk:
+            yield chunk
+
+
+async def _drain(body: AsyncIterator[bytes], seconds: float = 3.0) -> None:
+    """Read on and forget, up to a size and a time."""
+    left, end = _DRAIN, time.monotonic() + seconds
+    async for chunk in body:
+        left -= len(chunk)
+        if left <= 0 or time.monotonic() > end:
+            return
+
+
+async def _json(request: Request) -> dict[str, Any]:
+    """The body as a JSON object of at most 64 KB."""
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > 1 << 16:
+            raise Refused(413, "the request is too large")
+    try:
+        content = json.loads(bytes(data))
+    except (ValueError, RecursionError) as error:
+        raise Refused(400, "the request is not JSON") from error
+    if not isinstance(content, dict):
+        raise Refused(400, "the request is not a JSON object")
+    return content

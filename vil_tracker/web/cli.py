@@ -1,0 +1,110 @@
+"""``vil-tracker demo``: the tracker as a web page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from vil_tracker.errors import UserError
+
+EPILOG = """\
+examples:
+  vil-tracker demo                                  then open the address that it prints
+  vil-tracker demo --open --port 8000               opens the browser itself
+  vil-tracker demo --weights runs/mine/best.safetensors
+  vil-tracker demo --host 0.0.0.0 --workers 2 --max-mb 100     for everybody in the network
+
+The page runs on this computer: videos go nowhere else, and are deleted after an hour and at the end.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``demo`` to the command line."""
+    parser = subparsers.add_parser(
+        "demo",
+        help="track in the browser: drop a video, draw a box, watch the result",
+        description="Serve a web page on which a video is dropped, a box drawn, and the result watched (demo extra).",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default 127.0.0.1: this computer)")
+    parser.add_argument("--port", type=int, default=7860, help="port, or 0 for any free one (default 7860)")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--weights", default="nano", metavar="NAME|FILE", help="shipped weights by name, or a file (default nano)"
+    )
+    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+    limits = parser.add_argument_group("limits")
+    limits.add_argument("--workers", type=int, default=1, metavar="N", help="videos tracked at once (default 1)")
+    limits.add_argument("--queue", type=int, default=16, metavar="N", help="videos that may wait (default 16)")
+    limits.add_argument("--max-mb", type=int, default=512, metavar="N", help="size of a video file (default 512)")
+    limits.add_argument("--max-frames", type=int, default=9000, metavar="N", help="length of a video (default 9000)")
+    limits.add_argument(
+        "--max-megapixels", type=float, default=9.5, metavar="N", help="size of a frame (default 9.5: 4K)"
+    )
+    limits.add_argument(
+        "--disk-mb", type=int, default=8192, metavar="N", help="all files of all visitors (default 8192)"
+    )
+    limits.add_argument(
+        "--keep-minutes", type=float, default=60.0, metavar="N", help="age at which files are deleted (default 60)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``demo`` until it is interrupted; returns 0."""
+    from functools import partial
+
+    from vil_tracker.errors import require_extra
+    from vil_tracker.tracking.cli import load_tracker_factory
+    from vil_tracker.web.limits import MIB, Limits
+    from vil_tracker.web.server import build, is_loopback, listen
+
+    for module in ("starlette", "uvicorn"):
+        require_extra(module, "demo", "serve the web page")
+    for option in ("workers", "queue", "max_mb", "max_frames", "max_megapixels", "disk_mb", "keep_minutes"):
+        if not getattr(args, option) > 0:
+            raise UserError(f"--{option.replace('_', '-')} {getattr(args, option)} is not above 0")
+    if not 0 <= args.port <= 65535:
+        raise UserError(f"--port {args.port} is out of range: give a number up to 65535, or 0 for any free port")
+    limits = Limits(
+        upload_bytes=args.max_mb * MIB,
+        frames=args.max_frames,
+        pixels=round(args.max_megapixels * 1e6),
+        workers=args.workers,
+        waiting=args.queue,
+        stored_bytes=args.disk_mb * MIB,
+        keep_seconds=args.keep_minutes * 60,
+    )
+    quiet = getattr(args, "quiet", False)
+    listener = listen(args.host, args.port)
+    try:
+        if not quiet:
+            print("loading the network …", file=sys.stderr)
+        server, close = build(partial(load_tracker_factory, args.weights, args.device), limits, listener, args.host)
+        try:
+            address = _address(args.host, listener.getsockname()[1])
+            if not quiet:
+                print(f"the page is at  {address}  (Ctrl-C ends it)", flush=True)
+                if not is_loopback(args.host):
+                    print("everybody who can reach this computer can use it", file=sys.stderr)
+            if args.open:
+                import webbrowser
+
+                listener.listen()  # the browser may be quicker than the server
+                webbrowser.open(address)
+            server.run(sockets=[listener])
+        except KeyboardInterrupt:
+            pass  # the usual way to end it
+        finally:
+            close()
+    finally:
+        listener.close()
+    return 0
+
+
+def _address(host: str, port: int) -> str:
+    """What to type into a browser on this computer."""
+    shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{shown}:{port}/"

@@ -1,0 +1,42 @@
+"""What one visitor may ask of the server, and all of them together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of the web page.
+
+    Attributes:
+        upload_bytes: size of one video file.
+        frames: length of one video; one whose header lies is stopped there.
+        pixels: width × height of a frame.
+        targets: boxes per run.
+        uploads: uploads received at the same time; others wait for their turn.
+        workers: videos tracked at the same time, each in a process of its own.
+        waiting: runs in the queue.
+        runs_per_visitor: runs of one visitor that wait or go on.
+        stored_bytes: all files on the disk.
+        keep_seconds: age at which files are removed.
+        stall_seconds: silence after which an upload is given up.
+        probe_seconds: time to open a video and decode its first frame.
+        run_seconds: time for one run.
+    """
+
+    upload_bytes: int = 512 * MIB
+    frames: int = 9_000
+    pixels: int = 4096 * 2304
+    targets: int = 4
+    uploads: int = 8
+    workers: int = 1
+    waiting: int = 16
+    runs_per_visitor: int = 2
+    stored_bytes: int = 8192 * MIB
+    keep_seconds: float = 3600.0
+    stall_seconds: float = 30.0
+    probe_seconds: float = 30.0
+    run_seconds: float = 3600.0

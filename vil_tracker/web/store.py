@@ -1,0 +1,266 @@
+"""Visitors, their videos, and the files on the disk.
+
+A visitor is known by a random token that the server signs and the browser keeps in a cookie. A video is found through
+its own random id and the visitor who brought it; no part of a path ever comes from a request.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+import secrets
+import shutil
+import tempfile
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vil_tracker.errors import UserError, writing
+from vil_tracker.web.limits import Limits
+from vil_tracker.web.work import FIRST_FRAME, PREVIEW
+
+_PREFIX = "vil-tracker-demo-"
+_STALE_SECONDS = 900.0  # a running server touches its folder every minute
+
+MEDIA_TYPES = {
+    ".jpg": "image/jpeg",
+    ".webm": "video/webm",
+    ".mp4": "video/mp4",
+    ".csv": "text/csv",
+    ".jsonl": "application/x-ndjson",
+}
+
+
+class Full(Exception):
+    """The server has no room for more; the message is for the visitor."""
+
+
+@dataclass(eq=False)
+class Video:
+    """One video of one visitor, and its latest run. The fields of the run change under ``lock``.
+
+    Attributes:
+        id: random; names its folder.
+        visitor: who brought it.
+        folder: holds everything about it.
+        path: the uploaded file.
+        title: the name that it came with, for display only.
+        info: width, height, fps, frames as :func:`vil_tracker.web.work.probe` found them.
+        suggested: boxes to begin with (of the sample clip).
+        touched: time of the upload or of the end of the last run, whichever is later.
+        status: "ready", "waiting", "running", "done", "stopped" or "failed".
+        run: number of the run.
+        rows: ``[frame, target, score, state]`` of the run so far.
+        tracked: frames tracked so far.
+        result: what :func:`vil_tracker.web.work.run_track` returned.
+        error: why the run failed.
+    """
+
+    id: str
+    visitor: str
+    folder: Path
+    path: Path
+    title: str
+    info: dict[str, Any]
+    suggested: list[list[float]] | None = None
+    touched: float = field(default_factory=time.time)
+    status: str = "ready"
+    run: int = 0
+    boxes: list[list[float]] = field(default_factory=list)
+    rows: list[list[Any]] = field(default_factory=list)
+    tracked: int = 0
+    started: float = 0.0
+    result: dict[str, Any] | None = None
+    error: str = ""
+    removed: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def busy(self) -> bool:
+        return self.status in ("waiting", "running")
+
+    @property
+    def run_folder(self) -> Path:
+        return self.folder / f"run{self.run}"
+
+    def file(self, role: str) -> Path | None:
+        """The file of a role: first, preview, video, csv or jsonl; None where there is none (yet)."""
+        with self.lock:
+            fixed = {"first": FIRST_FRAME, "preview": PREVIEW}.get(role)
+            name = (self.result or {}).get("files", {}).get(role)
+            path = self.folder / fixed if fixed else self.run_folder / name if name else None
+        return path if path is not None and path.is_file() else None
+
+    def snapshot(self, after: int = 0) -> dict[str, Any]:
+        """What the page shows; of the rows those from ``after`` on."""
+        with self.lock:
+            result = self.result or {}
+            elapsed = time.monotonic() - self.started if self.status == "running" else result.get("seconds", 0.0)
+            return {
+                "id": self.id,
+                "title": self.title,
+                **self.info,
+                "suggested": self.suggested,
+                "status": self.status,
+                "run": self.run,
+                "boxes": self.boxes,
+                "tracked": self.tracked,
+                "speed": round(self.tracked / elapsed, 2) if elapsed > 0.2 else None,
+                "seconds": result.get("seconds"),
+                "limited": result.get("limited", False),
+                "files": result.get("files", {}),
+                "error": self.error,
+                "rows": self.rows[after:],
+                "next": len(self.rows),
+            }
+
+
+def clean_title(name: str) -> str:
+    """The last part of a file name, without control characters, of bounded length."""
+    last = re.split(r"[/\\]", name)[-1]
+    return "".join(c for c in last if c.isprintable()).strip()[:120] or "video"
+
+
+def download_name(video: Video, path: Path) -> str:
+    """A file name that any system takes."""
+    stem = re.sub(r"[^\w.-]+", "_", Path(video.title).stem, flags=re.ASCII).strip("._")[:60] or "video"
+    return f"{stem}_tracked{path.suffix}" if path.suffix in (".webm", ".mp4") else f"{stem}_{path.name}"
+
+
+class Store:
+    """All videos, in one private folder that goes away with the server.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+
+    def __init__(self, limits: Limits, parent: Path | None = None) -> None:
+        self._limits = limits
+        base = parent or Path(tempfile.gettempdir())
+        _remove_stale(base)
+        with writing(base):
+            self.root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=base))  # readable by this user alone
+        self._secret = secrets.token_bytes(32)
+        self._videos: dict[str, Video] = {}
+        self._sizes: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    # --- visitors ---------------------------------------------------------------------------------------------------
+
+    def new_visitor(self) -> str:
+        """A new signed token."""
+        name = secrets.token_urlsafe(24)
+        return f"{name}.{self._sign(name)}"
+
+    def known_visitor(self, token: str | None) -> bool:
+        """Whether this server made the token."""
+        name, _, signature = (token or "").partition(".")
+        return hmac.compare_digest(signature.encode(), self._sign(name).encode())
+
+    def _sign(self, name: str) -> str:
+        return hmac.new(self._secret, name.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
+
+    # --- videos -----------------------------------------------------------------------------------------------------
+
+    def new_folder(self) -> Path:
+        """A folder for a video to come, named by its id."""
+        folder = self.root / secrets.token_urlsafe(24)
+        with writing(folder):
+            folder.mkdir(mode=0o700)
+        with self._lock:
+            self._sizes[folder.name] = 0
+        return folder
+
+    def reserve(self, folder: Path, size: int) -> None:
+        """Account for ``size`` more bytes in a folder.
+
+        Raises:
+            Full: there is no room for them.
+        """
+        with self._lock:
+            if sum(self._sizes.values()) + size > self._limits.stored_bytes:
+                raise Full("the server's disk space is used up by others: try again later")
+            self._sizes[folder.name] = self._sizes.get(folder.name, 0) + size
+
+    def recount(self, video: Video) -> None:
+        """Account for what a run left on the disk."""
+        size = sum(path.stat().st_size for path in video.folder.rglob("*") if path.is_file())
+        with self._lock:
+            if video.id in self._sizes:
+                self._sizes[video.id] = size
+
+    def add(self, video: Video) -> None:
+        with self._lock:
+            self._videos[video.id] = video
+
+    def get(self, video_id: str, visitor: str) -> Video | None:
+        """The video, if it is this visitor's."""
+        with self._lock:
+            video = self._videos.get(video_id)
+        return video if video is not None and hmac.compare_digest(video.visitor, visitor) else None
+
+    def remove(self, video: Video) -> None:
+        """Forget a video and delete its files."""
+        with self._lock:
+            self._videos.pop(video.id, None)
+        video.removed = True
+        self.remove_folder(video.folder)
+
+    def remove_folder(self, folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        with self._lock:
+            self._sizes.pop(folder.name, None)
+
+    def sweep(self, now: float | None = None) -> int:
+        """Delete what is too old, except runs that wait or go on; returns how many videos went."""
+        now = time.time() if now is None else now
+        os.utime(self.root)
+        with self._lock:
+            videos = list(self._videos.values())
+        old = [video for video in videos if not video.busy and now - video.touched >= self._limits.keep_seconds]
+        for video in old:
+            self.remove(video)
+        return len(old)
+
+    def close(self) -> None:
+        """Delete everything."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _remove_stale(base: Path) -> None:
+    """Delete the folders of servers that were killed before they could do so themselves."""
+    for folder in base.glob(f"{_PREFIX}*"):
+        try:
+            status = folder.lstat()
+            own = not hasattr(os, "getuid") or status.st_uid == os.getuid()
+            if own and folder.is_dir() and not folder.is_symlink() and time.time() - status.st_mtime > _STALE_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+        except OSError:
+            continue  # another server was quicker
+
+
+def check_boxes(boxes: Any, video: Video, limits: Limits) -> list[list[float]]:
+    """Check the boxes of a request against the first frame.
+
+    Raises:
+        UserError: not a list of one to ``limits.targets`` boxes that a tracker can start on.
+    """
+    from vil_tracker.boxes import check_box
+
+    if not isinstance(boxes, list) or not boxes:
+        raise UserError("no box was drawn: draw one on the first frame")
+    if len(boxes) > limits.targets:
+        raise UserError(f"{len(boxes)} boxes are too many, the limit is {limits.targets}: remove some")
+    checked = []
+    for box in boxes:
+        if not isinstance(box, list) or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in box):
+            raise UserError("a box must be four numbers: x, y, w, h in pixels")
+        try:
+            checked.append([float(v) for v in check_box(box, video.info["width"], video.info["height"])])
+        except OverflowError as error:
+            raise UserError("a box has a number that is too large: give x, y, w, h in pixels") from error
+    return checked

@@ -1,0 +1,224 @@
+"""What the worker processes do: look at an upload, paint the sample clip, and run the tracker as ``track`` does."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vil_tracker.errors import UserError
+from vil_tracker.web.child import Emit, Handler, Stopped
+from vil_tracker.web.limits import Limits
+
+if TYPE_CHECKING:
+    from vil_tracker.tracking.run import TrackerLike
+    from vil_tracker.tracking.state import Result
+    from vil_tracker.tracking.video import Frame
+
+FIRST_FRAME, PREVIEW = "first.jpg", "preview.jpg"
+_PROBE_MEMORY = 6 << 30
+_EVENT_SECONDS, _PREVIEW_SECONDS, _PREVIEW_SIDE = 0.15, 0.6, 960
+
+
+def container_of(head: bytes) -> str | None:
+    """The file ending of the video container that begins with ``head`` (512 bytes are enough), or None.
+
+    Only formats whose frames lie in the file itself are known: a playlist could name any file of the server.
+    """
+    if head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot"):
+        return ".mp4"
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return ".mkv"
+    if head.startswith(b"RIFF") and head[8:12] == b"AVI ":
+        return ".avi"
+    if head.startswith((b"\x00\x00\x01\xba", b"\x00\x00\x01\xb3")):
+        return ".mpg"
+    if len(head) > 376 and head[0] == head[188] == head[376] == 0x47:
+        return ".ts"
+    if head.startswith(b"FLV\x01"):
+        return ".flv"
+    if head.startswith(b"\x30\x26\xb2\x75\x8e\x66\xcf\x11"):
+        return ".wmv"
+    return None
+
+
+def _confine_decoder(limits: Limits) -> None:
+    """Let FFmpeg open nothing but local files, and no stream of more pixels than allowed."""
+    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"protocol_whitelist;file|max_pixels;{limits.pixels}"
+
+
+def probe_setup(limits: Limits) -> Handler:
+    """The process that looks at uploads: ``{"probe": path}`` and ``{"sample": path}``."""
+    _confine_decoder(limits)
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        pass
+    else:
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        allowed = _PROBE_MEMORY if hard == resource.RLIM_INFINITY else min(_PROBE_MEMORY, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
+
+    def handle(request: Any, emit: Emit, stopped: Stopped) -> Any:
+        if "sample" in request:
+            return paint_sample(Path(request["sample"]))
+        return probe(Path(request["probe"]), limits)
+
+    return handle
+
+
+def probe(path: Path, limits: Limits) -> dict[str, Any]:
+    """Open an upload, and write its first frame beside it.
+
+    Returns:
+        width, height in pixels, fps, and frames as the container claims (None where it claims nothing).
+
+    Raises:
+        UserError: it is no video that can be decoded, or over a limit.
+    """
+    from vil_tracker.images import VideoReader, write_image
+
+    try:
+        with VideoReader(path) as reader:
+            check_size(reader.width, reader.height, limits)
+            if reader.frame_count > limits.frames:
+                raise UserError(
+                    f"the video has {reader.frame_count} frames, the limit is {limits.frames}: cut it into parts"
+                )
+            first = reader.read()
+            if first is None:
+                raise UserError("the video holds no frame that can be decoded: it is damaged or empty")
+            height, width = first.shape[:2]
+            check_size(width, height, limits)
+            write_image(path.parent / FIRST_FRAME, first)
+            return {"width": width, "height": height, "fps": reader.fps, "frames": reader.frame_count or None}
+    except UserError as error:
+        raise UserError(_without_path(error, path)) from None
+
+
+def check_size(width: int, height: int, limits: Limits) -> None:
+    """Raise UserError if a frame has too many pixels, or none."""
+    if width < 1 or height < 1:
+        raise UserError("the video states no size: it is damaged or of an unsupported kind")
+    if width * height > limits.pixels:
+        raise UserError(
+            f"the video is {width}×{height}, the limit is {limits.pixels / 1e6:.1f} megapixels: scale it down first"
+        )
+
+
+def _without_path(error: UserError, path: Path) -> str:
+    """The message for a visitor, whom the server's paths do not concern."""
+    return str(error).replace(f"video {path}", "the video").replace(str(path), "the video")
+
+
+def paint_sample(path: Path) -> dict[str, Any]:
+    """Write the demo clip to ``path`` (.mp4), and say where its target is on the first frame."""
+    from vil_tracker.data.demo_clip import FPS, DemoClip
+    from vil_tracker.tracking.sinks import VideoSink
+
+    clip = DemoClip()
+    sink = VideoSink(path.parent, path.stem, FPS, "mp4v")
+    for frame in clip:
+        sink.write(frame)
+    sink.finish()
+    return {"boxes": [[round(float(value), 1) for value in clip.boxes[0]]]}
+
+
+def track_setup(load: Callable[[], Callable[[], TrackerLike]], limits: Limits) -> Handler:
+    """The process that tracks; ``load`` is called once, as by the command line."""
+    _confine_decoder(limits)
+    from vil_tracker.runtime import keep_freed_memory
+
+    keep_freed_memory()
+    if limits.workers > 1:
+        import torch
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // limits.workers))
+    make_tracker = load()
+
+    def handle(request: Any, emit: Emit, stopped: Stopped) -> Any:
+        path = Path(request["path"])
+        try:
+            return run_track(path, Path(request["folder"]), request["boxes"], make_tracker, limits, emit, stopped)
+        except UserError as error:
+            raise UserError(_without_path(error, path)) from None
+
+    return handle
+
+
+def run_track(
+    path: Path,
+    folder: Path,
+    boxes: list[list[float]],
+    make_tracker: Callable[[], TrackerLike],
+    limits: Limits,
+    emit: Emit,
+    stopped: Stopped,
+) -> dict[str, Any]:
+    """Track one video exactly as ``vil-tracker track --format csv,jsonl`` does.
+
+    Events are lists of rows ``[frame, target, score, state]``. Meanwhile a picture of the latest frame is kept beside
+    the video.
+
+    Returns:
+        frames tracked, seconds, files by their role, whether it was stopped, and whether the frame limit ended it.
+    """
+    import numpy as np
+
+    from vil_tracker.tracking.run import OutputSettings, track_source
+    from vil_tracker.tracking.select import targets_from_boxes
+    from vil_tracker.tracking.video import open_source
+
+    rows: list[list[Any]] = []
+    sent = shown = 0.0
+    called_off = False
+
+    def on_frame(frame: Frame, results: Mapping[int, Result]) -> bool:
+        nonlocal sent, shown, called_off
+        check_size(frame.image.shape[1], frame.image.shape[0], limits)
+        rows.extend([frame.number, number, round(r.score, 4), r.state] for number, r in results.items())
+        now = time.monotonic()
+        if now - sent >= _EVENT_SECONDS:
+            emit(list(rows))
+            rows.clear()
+            sent = now
+            called_off = stopped()
+        if now - shown >= _PREVIEW_SECONDS:
+            _write_preview(path.parent / PREVIEW, frame.image, results)
+            shown = now
+        return not called_off
+
+    source = open_source(path)
+    settings = OutputSettings(folder=folder, formats=("csv", "jsonl"))
+    targets = targets_from_boxes([np.array(box, np.float64) for box in boxes])
+    summary = track_source(
+        source, lambda first: targets, make_tracker, settings, limit=limits.frames, progress=False, on_frame=on_frame
+    )
+    if rows:
+        emit(rows)
+    files = {{"annotated": "video", "boxes": file.suffix[1:]}[file.stem]: file.name for file in summary.files}
+    return {
+        "frames": summary.frames,
+        "seconds": round(summary.seconds, 3),
+        "files": files,
+        "stopped": called_off,
+        "limited": summary.frames == limits.frames and not called_off,
+    }
+
+
+def _write_preview(path: Path, image: Any, results: Mapping[int, Result]) -> None:
+    import cv2
+
+    from vil_tracker.tracking.draw import draw_results
+
+    picture = draw_results(image, results)
+    scale = min(1.0, _PREVIEW_SIDE / max(picture.shape[:2]))
+    if scale < 1:
+        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    done, data = cv2.imencode(".jpg", picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 80])
+    if done:
+        fresh = path.with_suffix(".new")
+        fresh.write_bytes(data.tobytes())
+        fresh.replace(path)
