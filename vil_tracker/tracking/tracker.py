@@ -114,6 +114,7 @@ class Tracker:
         state = self.state
         if state is None:
             raise UserError("the tracker has no target yet: call init(frame, box) first")
+        state.judged = []
         if state.appearance is None:
             return (yield from self._follow_plainly(state, frame))
         if state.phase.name == "lost":
@@ -201,7 +202,7 @@ class Tracker:
         """Probability that the view's box is on the target."""
         assert self.calibration is not None and state.appearance is not None
         last_size = state.sure_size if state.phase.name == "lost" else box_scale(state.box)
-        state.evidence = gather_evidence(
+        evidence = gather_evidence(
             view,
             seen,
             state.appearance,
@@ -209,7 +210,8 @@ class Tracker:
             last_size=last_size,
             frame_size=(frame.shape[1], frame.shape[0]),
         )
-        return float(self.calibration.probability(state.evidence))
+        state.judged.append((view.box, evidence))
+        return float(self.calibration.probability(evidence))
 
     def _teach(self, state: TrackState, view: View) -> None:
         """Take the frame's features into the temporal context."""

@@ -1,0 +1,74 @@
+"""Fit the calibration of the score for a weights file, on clips generated from training photos, and store it there.
+
+example: python scripts/calibrate.py runs/nano/weights.safetensors --data-root ~/data --clips 48
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from vil_tracker.data.photo_pool import load_photo_pool
+from vil_tracker.data.root import data_root
+from vil_tracker.errors import UserError
+from vil_tracker.evaluation.calibration import auroc, reliability
+from vil_tracker.models.pretrained import add_metadata, load_model
+from vil_tracker.runtime import keep_freed_memory
+from vil_tracker.tracking.fitting import calibrate, training_clips
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", help="name of shipped weights, or a file")
+    parser.add_argument("--data-root", type=Path, help="folder of photos to train on (default: $VIL_DATA)")
+    parser.add_argument("--output", type=Path, help="file to write (default: the weights file itself)")
+    parser.add_argument("--clips", type=int, default=48, help="generated clips")
+    parser.add_argument("--frames", type=int, default=70, help="frames per clip")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    parser.add_argument("--cache", type=Path, help="folder for decoded photos, kept for the next run")
+    args = parser.parse_args()
+    try:
+        return run(args)
+    except UserError as error:
+        print(f"calibrate: {error}", file=sys.stderr)
+        return 2
+
+
+def run(args: argparse.Namespace) -> int:
+    keep_freed_memory()
+    if args.threads is not None:
+        torch.set_num_threads(max(1, args.threads))
+    model = load_model(args.weights, device=args.device)
+    output = args.output or Path(args.weights)
+    if args.output is None and not output.is_file():
+        raise UserError(f"{args.weights} is shipped with the package: say with --output where to write")
+    begin = time.perf_counter()
+    pool = load_photo_pool(data_root(args.data_root), args.cache)
+    with tqdm(total=args.clips, unit="clip", disable=None) as bar:
+        clips = training_clips(pool, args.clips, args.frames, args.seed)
+        calibration, data, probability = calibrate(
+            model, clips, args.clips, seed=args.seed, on_clip=lambda done: bar.update(done - bar.n)
+        )
+    add_metadata(args.weights, output, {"calibration": calibration.to_json()})
+
+    shown = data.reported
+    error = reliability(probability[shown], data.correct[shown]).expected_error
+    area = auroc(1 - probability[shown], ~data.correct[shown])
+    print(
+        f"{len(shown)} boxes judged, {data.correct.mean():.0%} right; on clips left out of the fit: expected "
+        f"calibration error {error:.3f}, AUROC of the lost signal {area or float('nan'):.3f}, temperature "
+        f"{calibration.temperature:.2f}; {time.perf_counter() - begin:.0f} s"
+    )
+    print(f"wrote {output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""The search over the whole frame: it covers everything, at a bounded cost, from near to far."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from track_clips import peak_calibration, scene, small_network
+
+from vil_tracker.config import TrackConfig
+from vil_tracker.tracking import group
+from vil_tracker.tracking.redetect import FRAMES_PER_SWEEP, OVERLAP, Sweep, coarse_grid
+from vil_tracker.tracking.tracker import Tracker
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 2000), st.integers(1, 2000), st.floats(8, 600), st.integers(1, 40))
+def test_the_grid_covers_the_frame_within_its_limit(width: int, height: int, side: float, limit: int) -> None:
+    grid = coarse_grid(width, height, side, 96, limit)
+    assert 1 <= len(grid) <= limit
+    points = np.random.default_rng(0).uniform(0, 1, (12, 2)) * (width, height)
+    for x, y in points:
+        assert any(abs(c.cx - x) <= c.side / 2 + 1e-6 and abs(c.cy - y) <= c.side / 2 + 1e-6 for c in grid)
+
+
+def test_an_object_of_a_quarter_of_a_crop_lies_whole_in_some_crop() -> None:
+    side, width, height = 80.0, 640, 360
+    grid = coarse_grid(width, height, side, 96, 500)
+    assert grid[0].side == side
+    half = side / 8
+    for x, y in np.random.default_rng(1).uniform(half, [width - half, height - half], (200, 2)):
+        assert any(max(abs(c.cx - x), abs(c.cy - y)) + half <= c.side / 2 + 1e-6 for c in grid)
+    assert OVERLAP >= 0.25
+
+
+def test_the_search_widens_from_the_last_place_to_the_whole_frame() -> None:
+    sweep, last = Sweep(), np.array([50.0, 60.0])
+    seen, reach = set(), []
+    grid = {(c.cx, c.cy) for c in coarse_grid(480, 270, 60, 96, 6 * FRAMES_PER_SWEEP)}
+    for _ in range(FRAMES_PER_SWEEP):
+        crops = sweep.crops(480, 270, last, 60, 96, 6)
+        assert len(crops) <= 6
+        seen |= {(c.cx, c.cy) for c in crops}
+        reach.append(max(np.hypot(c.cx - 50, c.cy - 60) for c in crops))
+    assert seen == grid and reach[0] < reach[-1]
+
+
+def test_a_change_of_frame_size_is_taken_in_stride() -> None:
+    sweep = Sweep()
+    for width, height in ((480, 270), (1, 1), (1920, 1080), (30, 700)):
+        for crop in sweep.crops(width, height, np.array([9.0, 9.0]), 40, 96, 6):
+            assert 0 <= crop.cx <= width and 0 <= crop.cy <= height
+
+
+@pytest.fixture
+def lost_tracker() -> tuple[Tracker, list[np.ndarray]]:
+    network = small_network()
+    network.calibration = peak_calibration(bias=-9.0, slope=0.0).to_json()  # never sure
+    frames, boxes = scene(0, 14)
+    tracker = Tracker(network, TrackConfig(lost_after=2, redetect_crops=5))
+    tracker.init(frames[0], boxes[0])
+    return tracker, frames[1:]
+
+
+def test_cost_per_frame_is_bounded_while_lost(lost_tracker, monkeypatch) -> None:
+    tracker, frames = lost_tracker
+    counts: list[int] = []
+    look = group.look
+    monkeypatch.setattr(group, "look", lambda m, f, c, requests, *rest: _count(counts, requests, look, m, f, c, rest))
+    states = []
+    for frame in frames:
+        before = sum(counts)
+        states.append(tracker.update(frame).state)
+        cost = sum(counts) - before
+        assert cost <= 1 + 5 + 1 if len(states) > 2 else cost == 1
+    assert states[:2] == ["uncertain", "lost"] and set(states[2:]) == {"lost"}
+
+
+def _count(counts, requests, look, model, frame, fill, rest):
+    counts.append(len(requests))
+    return look(model, frame, fill, requests, *rest)
+
+
+def test_recovery_needs_a_match_with_the_first_template(lost_tracker) -> None:
+    tracker, frames = lost_tracker
+    results = [tracker.update(frame) for frame in frames[:5]]
+    assert results[-1].state == "lost" and results[-1].score < 0.1
+    tracker.calibration = peak_calibration(bias=9.0, slope=0.0)  # everything matches
+    assert tracker.update(frames[5]).state == "recovered"
+    assert tracker.state is not None and tracker.state.sweep is None
+    assert tracker.update(frames[6]).state == "recovered"
+
+
+def test_the_search_can_be_switched_off(lost_tracker, monkeypatch) -> None:
+    tracker, frames = lost_tracker
+    tracker.config = TrackConfig(lost_after=2, redetect=False)
+    counts: list[int] = []
+    look = group.look
+    monkeypatch.setattr(group, "look", lambda m, f, c, requests, *rest: _count(counts, requests, look, m, f, c, rest))
+    assert [tracker.update(frame).state for frame in frames[:5]][-1] == "lost"
+    assert counts == [1] * 5

@@ -1,0 +1,225 @@
+"""Fitting the calibration of the score for given weights, on generated clips with known absences.
+
+The first half of the clips is tracked with a score that always says yes, and now and then the box is moved, onto the
+target or away from it, so that every kind of crop is met; the second half as the tracker will run, with the
+calibration fitted on the first. The answer is fitted on both; its temperature on predictions for clips left out of
+the fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vil_tracker.boxes import clip_box, iou
+from vil_tracker.config import TrackConfig
+from vil_tracker.data.photo_pool import PhotoPool
+from vil_tracker.data.sequence import Sequence as Clip
+from vil_tracker.data.synthetic_clips import ClipConfig, SyntheticClips
+from vil_tracker.errors import UserError
+from vil_tracker.models.network import ViLTrackerNet
+from vil_tracker.tracking.confidence import EVIDENCE, Calibration
+from vil_tracker.tracking.motion import MotionModel
+from vil_tracker.tracking.tracker import Tracker
+
+CORRECT_OVERLAP = 0.5
+HIDDEN_UNITS = 4
+FOLDS = 4
+_WEIGHT_DECAY = 3e-3
+_STEPS = 150
+_CLIPS = ClipConfig(occlusion=0.45, leave=0.3, jump=0.3, hidden_frames=(8, 25))
+
+
+@dataclass(frozen=True)
+class Judgements:
+    """Boxes that a tracker judged, with the truth.
+
+    Attributes:
+        evidence: (J, F).
+        correct: (J,) bool, the box overlaps the visible target by more than half.
+        reported: (J,) bool, the box was the tracker's answer, rather than a candidate that it looked at.
+        clip: (J,) number of the clip.
+    """
+
+    evidence: np.ndarray
+    correct: np.ndarray
+    reported: np.ndarray
+    clip: np.ndarray
+
+    @staticmethod
+    def join(parts: Sequence[Judgements]) -> Judgements:
+        """All of them in turn."""
+        names = ("evidence", "correct", "reported", "clip")
+        return Judgements(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+
+def credulous() -> Calibration:
+    """Says 0.95 whatever the evidence."""
+    count = len(EVIDENCE)
+    output = np.zeros(count + 2)
+    output[-1] = np.log(0.95 / 0.05)
+    return Calibration(np.zeros(count), np.ones(count), np.zeros((1, count + 1)), output)
+
+
+def training_clips(pool: PhotoPool, count: int, frames: int, seed: int) -> Iterator[Clip]:
+    """Generated clips of varied difficulty, most of them with an absence."""
+    clips = SyntheticClips(pool, _CLIPS)
+    for index in range(count):
+        rng = np.random.default_rng((seed, index))
+        yield clips.sample_clip(rng, frames, difficulty=float(rng.uniform(0.4, 1.2)))
+
+
+def judge_clip(tracker: Tracker, clip: Clip, number: int, rng: np.random.Generator | None = None) -> Judgements:
+    """Track a clip and note every box judged; with ``rng``, move the box now and then."""
+    evidence, boxes, truth, reported = [], [], [], []
+    tracker.init(clip.frames[0], clip.boxes[0])
+    for index in range(1, len(clip.frames)):
+        frame = clip.frames[index]
+        result = tracker.update(frame)
+        state = tracker.state
+        assert state is not None
+        for box, values in state.judged:
+            inside = clip_box(box, frame.shape[1], frame.shape[0])
+            boxes.append(inside)
+            evidence.append(values)
+            truth.append(clip.boxes[index])
+            reported.append(np.array_equal(inside, result.box))
+        if rng is not None:
+            _move(tracker, clip, index, float(iou(result.box, clip.boxes[index])), rng)
+    overlap = iou(np.stack(boxes), np.stack(truth))
+    correct = overlap > CORRECT_OVERLAP
+    return Judgements(np.stack(evidence), correct, np.array(reported), np.full(len(correct), number))
+
+
+def _move(tracker: Tracker, clip: Clip, index: int, overlap: float, rng: np.random.Generator) -> None:
+    """One time in eight while off the target, one in fifty while on it: put the box near the target or anywhere."""
+    state = tracker.state
+    assert state is not None
+    if rng.random() > (0.02 if overlap > 0.1 else 0.125):
+        return
+    height, width = clip.frames[index].shape[:2]
+    truth = clip.boxes[index]
+    if np.isfinite(truth).all() and rng.random() < 0.65:
+        scale = np.sqrt(truth[2] * truth[3])
+        box = truth + np.concatenate([rng.normal(0.0, 0.25 * scale, 2), np.zeros(2)])
+    else:
+        box = np.concatenate([rng.uniform(0, 1, 2) * (width, height) - state.box[2:] / 2, state.box[2:]])
+    state.box = clip_box(box, width, height, min_size=4.0)
+    state.motion, state.context = MotionModel(state.box), None
+
+
+def fit(data: Judgements, seed: int = 0) -> Calibration:
+    """Standardise the evidence and fit the perceptron by its log loss with weight decay (L-BFGS).
+
+    Raises:
+        UserError: all boxes are right, or all are wrong.
+    """
+    if data.correct.all() or not data.correct.any():
+        raise UserError("the clips gave no examples of both right and wrong boxes: use more clips")
+    mean, scale = data.evidence.mean(0), data.evidence.std(0) + 1e-3
+    features = len(EVIDENCE)
+    z = torch.from_numpy(np.clip((data.evidence - mean) / scale, -5, 5))
+    target = torch.from_numpy(data.correct.astype(np.float64))
+    start = np.random.default_rng(seed).normal(0.0, 0.3, (HIDDEN_UNITS, features + 1))
+    hidden = torch.tensor(start, requires_grad=True)
+    output = torch.zeros(features + HIDDEN_UNITS + 1, dtype=torch.float64)
+    output[features:-1] = 0.1
+    output.requires_grad_(True)
+
+    def loss() -> Tensor:
+        units = torch.tanh(z @ hidden[:, :-1].T + hidden[:, -1])
+        logit = z @ output[:features] + units @ output[features:-1] + output[-1]
+        log_loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, target)
+        return log_loss + _WEIGHT_DECAY * (hidden[:, :-1].square().sum() + output[:-1].square().sum())
+
+    minimise(loss, [hidden, output])
+    return Calibration(mean, scale, hidden.detach().numpy(), output.detach().numpy())
+
+
+def minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
+    """L-BFGS to convergence."""
+    optimiser = torch.optim.LBFGS(parameters, max_iter=_STEPS, tolerance_grad=1e-7, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        value = loss()
+        value.backward()
+        return value
+
+    optimiser.step(closure)
+
+
+def fit_temperature(logits: np.ndarray, correct: np.ndarray) -> float:
+    """The temperature of least log loss over logits (J,) and answers (J,) bool, within 0.25 and 4."""
+    log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    logit, target = torch.from_numpy(logits), torch.from_numpy(correct.astype(np.float64))
+    minimise(
+        lambda: torch.nn.functional.binary_cross_entropy_with_logits(logit * torch.exp(-log_temperature), target),
+        [log_temperature],
+    )
+    return float(np.clip(np.exp(log_temperature.item()), 0.25, 4.0))
+
+
+def fit_with_held_out_temperature(data: Judgements) -> tuple[Calibration, np.ndarray]:
+    """Fit on everything, with the temperature that suits predictions of clips left out of the fit.
+
+    Returns:
+        The calibration, and the left-out probabilities (J,) after the temperature.
+    """
+    logits = np.zeros(len(data.correct))
+    for fold in range(FOLDS):
+        out = data.clip % FOLDS == fold
+        if not out.any():
+            continue
+        kept = Judgements(data.evidence[~out], data.correct[~out], data.reported[~out], data.clip[~out])
+        logits[out] = fit(kept).logit(data.evidence[out])
+    temperature = fit_temperature(logits[data.reported], data.correct[data.reported])
+    probability = 1.0 / (1.0 + np.exp(-np.clip(logits / temperature, -30, 30)))
+    return replace(fit(data), temperature=temperature), probability
+
+
+def calibrate(
+    model: ViLTrackerNet,
+    clips: Sequence[Clip] | Iterator[Clip],
+    count: int,
+    config: TrackConfig | None = None,
+    *,
+    seed: int = 0,
+    on_clip: Callable[[int], object] = lambda index: None,
+) -> tuple[Calibration, Judgements, np.ndarray]:
+    """Fit the calibration of a network. The network's own ``calibration`` is set to the answer.
+
+    Args:
+        model: its weights stay as they are.
+        clips: generated from training material; at least ``count``.
+        count: how many of them to use, at least 8.
+        config: how the tracker will run.
+        seed: of the moves.
+        on_clip: told the number of clips done after each.
+
+    Returns:
+        The calibration, all judgements, and probabilities (J,) predicted with each one's clip left out of the fit.
+    """
+    if count < 2 * FOLDS:
+        raise UserError(f"{count} clips are too few to fit a calibration: use at least {2 * FOLDS}")
+    settings = replace(config or TrackConfig(), calibrated=True)
+    model.calibration = credulous().to_json()
+    tracker, parts = Tracker(model, settings), []
+    for number, clip in enumerate(clips):
+        if number == count:
+            break
+        if number == (count + 1) // 2:
+            model.calibration = fit(Judgements.join(parts)).to_json()
+            tracker = Tracker(model, settings)
+        exploring = number < (count + 1) // 2
+        rng = np.random.default_rng((seed, number)) if exploring else None
+        parts.append(judge_clip(tracker, clip, number, rng))
+        on_clip(number + 1)
+    data = Judgements.join(parts)
+    calibration, probability = fit_with_held_out_temperature(data)
+    model.calibration = calibration.to_json()
+    return calibration, data, probability
