@@ -1,0 +1,138 @@
+"""The page in a real browser: bring a video, draw a box with the mouse, run, watch the result, download it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import web_fakes as fakes
+
+playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright")
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+PATIENCE = 120_000  # milliseconds, for machines with much else to do
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    program = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+    if program is None:
+        pytest.skip(f"no browser is installed (looked for {', '.join(BROWSERS)}): apt-get install chromium")
+    with playwright.sync_playwright() as tool:
+        root = hasattr(os, "getuid") and os.getuid() == 0
+        browser = tool.chromium.launch(executable_path=program, args=["--no-sandbox"] if root else [])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any, server: tuple[str, Path]) -> Iterator[Any]:
+    """A fresh visitor; whatever the page complains of in the console fails the test."""
+    context = browser.new_context(viewport={"width": 1280, "height": 860}, accept_downloads=True)
+    context.set_default_timeout(PATIENCE)
+    page = context.new_page()
+    faults: list[str] = []
+    page.on("pageerror", lambda error: faults.append(str(error)))
+    page.goto(server[0])
+    page.wait_for_selector("#fine:has-text('frames')")
+    yield page
+    context.close()
+    assert not faults
+
+
+def draw(page: Any, box: list[float]) -> None:
+    """Drag the mouse over a box given in pixels of the video."""
+    shown = page.locator("#overlay").bounding_box()
+    size = page.locator("#first").evaluate("image => [image.naturalWidth, image.naturalHeight]")
+    sx, sy = shown["width"] / size[0], shown["height"] / size[1]
+    x, y, w, h = box
+    page.mouse.move(shown["x"] + x * sx, shown["y"] + y * sy)
+    page.mouse.down()
+    page.mouse.move(shown["x"] + (x + w / 2) * sx, shown["y"] + (y + h) * sy)
+    page.mouse.move(shown["x"] + (x + w) * sx, shown["y"] + (y + h) * sy)
+    page.mouse.up()
+
+
+def numbers(page: Any, row: int = 0) -> list[float]:
+    inputs = page.locator("#targets li").nth(row).locator("input")
+    return [float(inputs.nth(i).input_value()) for i in range(4)]
+
+
+def test_from_a_video_to_its_result(page: Any, clip: Path, tmp_path: Path) -> None:
+    page.set_input_files("#file", clip)
+    page.wait_for_selector("#first-frame >> visible=true")
+    page.locator("#first").evaluate("image => image.decode()")
+    assert page.inner_text("#title") == "disc.mp4" and "160 × 96" in page.inner_text("#facts")
+    assert page.locator("#start").is_disabled()
+    draw(page, [100, 5, 30, 20])
+    draw(page, fakes.BOX)  # drawing again replaces the box
+    assert page.locator("#targets li").count() == 1
+    assert numbers(page) == pytest.approx(fakes.BOX, abs=0.3)  # the mouse moves in pixels of the screen
+    page.click("#add")
+    draw(page, [100, 5, 30, 20])
+    assert numbers(page, 1) == pytest.approx([100, 5, 30, 20], abs=0.3)
+    page.locator("#targets li").nth(1).locator(".remove").click()
+    for position, value in enumerate(fakes.BOX):  # or typed, to the tenth of a pixel
+        page.locator("#targets input").nth(position).fill(str(value))
+    page.locator("#targets input").nth(3).blur()
+    page.click("#start")
+
+    page.wait_for_selector("#get-video >> visible=true")
+    assert page.inner_text("#result-title") == "Done" and "50 frames" in page.inner_text("#result-text")
+    player = page.locator("#player")
+    player.evaluate("video => { video.pause(); video.currentTime = 1.0; }")
+    playwright.expect(player).to_have_js_property("readyState", 4, timeout=PATIENCE)
+    assert player.evaluate("video => [video.videoWidth, video.videoHeight, video.duration]") == [160, 96, 2]
+    assert player.evaluate("video => video.error") is None
+    player.evaluate("video => { video.loop = false; return video.play(); }")
+    playwright.expect(player).to_have_js_property("ended", True, timeout=PATIENCE)  # it plays to its end
+    assert len(page.locator("#plot path").get_attribute("d").split("L")) == 50
+    assert page.locator("#plot rect").count() == 5  # ten frames of each state, then tracking again
+    page.locator("#plot").hover(position={"x": 40, "y": 60})
+    assert "frame 0 · 0.00 s · 1.00 tracking" in page.inner_text("#plot-readout")
+
+    visitor = fakes.Visitor(
+        page.url.split("/#")[0], "; ".join(f"{c['name']}={c['value']}" for c in page.context.cookies())
+    )
+    video = page.url.split("#")[1]
+    for button, role, name in (("#get-video", "video", "disc_tracked.webm"), ("#get-csv", "csv", "disc_boxes.csv")):
+        with page.expect_download() as download:
+            page.click(button)
+        assert download.value.suggested_filename == name
+        download.value.save_as(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == visitor.file(video, role).body
+    assert (
+        (tmp_path / "disc_boxes.csv")
+        .read_text()
+        .startswith("frame,id,x,y,w,h,score\n0,1,8.000,36.000,24.000,24.000,1.0")
+    )
+
+    page.reload()  # the result is still there
+    page.wait_for_selector("#get-video >> visible=true")
+    page.click("#again")
+    assert numbers(page) == fakes.BOX
+    page.click(".panel[data-for=draw] .anew")
+    page.wait_for_selector("#drop >> visible=true")
+    assert "#" not in page.url
+
+
+def test_what_cannot_be_tracked_is_told(page: Any, clip: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "<img src=x onerror=alert(1)>.mp4"
+    bad.write_bytes(b"no video at all" * 50)
+    page.set_input_files("#file", bad)
+    page.wait_for_selector("#error >> visible=true")
+    assert "not a video that can be read" in page.inner_text("#error-text")
+    large = tmp_path / "large.mp4"
+    large.write_bytes(bytes(3 << 20))
+    page.set_input_files("#file", large)
+    playwright.expect(page.locator("#error-text")).to_contain_text("the limit is 2 MB")
+    named = tmp_path / "<b>bold<b>.mp4"
+    shutil.copy(clip, named)
+    page.set_input_files("#file", named)
+    page.wait_for_selector("#first-frame >> visible=true")
+    assert page.inner_text("#title") == "<b>bold<b>.mp4"  # shown as text
+    assert page.locator("#error").is_hidden()
