@@ -112,9 +112,9 @@ def run_training(config: Config, output: Path, environment: dict[str, str], kill
     """What :func:`start` runs in a process of its own; exit status 0 if the run finished."""
     os.environ.update(environment)
     torch.set_num_threads(1)
-    from vil_tracker.training import checkpoint
-    from vil_tracker.training.loop import train
+    from vil_tracker.training import checkpoint, loop
 
+    loop.plot_curves = lambda log_path, path: None  # takes longer than the run
     if kill_in_checkpoint:
         write, written = checkpoint.atomic_write, []
 
@@ -127,7 +127,7 @@ def run_training(config: Config, output: Path, environment: dict[str, str], kill
             return write(path)
 
         checkpoint.atomic_write = interrupted
-    train(config, source_for(config), output, device=torch.device("cpu"), progress=False)
+    loop.train(config, source_for(config), output, device=torch.device("cpu"), progress=False)
 
 
 def start(
