@@ -1,0 +1,186 @@
+"""Evidence, its calibration, and the fit, each against what it must be."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from track_clips import peak_calibration, scene, small_network
+
+from vil_tracker.config import TrackConfig
+from vil_tracker.data.crops import CropGeometry
+from vil_tracker.data.sequence import ArrayFrames, make_sequence
+from vil_tracker.errors import UserError
+from vil_tracker.evaluation.calibration import reliability
+from vil_tracker.models.pretrained import add_metadata, load_model, save_model
+from vil_tracker.tracking.confidence import EVIDENCE, Calibration, appearance, gather_evidence, pool_tokens
+from vil_tracker.tracking.fitting import Judgements, calibrate, fit, fit_temperature, fit_with_held_out_temperature
+from vil_tracker.tracking.looking import View
+from vil_tracker.tracking.tracker import Tracker
+
+
+def view(logits: np.ndarray, *, shade: int = 90, box=(0.4, 0.4, 0.6, 0.6)) -> View:
+    """A crop of 100 × 100 pixels at the frame's origin, flat but for the box."""
+    geometry = CropGeometry(50, 50, 100, 100)
+    pixels = np.full((100, 100, 3), 128, np.uint8)
+    pixels[40:60, 40:60] = np.random.default_rng(0).integers(shade, shade + 60, (20, 20, 3))
+    in_crop = np.array(box, np.float64)
+    best = 1 / (1 + math.exp(-logits.max()))
+    features = torch.arange(logits.size, dtype=torch.float32)[:, None].repeat(1, 2) + torch.tensor([1.0, 2.0])
+    return View(geometry, pixels, geometry.to_image(in_crop), in_crop, best, logits, features)
+
+
+def gather(seen: View, first: View, **changes: object) -> dict[str, float]:
+    settings = {"squared_distance": 0.0, "last_size": 20.0, "frame_size": (200, 200), **changes}
+    values = gather_evidence(seen, appearance(seen), appearance(first), **settings)  # type: ignore[arg-type]
+    return dict(zip(EVIDENCE, values, strict=True))
+
+
+def peaked(*peaks: tuple[int, int, float], grid: int = 10) -> np.ndarray:
+    logits = np.full((grid, grid), -8.0)
+    for row, column, value in peaks:
+        logits[row, column] = value
+    return logits
+
+
+def test_evidence_of_the_first_frame_itself() -> None:
+    values = gather(view(peaked((4, 4, 2.0))), view(peaked((4, 4, 2.0))))
+    assert values["peak"] == pytest.approx(2.0) and values["peak_change"] == pytest.approx(0)
+    assert values["margin"] == pytest.approx(10.0, abs=0.01)
+    for name in ("tokens", "colours", "pattern"):
+        assert values[name] == pytest.approx(1.0)
+    for name in ("shift", "jump", "resize", "growth", "aspect", "cut"):
+        assert values[name] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_a_rival_elsewhere_narrows_the_margin_but_a_neighbour_does_not() -> None:
+    first = view(peaked((4, 4, 2.0)))
+    assert gather(view(peaked((4, 4, 2.0), (8, 8, 1.5))), first)["margin"] == pytest.approx(0.5)
+    assert gather(view(peaked((4, 4, 2.0), (5, 4, 1.5))), first)["margin"] == pytest.approx(10.0, abs=0.01)
+
+
+def test_a_flat_map_has_more_entropy_and_spread() -> None:
+    first = view(peaked((4, 4, 2.0)))
+    sharp, flat = gather(first, first), gather(view(np.zeros((10, 10))), first)
+    assert flat["entropy"] == pytest.approx(1.0) and sharp["entropy"] < 0.5
+    assert flat["spread"] > sharp["spread"] and flat["mass"] == pytest.approx(math.log(50))
+
+
+def test_geometry_evidence() -> None:
+    first, logits = view(peaked((4, 4, 2.0))), peaked((4, 4, 2.0))
+    wide = view(logits, box=(-0.1, 0.4, 0.3, 0.6))  # twice as wide, centre 0.4 to the left, a quarter outside
+    values = gather(wide, first, squared_distance=9.0)
+    assert values["growth"] == pytest.approx(math.log(math.sqrt(2))) == values["resize"]
+    assert values["aspect"] == pytest.approx(math.log(2)) and values["cut"] == pytest.approx(0.25)
+    assert values["shift"] == pytest.approx(0.4) and values["jump"] == pytest.approx(math.log(4))
+
+
+def test_another_look_is_less_alike() -> None:
+    first = view(peaked((4, 4, 2.0)))
+    other = gather(view(peaked((4, 4, 2.0)), shade=10), first)
+    assert other["colours"] < 0.5
+
+
+def test_pooled_tokens_are_the_weighted_mean_of_the_covered_cells() -> None:
+    features = torch.tensor([[1.0, 0.0], [0.0, 1.0], [5.0, 5.0], [5.0, 5.0]])
+    pooled = pool_tokens(features, np.array([0.25, 0.0, 0.75, 0.5]), (2, 2))
+    assert np.allclose(pooled, [math.sqrt(0.5)] * 2)
+    assert np.array_equal(pool_tokens(features, np.array([2.0, 2.0, 3.0, 3.0]), (2, 2)), [0, 0])
+
+
+def test_json_round_trip_and_damage() -> None:
+    rng, count = np.random.default_rng(0), len(EVIDENCE)
+    numbers = (rng.normal(size=count), rng.uniform(1, 2, count), rng.normal(size=(3, count + 1)))
+    calibration = Calibration(*numbers, rng.normal(size=count + 4), 1.3)
+    again = Calibration.from_json(calibration.to_json())
+    sample = rng.normal(size=(20, count))
+    assert np.array_equal(again.probability(sample), calibration.probability(sample))
+    assert again.probability(sample).shape == (20,)
+    content = json.loads(calibration.to_json())
+    for change in (
+        {"evidence": ["other"]},
+        {"mean": [0.0]},
+        {"scale": [0.0] * count},
+        {"temperature": float("nan")},
+        {"hidden": "x"},
+    ):
+        with pytest.raises(UserError, match=r"calibrate\.py"):
+            Calibration.from_json(json.dumps({**content, **change}))
+    for text in ("", "[]", "{}"):
+        with pytest.raises(UserError, match="damaged"):
+            Calibration.from_json(text)
+
+
+def judgements(count: int, seed: int = 0) -> tuple[Judgements, np.ndarray]:
+    """Made up: the true log odds are 2·a - b + a·b/2 of the first two numbers."""
+    rng = np.random.default_rng(seed)
+    evidence = rng.normal(size=(count, len(EVIDENCE)))
+    truth = 1 / (1 + np.exp(-(2 * evidence[:, 0] - evidence[:, 1] + 0.5 * evidence[:, 0] * evidence[:, 1])))
+    correct = rng.random(count) < truth
+    return Judgements(evidence, correct, np.ones(count, bool), np.arange(count) % 12), truth
+
+
+def test_the_fit_finds_the_probability_and_is_calibrated_on_new_data() -> None:
+    data, _ = judgements(1500)
+    calibration, held_out = fit_with_held_out_temperature(data)
+    fresh, truth = judgements(3000, seed=1)
+    probability = calibration.probability(fresh.evidence)
+    assert np.abs(probability - truth).mean() < 0.07
+    assert reliability(probability, fresh.correct).expected_error < 0.05
+    assert reliability(held_out, data.correct).expected_error < 0.06
+    assert fit(data).to_json() == fit(data).to_json()
+
+
+def test_temperature_undoes_over_confidence() -> None:
+    data, truth = judgements(4000)
+    logits = np.log(truth / (1 - truth))
+    assert fit_temperature(2.0 * logits, data.correct) == pytest.approx(2.0, rel=0.1)
+    assert fit_temperature(0.0 * logits + 1e3, data.correct) <= 4.0
+    with pytest.raises(UserError, match="both right and wrong"):
+        fit(replace(data, correct=np.ones(4000, bool)))
+
+
+def test_the_score_is_the_calibrated_probability_or_else_the_peak() -> None:
+    frames, boxes = scene(0, 3)
+    network = small_network(calibrated=False)
+    plain = Tracker(network)
+    network.calibration = peak_calibration(bias=1.0).to_json()
+    calibrated, off = Tracker(network), Tracker(network, TrackConfig(calibrated=False))
+    peaks = []
+    for tracker in (plain, calibrated, off):
+        tracker.init(frames[0], boxes[0])
+        peaks.append(tracker.update(frames[1]).score)
+    assert peaks[0] == peaks[2] and 0 < peaks[0] < 1
+    expected = 1 / (1 + math.exp(-(math.log(peaks[0] / (1 - peaks[0])) + 1.0)))
+    assert peaks[1] == pytest.approx(expected, abs=1e-4)
+
+
+def test_calibrate_and_store_beside_the_weights(tmp_path: Path) -> None:
+    """From clips to a weights file whose tensors are untouched, and a tracker that reads it."""
+    network = small_network(calibrated=False)
+    rng, clips = np.random.default_rng(0), []
+    for seed in range(8):
+        frames, boxes = scene(seed, 8)
+        sequence = make_sequence(f"s{seed}", "own", ArrayFrames(frames), boxes)
+        clips.append(sequence)
+    save_model(network, tmp_path / "plain.safetensors", {"note": "kept"})
+    try:
+        calibration, data, probability = calibrate(network, clips, 8, seed=int(rng.integers(9)))
+    except UserError as error:  # a random network may be wrong throughout
+        pytest.skip(str(error))
+    assert data.evidence.shape == (len(probability), len(EVIDENCE)) and np.isfinite(probability).all()
+    add_metadata(tmp_path / "plain.safetensors", tmp_path / "new.safetensors", {"calibration": calibration.to_json()})
+    loaded = load_model(tmp_path / "new.safetensors", device="cpu")
+    assert loaded.calibration == calibration.to_json()
+    assert load_model(tmp_path / "plain.safetensors", device="cpu").calibration is None
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), network.parameters(), strict=True))
+    tracker = Tracker(loaded)
+    tracker.init(clips[0].frames[0], clips[0].boxes[0])
+    assert 0 <= tracker.update(clips[0].frames[1]).score <= 1
+    with pytest.raises(UserError, match="too few"):
+        calibrate(network, clips, 3)
