@@ -7,16 +7,18 @@ module of the command that was typed is imported, so that help and mistakes are 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from vil_tracker import __version__
 from vil_tracker.errors import UserError, require_extra
@@ -136,23 +138,66 @@ def _find_command(argv: Sequence[str]) -> str | None:
     return None
 
 
+class _StderrHandler(logging.StreamHandler):
+    """Writes to whatever standard error is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.stream = sys.stderr
+        super().emit(record)
+
+
 def _configure_logging(args: argparse.Namespace) -> None:
     """Messages go to standard error: warnings by default, errors with -q, everything with -v."""
     level = logging.ERROR if args.quiet else logging.DEBUG if args.verbose else logging.WARNING
     package = logging.getLogger("vil_tracker")
     package.setLevel(level)
     if not package.handlers:
-        handler = logging.StreamHandler()
+        handler = _StderrHandler()
         handler.setFormatter(logging.Formatter(f"{PROGRAM}: %(message)s"))
         package.addHandler(handler)
         package.propagate = False
 
 
-def _silence_native_logs() -> None:
-    """OpenCV and FFmpeg print lines of their own for a damaged file; our one line says it better. Qt misses fonts."""
+@contextlib.contextmanager
+def _only_our_words() -> Iterator[None]:
+    """Keep what libraries print away from standard error: of a damaged file, our one line says it better.
+
+    OpenCV, FFmpeg and Qt can be told; libpng, libjpeg and others write to file descriptor 2 whatever they are told, so
+    it leads nowhere meanwhile, and Python's ``sys.stderr`` to where it led before. Python's warnings are for
+    developers, who see them with --verbose.
+    """
     os.environ.setdefault("OPENCV_LOG_LEVEL", "SILENT")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     os.environ.setdefault("QT_LOGGING_RULES", "default.warning=false")
+    ours = sys.stderr
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        if not sys.warnoptions:
+            warnings.simplefilter("ignore")
+        try:
+            kept = os.dup(2)
+        except OSError:  # closed: nobody listens anyhow
+            yield
+            return
+        stack.callback(os.close, kept)
+        stack.callback(os.dup2, kept, 2)
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        if _is_descriptor_2(ours):
+            ours.flush()
+            sys.stderr = open(
+                kept, "w", buffering=1, encoding=ours.encoding, errors=ours.errors, newline="", closefd=False
+            )
+            stack.callback(setattr, sys, "stderr", ours)
+            stack.callback(sys.stderr.flush)
+        yield
+
+
+def _is_descriptor_2(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and stream.fileno() == 2
+    except (OSError, ValueError):  # a stream in memory, as in notebooks
+        return False
 
 
 def guarded(action: Callable[[], int]) -> int:
@@ -171,6 +216,18 @@ def guarded(action: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of our output, such as head, went away
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        print(f"{PROGRAM}: the memory is not enough: give smaller pictures, batches or networks", file=sys.stderr)
+        return 2
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Also PyTorch's, whose error on the CPU has no type of its own."""
+    return (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -179,9 +236,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words:
         print(FIRST_STEPS, end="")
         return 0
-    if not {"-v", "--verbose"} & set(words):
-        _silence_native_logs()
-    return guarded(lambda: _run(words))
+    if {"-v", "--verbose"} & set(words):
+        return guarded(lambda: _run(words))
+    with _only_our_words():
+        return guarded(lambda: _run(words))
 
 
 def _run(words: list[str]) -> int:
