@@ -62,25 +62,25 @@ class ModelConfig:
     scan: Literal["prefix", "flip"] = "prefix"
 
     def __post_init__(self) -> None:
-        _require(self.dim >= 32 and self.dim % 32 == 0, "model.dim", self.dim, "a multiple of 32")
-        _require(self.depth >= 1, "model.depth", self.depth, "at least 1")
+        _require(32 <= self.dim <= 8192 and self.dim % 32 == 0, "model.dim", self.dim, "a multiple of 32 up to 8192")
+        _require(1 <= self.depth <= 512, "model.depth", self.depth, "from 1 to 512")
+        _require(1 <= self.patch_size <= 128, "model.patch_size", self.patch_size, "from 1 to 128")
         for key in ("template_size", "search_size"):
             value = getattr(self, key)
-            _require(
-                value > 0 and value % self.patch_size == 0, f"model.{key}", value, f"a multiple of {self.patch_size}"
-            )
+            fits = 0 < value <= 4096 and value % self.patch_size == 0
+            _require(fits, f"model.{key}", value, f"a multiple of {self.patch_size} up to 4096")
         _require(
             self.stem == "patch" or self.patch_size == 16, "model.patch_size", self.patch_size, "16 with stem: conv"
         )
         for key in ("template_factor", "search_factor"):
-            _require(getattr(self, key) >= 1, f"model.{key}", getattr(self, key), "at least 1")
+            _require(1 <= getattr(self, key) <= 100, f"model.{key}", getattr(self, key), "from 1 to 100")
         _require(self.modulation_interval >= 1, "model.modulation_interval", self.modulation_interval, "at least 1")
         _require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
         _require(
-            self.head_channels >= 16 and self.head_channels % 16 == 0,
+            16 <= self.head_channels <= 8192 and self.head_channels % 16 == 0,
             "model.head_channels",
             self.head_channels,
-            "a multiple of 16",
+            "a multiple of 16 up to 8192",
         )
 
 

@@ -24,7 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from vil_tracker.config import config_to_dict, model_config_from_dict
+from vil_tracker.config import ModelConfig, config_to_dict, model_config_from_dict
 from vil_tracker.errors import UserError, atomic_write, require_extra
 from vil_tracker.models.network import ViLTrackerNet, build_network
 from vil_tracker.models.vil import PositionEmbedding, ViL, resize_grid
@@ -85,9 +85,11 @@ def load_model(name_or_path: str | os.PathLike[str] = "nano", device: str | torc
     resolved = resolve_device(device)
     path = _find(name_or_path)
     tensors, metadata = _read_own(path)
-    network = build_network(model_config_from_dict(_stored_config(path, metadata)))
+    config = _stored_config(path, metadata)
+    with torch.device("meta"):  # no memory is spent before the file is seen to hold what its configuration says
+        network = build_network(config)
     _check_names(path, network.state_dict(), tensors)
-    network.load_state_dict(tensors)
+    network.load_state_dict({name: value.float() for name, value in tensors.items()}, assign=True)
     network.calibration = metadata.get("calibration")
     return network.eval().to(resolved)
 
@@ -260,20 +262,26 @@ def _read_own(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"cannot read weights {path}: {error}; it is damaged or no safetensors file") from error
+        raise UserError(
+            f"cannot read weights {path} ({error}), it is damaged or no safetensors file: check the path"
+        ) from error
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} is not a weights file of this project: write one with vil-tracker train")
     return tensors, metadata
 
 
-def _stored_config(path: Path, metadata: dict[str, str]) -> dict[str, object]:
+def _stored_config(path: Path, metadata: dict[str, str]) -> ModelConfig:
+    cure = "save it again with vil-tracker train"
     try:
         content = json.loads(metadata["config"])
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{path} holds no readable model configuration: it is damaged") from error
+    except (KeyError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} holds no readable model configuration: {cure}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no readable model configuration: it is damaged")
-    return content
+        raise UserError(f"{path} holds no readable model configuration: {cure}")
+    try:
+        return model_config_from_dict(content)
+    except UserError as error:
+        raise UserError(f"{path} holds a wrong model configuration ({error}): {cure}") from error
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
