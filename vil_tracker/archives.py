@@ -157,7 +157,8 @@ def unpack(archive: str | os.PathLike[str], folder: str | os.PathLike[str], limi
     if not os.access(source, os.R_OK):
         raise UserError(f"archive {source} may not be read: check its permissions")
     budget = _Budget(source, limits or Limits())
-    made = [place for place in (target, *target.parents) if not place.exists()]
+    with writing(target):
+        made = [place for place in (target, *target.parents) if not place.exists()]
     make_folder(target)
     try:
         with writing(target):

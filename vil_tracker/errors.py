@@ -39,6 +39,11 @@ def require_extra(module: str, extra: str, purpose: str) -> ModuleType:
         ) from error
 
 
+def reason(error: BaseException) -> str:
+    """Why something could not be read, in a few words without the path, which our own messages name."""
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
 _WRITE_FAULTS = {
     errno.ENOSPC: "the disk is full: free some space or choose another folder",
     errno.EDQUOT: "the disk quota is used up: free some space or choose another folder",
@@ -48,6 +53,8 @@ _WRITE_FAULTS = {
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another path",
     errno.EISDIR: "the path is a folder: give a file name",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
+    errno.EFBIG: "the file is larger than the system allows: choose another folder, or raise the limit (ulimit -f)",
+    errno.EIO: "the disk does not work: choose another one",
 }
 
 
@@ -99,8 +106,8 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
         UserError: it cannot be made, or a file of that name stands in the way.
     """
     folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder} is a file, but a folder is needed there: choose another path")
     with writing(folder):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file, but a folder is needed there: choose another path")
         folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -33,7 +33,7 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"cannot read image {os.fspath(path)}: {error.strerror}") from error
+        raise UserError(f"cannot read image {os.fspath(path)} ({error.strerror}): check the path") from error
     return decode_image(data, os.fspath(path))
 
 
@@ -59,7 +59,8 @@ def _check_header(data: bytes, name: str) -> None:
         with Image.open(io.BytesIO(data)) as header:
             width, height = header.size
     except Image.DecompressionBombError as error:
-        raise UserError(f"image {name} has too many pixels ({error})") from error
+        limit = f"over the limit of {MAX_PIXELS} pixels"
+        raise UserError(f"image {name} is {limit} ({error}): scale it down first") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
         raise UserError(f"{name} is not an image that can be read: give a JPEG, PNG, BMP, WebP or TIFF file") from error
     check_pixels(width, height, f"image {name}")
@@ -96,7 +97,7 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
         raise UserError(f"cannot write {os.fspath(path)}: end the name in one of {', '.join(sorted(IMAGE_EXTENSIONS))}")
     done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not done:
-        raise UserError(f"cannot encode {os.fspath(path)} as {suffix[1:]}")
+        raise UserError(f"cannot encode {os.fspath(path)} as {suffix[1:]}: choose another ending, such as .png")
     with atomic_write(path) as stream:
         stream.write(data.tobytes())
 
@@ -119,7 +120,10 @@ class VideoReader:
             raise UserError(f"video {self.path} does not exist: check the path")
         self._capture = cv2.VideoCapture(self.path)
         if not self._capture.isOpened():
-            raise UserError(f"video {self.path} cannot be opened: it is damaged, empty or of an unsupported format")
+            raise UserError(
+                f"video {self.path} cannot be opened, it is damaged, empty or of an unsupported format: "
+                "see whether a player shows it, or convert it to MP4"
+            )
         self.width = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
         self.height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
         try:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vil_tracker.errors import UserError
+from vil_tracker.errors import UserError, reason
 from vil_tracker.images import VideoReader, read_image
 
 
@@ -166,7 +166,7 @@ def read_boxes_file(path: str | os.PathLike[str]) -> np.ndarray:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read box file {path}: {error}") from error
+        raise UserError(f"cannot read box file {path} ({reason(error)}): check the path") from error
     while lines and not lines[-1].strip():
         lines.pop()
     rows = np.empty((len(lines), 4))

@@ -53,7 +53,7 @@ class _Bytes:
 
     def _fill(self, size: int) -> None:
         if size > _MAX_BYTES:
-            raise UserError(f"an image on standard input is over {_MAX_BYTES // 2**20} MiB: is it JPEG or PNG?")
+            raise UserError(f"an image on standard input is over {_MAX_BYTES // 2**20} MiB: pipe JPEG or PNG into it")
         while len(self._buffer) < size:
             chunk = self._stream.read(1 << 16)
             if not chunk:

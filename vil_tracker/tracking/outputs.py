@@ -238,7 +238,8 @@ class OutputFolder:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
+        with writing(self.path):
+            self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         make_folder(self.path)
         try:
             with writing(self.path):

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from vil_tracker.data.sequence import read_boxes_file
-from vil_tracker.errors import UserError
+from vil_tracker.errors import UserError, reason
 from vil_tracker.tracking.draw import draw_results
 from vil_tracker.tracking.state import Result
 
@@ -60,7 +60,7 @@ def read_targets(path: str | os.PathLike[str]) -> list[Target]:
         with open(path, encoding="utf-8-sig", newline="") as stream:
             header = stream.readline(200)
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read box file {path}: {getattr(error, 'strerror', None) or error}") from error
+        raise UserError(f"cannot read box file {path} ({reason(error)}): check the path") from error
     if "frame" in header:
         targets = _read_table(path)
     else:
@@ -92,7 +92,9 @@ def _read_table(path: Path) -> list[Target]:
                 if len(targets) > MAX_TARGETS:
                     break
     except (ValueError, TypeError, OverflowError, csv.Error, OSError) as error:
-        raise UserError(f"box file {path}, line {table.line_num}: not a row of frame,id,x,y,w,h ({error})") from error
+        raise UserError(
+            f"box file {path}, line {table.line_num} is no row of numbers ({error}): write frame,id,x,y,w,h"
+        ) from error
     return [targets[number] for number in sorted(targets)]
 
 

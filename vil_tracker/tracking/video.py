@@ -230,7 +230,10 @@ class VideoSource:
 
     def _raise_empty(self, count: int) -> NoReturn:
         if count == 0:
-            raise UserError(f"video {self._path} holds no frame that can be decoded: it is damaged or empty")
+            raise UserError(
+                f"video {self._path} holds no frame that can be decoded, it is damaged or empty: "
+                "see whether a player shows it"
+            )
         raise UserError(
             f"start {self._first} lies beyond the end: {self._path} has {count} frames; give a smaller --start"
         )
