@@ -14,8 +14,8 @@ from torch import Tensor
 
 from vil_tracker.data.crops import CropGeometry, crop, to_input
 from vil_tracker.models.film_temporal import TemporalContext, register_context
+from vil_tracker.models.inference import SearchModel
 from vil_tracker.models.mlstm import MLSTMState
-from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.models.vil import Memory
 
 
@@ -66,7 +66,7 @@ class View:
 
 
 def look(
-    model: ViLTrackerNet,
+    model: SearchModel,
     frame: np.ndarray,
     fill: tuple[float, ...],
     requests: Sequence[Request],
@@ -113,7 +113,7 @@ def join_memories(memories: Sequence[Memory]) -> Memory:
     if len(memories) == 1:
         return memories[0]
     if all(memory is memories[0] for memory in memories):
-        return tuple(MLSTMState(*(x.expand(len(memories), *x.shape[1:]) for x in state)) for state in memories[0])
+        return tuple(MLSTMState(*(x.repeat_interleave(len(memories), 0) for x in state)) for state in memories[0])
     return tuple(
         MLSTMState(*(torch.cat(parts) for parts in zip(*states, strict=True))) for states in zip(*memories, strict=True)
     )

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vil_tracker.models.network import ViLTrackerNet
+from vil_tracker.models.inference import SearchModel
 from vil_tracker.models.vil import Memory
 
 
@@ -42,7 +42,7 @@ class TemplateMemory:
         """Largest cosine between a look and those of the templates; -1 if none was recorded."""
         return max((float(known @ look) for known in self.looks), default=-1.0)
 
-    def add(self, model: ViLTrackerNet, crop: Tensor, box: Tensor, look: np.ndarray, limit: int) -> None:
+    def add(self, model: SearchModel, crop: Tensor, box: Tensor, look: np.ndarray, limit: int) -> None:
         """Append a template; with ``limit`` templates already there, the oldest but the first makes room.
 
         Args:

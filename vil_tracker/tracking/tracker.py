@@ -18,6 +18,7 @@ from vil_tracker.config import TrackConfig
 from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box, mean_colour, to_input
 from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import updated_context
+from vil_tracker.models.inference import SearchModel, prepare_for_inference
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.tracking.confidence import Appearance, Calibration, appearance, gather_evidence
 from vil_tracker.tracking.group import check_frame, update_together
@@ -40,7 +41,8 @@ class Tracker:
     video cost less with :func:`vil_tracker.tracking.group.update_together`.
 
     Args:
-        model: a network from :func:`vil_tracker.load_model`.
+        model: a network from :func:`vil_tracker.load_model`, or what else finds a target in a crop: a network prepared
+            with another precision, or an exported one.
         config: thresholds and switches; one set for every video.
         timer: is told the seconds of the parts ``crop`` and ``network``.
 
@@ -54,13 +56,14 @@ class Tracker:
         >>> result.box, result.score, result.state
     """
 
-    def __init__(self, model: ViLTrackerNet, config: TrackConfig | None = None, timer: Timer | None = None) -> None:
-        self.model = model.eval()
+    def __init__(
+        self, model: ViLTrackerNet | SearchModel, config: TrackConfig | None = None, timer: Timer | None = None
+    ) -> None:
+        self.model: SearchModel = prepare_for_inference(model) if isinstance(model, ViLTrackerNet) else model
         self.config = config or TrackConfig()
         self.timer = timer
-        parameter = next(model.parameters())
         grid = model.config.search_size // model.config.patch_size
-        self.window = hann_window(grid, self.config.window).to(parameter)
+        self.window = hann_window(grid, self.config.window).to(self.model.device, self.model.io_dtype)
         self.calibration: Calibration | None = None
         if self.config.calibrated and model.calibration is not None:
             self.calibration = Calibration.from_json(model.calibration)
@@ -215,7 +218,7 @@ class Tracker:
 
     def _teach(self, state: TrackState, view: View) -> None:
         """Take the frame's features into the temporal context."""
-        if not self.config.temporal or self.model.temporal is None:
+        if not self.config.temporal or not self.model.uses_context:
             return
         geometry = view.geometry
         crops_13 = torch.tensor([[geometry.cx, geometry.cy, geometry.side]], device=self.window.device)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import copy
+import gc
+import weakref
+
+import pytest
+import torch
+from torch import Tensor
+
+from vil_tracker.config import ModelConfig
+from vil_tracker.errors import UserError
+from vil_tracker.models.film_temporal import TemporalContext, updated_context
+from vil_tracker.models.inference import InferenceNetwork, prepare_for_inference
+from vil_tracker.models.inference_sublayer import chunk_length
+from vil_tracker.models.network import NetworkOutput, ViLTrackerNet, build_network
+
+
+def network(dtype: torch.dtype = torch.float32, **changes: object) -> ViLTrackerNet:
+    """A network in which no parameter has its trivial initial value."""
+    torch.manual_seed(0)
+    settings = {"dim": 64, "depth": 4, "template_size": 64, "search_size": 128, "modulation_interval": 2}
+    config = ModelConfig(**{"name": "test", "head_channels": 16, **settings, **changes})  # type: ignore[arg-type]
+    net = build_network(config).to(dtype).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return net
+
+
+def inputs(net: ViLTrackerNet, size: tuple[int, int], batch: int = 1) -> tuple[Tensor, Tensor, Tensor, TemporalContext]:
+    dtype, side = net.type_embed.dtype, net.config.template_size
+    boxes = torch.tensor([0.25, 0.3, 0.75, 0.6], dtype=dtype).expand(batch, 2, 4)
+    grid = (size[0] // 16, size[1] // 16)
+    tokens = torch.randn(batch, grid[0] * grid[1], net.config.dim, dtype=dtype)
+    context = updated_context(None, tokens, grid, torch.tensor([[50.0, 50.0, 40.0]] * batch))
+    return torch.randn(batch, 2, 3, side, side, dtype=dtype), boxes, torch.randn(batch, 3, *size, dtype=dtype), context
+
+
+def assert_close(found: NetworkOutput, expected: NetworkOutput, tolerance: float) -> None:
+    for ours, theirs in zip(found[:3], expected[:3], strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(found.features, expected.features, rtol=0, atol=10 * tolerance)  # values up to 5
+
+
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
+)
+@pytest.mark.parametrize("stem", ["patch", "conv"])
+@pytest.mark.parametrize(
+    ("size", "batch"), [((128, 128), 1), ((192, 192), 2), ((256, 256), 1), ((176, 176), 1), ((272, 272), 1)], ids=str
+)
+@torch.no_grad()
+def test_same_function(stem: str, size: tuple[int, int], batch: int, dtype: torch.dtype, tolerance: float) -> None:
+    """64, 144, 256, 121 and 289 tokens: one chunk, several, and numbers that no chunk length divides."""
+    net = network(dtype, stem=stem)
+    prepared = InferenceNetwork(net)
+    crops, boxes, search, context = inputs(net, size, batch)
+    memory = prepared.encode_templates(crops, boxes)
+    assert_close(prepared.forward_search(search, memory), net.forward_search(search, memory), tolerance)
+    expected = net.forward_search(search, memory, context)
+    found = prepared.forward_search(search, memory, context)
+    assert_close(found, expected, tolerance)
+    for ours, theirs in zip(prepared.decode(found), net.decode(expected), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [-8.0, 12.0])
+@torch.no_grad()
+def test_any_decay(bias: float) -> None:
+    """Forget gates that all but close or stay open, on which the decay across the crop leaves the number format."""
+    net = network(torch.float64)
+    for sublayer in net.backbone.sublayers:
+        sublayer.layer.mlstm_cell.fgate.bias.fill_(bias)
+    crops, boxes, search, context = inputs(net, (128, 256))
+    memory = net.encode_templates(crops, boxes)
+    expected = net.forward_search(search, memory, context)
+    assert_close(InferenceNetwork(net).forward_search(search, memory, context), expected, 1e-10)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "int8"])
+@torch.no_grad()
+def test_lower_precision_stays_near(precision: str) -> None:
+    net = network()
+    crops, boxes, search, context = inputs(net, (192, 192))
+    prepared = InferenceNetwork(net, precision)  # type: ignore[arg-type]
+    memory = prepared.encode_templates(crops, boxes)
+    found, expected = prepared.forward_search(search, memory, context), net.forward_search(search, memory, context)
+    assert found.features.dtype == found.score_logits.dtype == torch.float32
+    spread = expected.features.std()
+    assert (found.features - expected.features).abs().mean() < 0.05 * spread
+    assert (found.size - expected.size).abs().max() < 0.05
+
+
+def test_prepared_once_while_in_use_and_anew_after_a_change() -> None:
+    net = network()
+    first = prepare_for_inference(net)
+    assert prepare_for_inference(net) is first
+    assert prepare_for_inference(copy.deepcopy(net)) is not first
+    with torch.no_grad():
+        net.head.score[-1].bias.add_(1)
+    assert prepare_for_inference(net) is not first
+
+
+def test_nothing_outlives_its_users() -> None:
+    net = network()
+    prepared = prepare_for_inference(net)
+    alive = [weakref.ref(net), weakref.ref(prepared)]
+    del net, prepared
+    gc.collect()
+    assert [reference() for reference in alive] == [None, None]
+
+
+def test_int8_says_where_it_runs() -> None:
+    with pytest.raises(UserError, match="CPU only"):
+        InferenceNetwork(network().to("meta"), "int8")
+
+
+@pytest.mark.parametrize(("tokens", "length"), [(64, 64), (144, 72), (256, 64), (576, 64), (121, 121), (169, 169)])
+def test_chunk_length(tokens: int, length: int) -> None:
+    assert chunk_length(tokens) == length and tokens % length == 0
+
+
+def test_chunk_length_of_a_number_without_divisors() -> None:
+    assert chunk_length(289) == 0

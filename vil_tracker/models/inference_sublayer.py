@@ -1,0 +1,243 @@
+"""One ViL sublayer on search tokens, prepared for inference: the same function, but for rounding, in fewer operations.
+
+- the norm's affine part is folded into the up-projection, and both gates' maps into one of the convolution's output
+  and one of its input;
+- block-diagonal projections are batched products that leave channels before tokens, so that heads need no copy;
+- odd sublayers keep the tokens where they are: the kernel is rotated by 180° and the cell sums from the other end;
+- the decays of the cell ride on the keys, w_j = exp(c_j - M_last): between chunks plain sums remain, and inside them a
+  triangle instead of an exponential per pair of tokens. Where the decay over the whole crop is too strong for the
+  number format, the ordinary form takes over.
+
+Shapes: B batch, H heads, G = B H, S tokens, D model width, E = 2 D inner width, K = E / H head width, N chunks of L
+tokens.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from vil_tracker.models.mlstm import EPS, MLSTMState, mlstm_scan
+from vil_tracker.models.vil import HEADS, BlockDiagonal, Grid, ViLSublayer
+
+CHUNK = 64  # tokens; least operations for head widths of 96 and 192
+MAX_DECAY = 60.0  # exp(-60) times a product of activations is still a normal number in float32 and bfloat16
+
+
+class FastConv:
+    """A convolution of channels-last images whose weight is kept in the layout that oneDNN computes with."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int = 0, groups: int = 1):
+        self.bias, self.stride, self.padding, self.groups = bias, stride, padding, groups
+        self.weight = weight.contiguous(memory_format=torch.channels_last)
+        # PyTorch has no public way to keep a packed weight; without the operator each call packs it anew.
+        packed = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
+        usable = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+        self.packed = None
+        if packed is not None and usable and torch.backends.mkldnn.is_available():
+            size = [1, weight.shape[1] * groups, 16 * stride, 16 * stride]
+            self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[attr-defined]
+                weight.contiguous().to_mkldnn(), [padding] * 2, [stride] * 2, [1, 1], groups, size
+            )
+
+    def __call__(self, image: Tensor) -> Tensor:
+        if self.packed is None:
+            return F.conv2d(image, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
+        stride, padding = [self.stride] * 2, [self.padding] * 2
+        return torch.ops.mkldnn._convolution_pointwise(
+            image, self.packed, self.bias, padding, stride, [1, 1], self.groups, "none", [], ""
+        )
+
+
+class FastLinear:
+    """A linear map; with ``int8``, weights quantised per output and inputs per token as they come, both symmetric."""
+
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype, int8: bool = False) -> None:
+        self.weight, self.bias = weight.to(dtype).contiguous(), bias.to(dtype)
+        self.quantised = None
+        if int8:
+            self.scale = weight.abs().amax(dim=1).clamp(min=1e-12).div(127).to(dtype)
+            self.quantised = (self.weight / self.scale[:, None]).round().to(torch.int8).t().contiguous()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        if self.quantised is None:
+            return F.linear(x, self.weight, self.bias)
+        rows = x.view(-1, x.shape[-1])
+        scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-12).div_(127)
+        product = torch._int_mm((rows / scale).round_().to(torch.int8), self.quantised).to(x.dtype)
+        product = torch.addcmul(self.bias, product.mul_(scale), self.scale)
+        return product.view(*x.shape[:-1], -1)
+
+
+def chunk_length(tokens: int) -> int:
+    """The divisor of ``tokens`` nearest to :data:`CHUNK`, or all of them where none is near; 0 for too many."""
+    near = [length for length in range(CHUNK // 2, 2 * CHUNK + 1) if tokens % length == 0]
+    if near:
+        return min(near, key=lambda length: abs(math.log(length / CHUNK)))
+    return tokens if tokens <= 4 * CHUNK else 0
+
+
+class FastSublayer:
+    """One sublayer on search tokens in storage order, starting from a template's memory."""
+
+    def __init__(self, sublayer: ViLSublayer, dtype: torch.dtype, int8: bool = False) -> None:
+        layer = sublayer.layer
+        cell = layer.mlstm_cell
+        width = layer.width
+        self.reverse = sublayer.reverse
+        self.norm_eps, self.outnorm_eps = sublayer.norm.eps, cell.outnorm.eps
+        self.block = layer.map_block
+
+        weight = layer.proj_up.weight * (1 + sublayer.norm.weight)
+        bias = layer.proj_up.bias + layer.proj_up.weight @ sublayer.norm.bias
+        self.up_x = FastLinear(weight[:width], bias[:width], dtype, int8)
+        self.up_z = FastLinear(weight[width:], bias[width:], dtype, int8)
+        self.down = FastLinear(layer.proj_down.weight, layer.proj_down.bias, dtype, int8)
+
+        kernel = layer.conv.weight.flip(2, 3) if self.reverse else layer.conv.weight
+        assert layer.conv.bias is not None
+        self.conv = FastConv(kernel.to(dtype), layer.conv.bias.to(dtype), padding=1, groups=width)
+
+        def block_map(projection: BlockDiagonal) -> tuple[Tensor, Tensor]:
+            merged = projection.merged(self.block).transpose(1, 2).contiguous()  # (groups, out, in)
+            return merged.to(dtype), projection.bias.to(dtype).view(-1, self.block, 1)
+
+        self.q, self.k, self.v = (block_map(p) for p in (layer.q_proj, layer.k_proj, layer.v_proj))
+
+        gates = torch.cat([cell.igate.weight, cell.fgate.weight]).chunk(3, dim=1)
+        folded = [p.fold_into(rows) for p, rows in zip((layer.q_proj, layer.k_proj, layer.v_proj), gates, strict=True)]
+        wide = torch.promote_types(dtype, torch.float32)
+        self.gate_a, self.gate_x = (folded[0][0] + folded[1][0]).to(wide), folded[2][0].to(wide)
+        gate_bias = torch.cat([cell.igate.bias, cell.fgate.bias]) + folded[0][1] + folded[1][1] + folded[2][1]
+        self.gate_bias = gate_bias.to(wide)[:, None]
+        self.wide = wide
+
+        heads = (HEADS, width // HEADS)
+        self.gain, self.shift = (1 + cell.outnorm.weight).to(dtype).view(heads), cell.outnorm.bias.to(dtype).view(heads)
+        self.skip = layer.learnable_skip.to(dtype)
+
+    def __call__(self, x_BSD: Tensor, grid: Grid, state: MLSTMState) -> Tensor:
+        normed = F.layer_norm(x_BSD, x_BSD.shape[-1:], eps=self.norm_eps)
+        xm_BSE = self.up_x(normed)
+        image = rearrange(xm_BSE, "b (r c) e -> b e r c", r=grid[0])
+        a_BSE = F.silu(rearrange(self.conv(image), "b e r c -> b (r c) e"), inplace=True)
+        y_BSE = self._cell(a_BSE, xm_BSE, state)
+        y_BSE.addcmul_(a_BSE, self.skip)
+        y_BSE.mul_(F.silu(self.up_z(normed), inplace=True))
+        return self.down(y_BSE).add_(x_BSD)
+
+    def map_heads(self, x_BSE: Tensor, weight_and_bias: tuple[Tensor, Tensor]) -> Tensor:
+        """A block-diagonal projection: (B, S, E) -> (B H, K, S)."""
+        weight, bias = weight_and_bias
+        B, S, E = x_BSE.shape
+        x = x_BSE.view(B * S, -1, self.block).permute(1, 2, 0)
+        y = torch.baddbmm(bias, weight, x)
+        return y.view(HEADS, E // HEADS, B, S).permute(2, 0, 1, 3).reshape(B * HEADS, E // HEADS, S)
+
+    def _cell(self, a_BSE: Tensor, xm_BSE: Tensor, state: MLSTMState) -> Tensor:
+        """The cell and the affine norm of its output, (B, S, E)."""
+        B, S, E = a_BSE.shape
+        q, k, v = self.map_heads(a_BSE, self.q), self.map_heads(a_BSE, self.k), self.map_heads(xm_BSE, self.v)
+        i, f = self.gates(a_BSE, xm_BSE)
+        L = chunk_length(S)
+        scales = self.scales(i, f, state.m.to(self.wide)) if L else None
+        if scales is None:
+            h = self.any_decay(q, k, v, i, f, state)  # (B, H, S, K)
+            h = F.layer_norm(h, h.shape[-1:], eps=self.outnorm_eps).transpose(1, 2)
+            return torch.addcmul(self.shift, h, self.gain).flatten(2)
+        h = self.chunks(q, k, v, *scales, state, L)  # (N, B H, L, K)
+        h = F.layer_norm(h, h.shape[-1:], eps=self.outnorm_eps)
+        h = h.view(S // L, B, HEADS, L, -1).permute(1, 0, 3, 2, 4)
+        y_BSE = torch.empty_like(a_BSE)
+        torch.addcmul(self.shift, h, self.gain, out=y_BSE.view(h.shape))
+        return y_BSE
+
+    def gates(self, a_BSE: Tensor, xm_BSE: Tensor) -> tuple[Tensor, Tensor]:
+        """Pre-activations of the input and forget gates, (B, H, S)."""
+        B, S, E = a_BSE.shape
+        a, xm = (t.view(B * S, E).to(self.wide).t() for t in (a_BSE, xm_BSE))
+        gates = torch.addmm(self.gate_bias, self.gate_a, a).addmm_(self.gate_x, xm)
+        i, f = gates.view(2, HEADS, B, S).transpose(1, 2)
+        return i, f
+
+    def scales(self, i: Tensor, f: Tensor, m0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
+        """Factors of the keys, of the memory, and the two bounds of the denominator, relative to the last M.
+
+        Returns:
+            keys (B, H, S), memory (B, H), floor (B, H, S), epsilon (B, H, S); None where the decay is too strong.
+        """
+        if self.reverse:
+            i, f = i.flip(-1), f.flip(-1)
+        b = torch.cumsum(F.logsigmoid(f), dim=-1)
+        c = i - b
+        M = torch.maximum(torch.cummax(c, dim=-1).values, m0[..., None])
+        last = M[..., -1:]
+        exponents = torch.stack([c, M, -b])
+        exponents[:2] -= last
+        exponents[2] -= last
+        if torch.compiler.is_compiling() or exponents[1, ..., 0].amin().item() < -MAX_DECAY:
+            return None
+        factors = exponents.exp_()
+        if self.reverse:
+            factors = factors.flip(-1)
+        return factors[0], torch.exp(m0 - last[..., 0]), factors[2], factors[1] * EPS
+
+    def chunks(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        key_scale: Tensor,
+        memory_scale: Tensor,
+        floor: Tensor,
+        epsilon: Tensor,
+        state: MLSTMState,
+        L: int,
+    ) -> Tensor:
+        """h by chunks, (N, B H, L, K), from q, k, v of (B H, K, S)."""
+        G, K, S = q.shape
+        N, wide, dtype = S // L, self.wide, q.dtype
+        scale = 1 / math.sqrt(K)
+        k = k.mul_((key_scale * scale).to(dtype).view(G, 1, S))
+        memory_scale = memory_scale.reshape(G, 1, 1)
+        C = (state.C.to(wide).view(G, K, K) * memory_scale).to(dtype)
+        n = state.n.to(wide).view(G, K, 1) * memory_scale
+
+        parts = [slice(start, start + L) for start in range(0, S, L)]
+        W = q.new_empty(N, G, L, L)
+        for index, part in enumerate(parts):
+            torch.bmm(q[..., part].transpose(1, 2), k[..., part], out=W[index])
+        W = W.triu_() if self.reverse else W.tril_()
+
+        # Normaliser before each chunk, (G, K, N), and what each query reads of its own chunk's.
+        before = torch.cumsum(torch.cat([n, self._ordered(k.view(G, K, N, L).sum(-1, dtype=wide))[..., :-1]], -1), -1)
+        read = torch.bmm(q.transpose(1, 2), self._ordered(before).to(dtype)).view(G, N, L, N)
+        den = W.sum(-1, dtype=wide) + read.diagonal(dim1=1, dim2=3).permute(2, 0, 1)  # (N, G, L)
+
+        num = q.new_empty(N, G, L, K)
+        order = range(N - 1, -1, -1) if self.reverse else range(N)
+        for step, index in enumerate(order):
+            part = parts[index]
+            v_GLK = v[..., part].transpose(1, 2)
+            torch.bmm(q[..., part].transpose(1, 2), C, out=num[index])
+            num[index].baddbmm_(W[index], v_GLK)
+            if step + 1 < N:
+                C = torch.baddbmm(C, k[..., part], v_GLK)
+        floor, epsilon = (bound.reshape(G, N, L).transpose(0, 1) for bound in (floor, epsilon))
+        return num.mul_(torch.maximum(den.abs_(), floor).add_(epsilon).reciprocal_().to(dtype)[..., None])
+
+    def _ordered(self, chunks: Tensor) -> Tensor:
+        """The last axis in scan order, or back."""
+        return chunks.flip(-1) if self.reverse else chunks
+
+    def any_decay(self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MLSTMState) -> Tensor:
+        """The cell without a limit on the decay, (B, H, S, K)."""
+        q, k, v = (rearrange(t, "(b h) k s -> b h s k", h=HEADS) for t in (q, k, v))
+        if self.reverse:
+            q, k, v, i, f = q.flip(2), k.flip(2), v.flip(2), i.flip(2), f.flip(2)
+        h, _ = mlstm_scan(q, k, v, i, f, state)
+        return h.flip(2) if self.reverse else h
