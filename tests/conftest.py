@@ -11,7 +11,8 @@ import torch
 # As the command line does: FFmpeg's own lines are set once per process, by the first video that is opened.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+# The tests' tensors are tiny: a second thread gains nothing, and on a busy machine each waits for the other.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
