@@ -236,7 +236,6 @@ def hostile_uploads(clip: bytes, folder: Path) -> dict[str, bytes]:
     bomb = BytesIO()
     with zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("video.mp4", bytes(60 << 20))
-    huge = _with_size(clip, 65535, 65535)
     playlist = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n/etc/passwd\n#EXT-X-ENDLIST\n"
     rng = np.random.default_rng(0)
     image = cv2.imencode(".png", np.zeros((9000, 9000), np.uint8))[1].tobytes()
@@ -245,7 +244,7 @@ def hostile_uploads(clip: bytes, folder: Path) -> dict[str, bytes]:
         "empty.mp4": b"",
         "one-byte.mp4": b"\0",
         "zip-bomb.mp4": bomb.getvalue(),
-        "huge-header.mp4": huge,
+        "huge-header.avi": _with_huge_frames(folder),
         "../../../etc/cron.d/evil.mp4": clip[: len(clip) // 3],
         "..\\..\\windows\\evil.mp4": clip[:40],
         "<script>alert(1)</script>.mp4": clip[:2000] + bytes(2000),
@@ -264,11 +263,17 @@ def hostile_uploads(clip: bytes, folder: Path) -> dict[str, bytes]:
     }
 
 
-def _with_size(data: bytes, width: int, height: int) -> bytes:
-    """An MP4 file whose header claims another size."""
-    at = data.index(b"mp4v") + 4 + 24
-    assert struct.unpack(">HH", data[at : at + 4]) == (160, 96)
-    return data[:at] + struct.pack(">HH", width, height) + data[at + 4 :]
+def _with_huge_frames(folder: Path) -> bytes:
+    """An AVI file of JPEG frames that all claim to be 65500 pixels wide and high."""
+    path = folder / "jpeg.avi"
+    writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*"MJPG"), 25.0, (160, 96))
+    for picture in fakes.frames(5, 0):
+        writer.write(picture)
+    writer.release()
+    small, large = struct.pack(">HH", 96, 160), struct.pack(">HH", 65500, 65500)
+    data = path.read_bytes()
+    assert data.count(b"\xff\xc0\x00\x11\x08" + small) == 5  # the frame headers
+    return data.replace(b"\xff\xc0\x00\x11\x08" + small, b"\xff\xc0\x00\x11\x08" + large)
 
 
 def test_twenty_hostile_uploads_leave_it_answering(server: Server, clip: Path, tmp_path: Path) -> None:
@@ -302,7 +307,7 @@ def test_twenty_hostile_uploads_leave_it_answering(server: Server, clip: Path, t
         else:
             assert str(server[1]) not in answer.json["error"] and "set-cookie" not in answer.headers
     opened = [name for name, answer in zip(uploads, answers, strict=True) if answer.status == 201]
-    assert not set(opened) & {"huge-header.mp4", "playlist.m3u8", "playlist.mp4", "concat.mp4", "zip-bomb.mp4"}
+    assert not set(opened) & {"huge-header.avi", "playlist.m3u8", "playlist.mp4", "concat.mp4", "zip-bomb.mp4"}
     assert Visitor(server[0]).run(clip)["status"] == "done"
 
 
