@@ -18,7 +18,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from vil_tracker.errors import UserError
+from vil_tracker.errors import UserError, reason
 
 
 def _require(condition: bool, key: str, value: object, expected: str) -> None:
@@ -185,6 +185,7 @@ class TrainConfig:
         clip_grad: largest norm of the gradient.
         ema_decay: decay of the averaged weights that are validated and shipped; 0 turns it off.
         loss_focal, loss_giou, loss_l1: weights of the three losses.
+        loss_inside: weight of the deep supervision of pairs (training/deep_supervision.py); 0 turns it off.
         precision: "bfloat16" autocast or "float32".
         compile: compile the network with torch.compile.
         grad_checkpointing: recompute activations in the backward pass, for memory.
@@ -213,6 +214,7 @@ class TrainConfig:
     loss_focal: float = 1.0
     loss_giou: float = 2.0
     loss_l1: float = 5.0
+    loss_inside: float = 0.0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = False
     grad_checkpointing: bool = False
@@ -247,7 +249,7 @@ class TrainConfig:
             "seed",
         ):
             _require(getattr(self, key) >= 0, f"train.{key}", getattr(self, key), "at least 0")
-        for key in ("loss_focal", "loss_giou", "loss_l1"):
+        for key in ("loss_focal", "loss_giou", "loss_l1", "loss_inside"):
             _require(getattr(self, key) >= 0, f"train.{key}", getattr(self, key), "at least 0")
         for key in ("final_lr_scale", "truth_share"):
             _require(0 <= getattr(self, key) <= 1, f"train.{key}", getattr(self, key), "in [0, 1]")
@@ -344,14 +346,16 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     try:
         text = Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read config {os.fspath(path)}: {error}") from error
+        raise UserError(f"cannot read config {os.fspath(path)} ({reason(error)}): check the path") from error
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         first = str(error).splitlines()[0] if str(error) else type(error).__name__
         mark = getattr(error, "problem_mark", None)
         where = f":{mark.line + 1}" if mark is not None else ""
-        raise UserError(f"config {os.fspath(path)}{where} is not valid YAML: {first}") from error
+        raise UserError(
+            f"config {os.fspath(path)}{where} is not valid YAML ({first}): check the brackets and indents there"
+        ) from error
     try:
         return config_from_dict(content if content is not None else {})
     except UserError as error:
@@ -400,7 +404,9 @@ def override(config: Config, assignments: Sequence[str]) -> Config:
         try:
             content[section][key] = yaml.safe_load(text)
         except yaml.YAMLError as error:
-            raise UserError(f"the value of {assignment!r} is not valid YAML") from error
+            raise UserError(
+                f"the value of {assignment!r} is not valid YAML: write KEY=VALUE, such as train.steps=2000"
+            ) from error
     return config_from_dict(content)
 
 

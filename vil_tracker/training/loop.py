@@ -90,8 +90,8 @@ def _train(
             f"train.batch_size is {settings.batch_size}, expected a multiple of accumulate × processes "
             f"({settings.accumulate} × {ranks.world})"
         )
+    state = build_state(config, ranks.device)  # before the folder: weights that do not fit leave nothing behind
     make_folder(output)
-    state = build_state(config, ranks.device)
     scheduler = build_scheduler(state.optimizer, settings)  # reads the peak rates, so before they are restored
     checkpoints = output / "checkpoints"
     if resume:
@@ -100,7 +100,7 @@ def _train(
     elif checkpoint.list_states(checkpoints):
         raise UserError(f"{output} already holds a run: continue it with --resume auto or choose another --output")
 
-    objective = wrap(build_objective(state.network, config), ranks)
+    objective = wrap(build_objective(state.network, config, state.probes), ranks)
     samples = Samples(source, config.data, settings.seed, settings.steps * settings.batch_size, settings.workers)
     steps = range(state.step, settings.steps)
     sampler = StepSampler(steps, settings.batch_size, settings.accumulate, ranks.rank, ranks.world)

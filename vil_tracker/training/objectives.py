@@ -23,6 +23,7 @@ from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import TemporalContext, register_context, updated_context
 from vil_tracker.models.network import NetworkOutput, ViLTrackerNet
 from vil_tracker.tracking.tracker import hann_window
+from vil_tracker.training.deep_supervision import InsideProbes
 from vil_tracker.training.losses import LossWeights, tracking_loss
 
 Terms = dict[str, Tensor]
@@ -48,17 +49,27 @@ class PairObjective(nn.Module):
     Args:
         network: the network to train.
         config: weights of the losses.
+        probes: deep supervision, weighted by ``train.loss_inside``; None for none.
     """
 
-    def __init__(self, network: ViLTrackerNet, config: Config) -> None:
+    def __init__(self, network: ViLTrackerNet, config: Config, probes: InsideProbes | None = None) -> None:
         super().__init__()
         self.network = network
         self.weights = loss_weights(config)
+        self.probes, self.probe_weight = probes, config.train.loss_inside
+        self.seen = probes.watch(network) if probes is not None else []
         self.predict = torch.compile(network.forward) if config.train.compile else network.forward
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, Terms]:
         """The total loss, a scalar, and its detached terms."""
-        return tracking_loss(*next(self.locate(batch)), self.weights)
+        self.seen.clear()
+        located = next(self.locate(batch))
+        loss, terms = tracking_loss(*located, self.weights)
+        if self.probes is not None:
+            inside = self.probes(self.seen, located.boxes, located.present, located.output.score_logits.shape[-1])
+            loss, terms = loss + self.probe_weight * inside, {**terms, "inside": inside.detach()}
+            self.seen.clear()  # holds this step's graph
+        return loss, terms
 
     def locate(self, batch: PairBatch) -> Iterator[Located]:
         """Yield what the network answers to the one search crop."""
@@ -138,9 +149,11 @@ class ClipObjective(nn.Module):
             last_B4 = boxes_in_frames(found_B4, regions, frames)
 
 
-def build_objective(network: ViLTrackerNet, config: Config) -> PairObjective | ClipObjective:
+def build_objective(
+    network: ViLTrackerNet, config: Config, probes: InsideProbes | None = None
+) -> PairObjective | ClipObjective:
     """The objective of ``data.mode``."""
-    return (ClipObjective if config.data.mode == "clips" else PairObjective)(network, config)
+    return ClipObjective(network, config) if config.data.mode == "clips" else PairObjective(network, config, probes)
 
 
 def loss_weights(config: Config) -> LossWeights:

@@ -16,6 +16,7 @@ from vil_tracker.errors import UserError
 from vil_tracker.models.network import ViLTrackerNet, build_network
 from vil_tracker.models.pretrained import load_weights
 from vil_tracker.training import checkpoint
+from vil_tracker.training.deep_supervision import InsideProbes
 from vil_tracker.training.optim import build_ema, build_optimizer
 
 log = logging.getLogger(__name__)
@@ -32,6 +33,7 @@ class TrainingState:
         network, optimizer, ema: as built; ``ema`` is None where weights are not averaged.
         step: optimiser steps done.
         best: the best validation score so far, None before the first.
+        probes: deep supervision, None where the configuration asks for none.
     """
 
     network: ViLTrackerNet
@@ -39,6 +41,7 @@ class TrainingState:
     ema: ModelEmaV3 | None
     step: int = 0
     best: float | None = None
+    probes: InsideProbes | None = None
 
     def to_dict(self, config: Config) -> dict[str, Any]:
         """Tensors, numbers and strings only, so that it loads with ``weights_only=True``."""
@@ -47,6 +50,7 @@ class TrainingState:
             "best": self.best,
             "config": json.dumps(config_to_dict(config)),
             "network": self.network.state_dict(),
+            "probes": self.probes.state_dict() if self.probes is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "ema": averaged(self.ema).state_dict() if self.ema is not None else None,
         }
@@ -54,6 +58,8 @@ class TrainingState:
     def restore(self, content: dict[str, Any]) -> None:
         """The inverse of :meth:`to_dict`, into a state that was built from the same configuration."""
         self.network.load_state_dict(content["network"])
+        if self.probes is not None:
+            self.probes.load_state_dict(content["probes"])
         self.optimizer.load_state_dict(content["optimizer"])
         if self.ema is not None:
             averaged(self.ema).load_state_dict(content["ema"])
@@ -87,7 +93,15 @@ def build_state(config: Config, device: torch.device) -> TrainingState:
         network.temporal.requires_grad_(config.data.mode == "clips" and config.track.temporal)
     if config.train.backbone_lr_scale == 0:
         network.backbone.requires_grad_(False)
-    return TrainingState(network, build_optimizer(network, config.train), build_ema(network, config.train))
+    probes = None
+    if config.train.loss_inside > 0 and config.data.mode == "pairs":
+        probes = InsideProbes(config.model.dim, config.model.depth).to(device)
+    optimizer = build_optimizer(network, config.train)
+    if probes is not None:
+        optimizer.add_param_group(
+            {"params": list(probes.parameters()), "lr": config.train.lr, "weight_decay": 0.0, "name": "probes"}
+        )
+    return TrainingState(network, optimizer, build_ema(network, config.train), probes=probes)
 
 
 def resume_state(state: TrainingState, folder: Path, config: Config) -> None:
