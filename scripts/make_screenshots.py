@@ -1,0 +1,112 @@
+"""Take the pictures of the documentation: ``python scripts/make_screenshots.py [--weights nano]``.
+
+Needs the extras ``demo`` and ``plots``, Playwright and an installed Chromium. The page is shown with the sample clip;
+the picture of the demo comes from a folder of ``make demo``, that of the report from one of ``vil-tracker evaluate``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import shutil
+import sys
+from functools import partial
+from pathlib import Path
+
+from PIL import Image
+
+from vil_tracker.cli import guarded
+from vil_tracker.errors import UserError, atomic_write, require_extra
+
+IMAGES = Path(__file__).resolve().parents[1] / "docs/images"
+SIZE = {"width": 1280, "height": 860}
+PATIENCE = 600_000  # milliseconds
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", default="nano", help="of the page (default: nano)")
+    parser.add_argument("--demo", type=Path, help="folder of make demo")
+    parser.add_argument("--report", type=Path, help="folder of vil-tracker evaluate")
+    parser.add_argument("--no-page", action="store_true", help="leave the web page's pictures as they are")
+    args = parser.parse_args()
+    return guarded(lambda: run(args))
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.demo is not None:
+        sheet = Image.open(args.demo / "contact-sheet.png").convert("RGB")
+        sheet.thumbnail((1400, 1400))
+        save_jpeg(sheet, IMAGES / "demo.jpg")
+    if args.report is None and args.no_page:
+        return 0
+    tool = require_extra("playwright.sync_api", "dev", "take pictures of pages")
+    program = next((path for name in ("chromium", "google-chrome") if (path := shutil.which(name))), None)
+    if program is None:
+        raise UserError("no browser is installed: install Chromium")
+    with tool.sync_playwright() as playwright:
+        root = hasattr(os, "getuid") and os.getuid() == 0
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"] if root else [])
+        if not args.no_page:
+            take_page(browser, args.weights)
+        if args.report is not None:
+            page = browser.new_page(viewport={"width": 1280, "height": 1400})
+            page.goto((args.report / "report.html").resolve().as_uri())
+            page.wait_for_timeout(500)
+            save_png(page.screenshot(), IMAGES / "report.png")
+        browser.close()
+    return 0
+
+
+def take_page(browser, weights: str) -> None:  # type: ignore[no-untyped-def]
+    """The four steps of the web page."""
+    from vil_tracker.tracking.cli import load_tracker_factory
+    from vil_tracker.web.server import running
+
+    with running(partial(load_tracker_factory, weights, "auto")) as address:
+        page = browser.new_page(viewport=SIZE)
+        page.set_default_timeout(PATIENCE)
+        page.goto(address)
+        page.wait_for_selector("#fine:has-text('frames')")
+        save_png(page.screenshot(), IMAGES / "page-bring.png")
+        page.click("#sample")
+        page.wait_for_selector("#first-frame >> visible=true")
+        page.locator("#first").evaluate("image => image.decode()")
+        x, y, w, h = (float(box.input_value()) for box in page.locator("#targets input").all())
+        shown = page.locator("#overlay").bounding_box()
+        sx, sy = shown["width"] / 640, shown["height"] / 360
+        page.mouse.move(shown["x"] + x * sx, shown["y"] + y * sy)
+        page.mouse.down()
+        page.mouse.move(shown["x"] + (x + w) * sx, shown["y"] + (y + h) * sy, steps=4)
+        save_png(page.screenshot(), IMAGES / "page-draw.png")
+        page.mouse.up()
+        page.click("#start")
+        while int(page.inner_text("#percent").split()[0]) < 40:
+            page.wait_for_timeout(100)
+        page.wait_for_timeout(400)
+        save_png(page.screenshot(), IMAGES / "page-run.png")
+        page.wait_for_selector("#get-video >> visible=true")
+        page.locator("#player").evaluate("video => { video.pause(); video.currentTime = 2.4; }")
+        page.wait_for_timeout(2500)
+        save_png(page.screenshot(full_page=True), IMAGES / "page-result.png")
+
+
+def save_png(data: bytes, path: Path) -> None:
+    """With a palette: a third of the size, and nobody sees it."""
+    picture = Image.open(io.BytesIO(data)).convert("RGB")
+    with atomic_write(path) as stream:
+        picture.quantize(255, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.FLOYDSTEINBERG).save(
+            stream, "PNG", optimize=True
+        )
+    print(f"{path} {path.stat().st_size // 1024} KB")
+
+
+def save_jpeg(picture: Image.Image, path: Path) -> None:
+    with atomic_write(path) as stream:
+        picture.save(stream, "JPEG", quality=82, optimize=True)
+    print(f"{path} {path.stat().st_size // 1024} KB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
