@@ -79,7 +79,9 @@ def object_pool(folders: Sequence[Path], per_sequence: int = 3) -> PhotoPool:
 
 def sample(pool: PhotoPool, event: str, rng: np.random.Generator) -> tuple[Clip, int, int]:
     """A clip with one event, the last frame before it, and the frame in which the target is back in sight."""
-    config = ClipConfig(**{name: float(name == event) for name in EVENTS})
+    config = ClipConfig(
+        occlusion=float(event == "occlusion"), leave=float(event == "leave"), jump=float(event == "jump")
+    )
     clips = SyntheticClips(pool, config)
     while True:
         clip = clips.sample_clip(rng, FRAMES)
@@ -104,7 +106,8 @@ def run_clip(model: ViLTrackerNet, config: TrackConfig, clip: Clip, event: str, 
     tracker = Tracker(model, config, timer)
     tracker.init(clip.frames[0], clip.boxes[0])
     stop = back + WITHIN + 1
-    results, shares, seconds = [], [], {"lost": [], "other": []}
+    results, shares = [], []
+    seconds: dict[str, list[float]] = {"lost": [], "other": []}
     lost = False
     for index in range(1, stop):
         frame, begin, inside = clip.frames[index], time.perf_counter(), sum(timer.seconds.values())

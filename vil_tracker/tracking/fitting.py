@@ -208,7 +208,8 @@ def calibrate(
         raise UserError(f"{count} clips are too few to fit a calibration: use at least {2 * FOLDS}")
     settings = replace(config or TrackConfig(), calibrated=True)
     model.calibration = credulous().to_json()
-    tracker, parts = Tracker(model, settings), []
+    tracker = Tracker(model, settings)
+    parts: list[Judgements] = []
     for number, clip in enumerate(clips):
         if number == count:
             break
