@@ -64,7 +64,8 @@ def test_a_clip_is_run_as_a_session_runs_it(monkeypatch) -> None:
         found.clear()
         with torch.no_grad():
             objective(collate([clip]))
-        np.testing.assert_allclose(np.stack(found, 1)[0], boxes, atol=1e-6)
+        # The session runs the same function with folded weights: equal but for the rounding of float32.
+        np.testing.assert_allclose(np.stack(found, 1)[0], boxes, atol=1e-3)
     found.clear()
     with torch.no_grad():
         objective(collate(clips))
