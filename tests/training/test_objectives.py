@@ -64,12 +64,13 @@ def test_a_clip_is_run_as_a_session_runs_it(monkeypatch) -> None:
         found.clear()
         with torch.no_grad():
             objective(collate([clip]))
-        # The session runs the same function with folded weights: equal but for the rounding of float32.
-        np.testing.assert_allclose(np.stack(found, 1)[0], boxes, atol=1e-3)
+        # The session runs the same function with folded weights, whose last bits differ, and OpenCV places crops in
+        # steps of 1/32 pixel, which makes a step of a last bit now and then.
+        np.testing.assert_allclose(np.stack(found, 1)[0], boxes, atol=0.2)
     found.clear()
     with torch.no_grad():
         objective(collate(clips))
-    # A batch rounds otherwise, and OpenCV places crops in steps of 1/32 pixel.
+    # A batch rounds otherwise too.
     np.testing.assert_allclose(np.stack(found, 1), np.array(expected), atol=0.2)
 
 
