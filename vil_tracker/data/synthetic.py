@@ -59,9 +59,9 @@ class SyntheticConfig:
         box_noise: standard deviation of the template box's sides, in units of the target's.
     """
 
-    still: float = 0.18
+    still: float = 0.22
     boxed: float = 0.16
-    cutout: float = 0.43
+    cutout: float = 0.40
     pseudo: float = 0.20
     clip: float = 0.03
     negatives: float = 0.03
