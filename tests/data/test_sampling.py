@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 
 from vil_tracker.config import Config, DataConfig, ModelConfig, SourceConfig
-from vil_tracker.data.clips import ClipCutter, SyntheticVideoClips, SyntheticVideoPairs, VideoClips, draw_offsets, window
+from vil_tracker.data.clips import (
+    ClipCutter,
+    SyntheticVideoClips,
+    SyntheticVideoPairs,
+    VideoClips,
+    draw_offsets,
+    window,
+)
 from vil_tracker.data.dataset import SequenceDataset, open_folder
 from vil_tracker.data.painted import painted_photo
 from vil_tracker.data.pairs import Look, PairCutter, VideoPairs, cut

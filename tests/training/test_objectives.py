@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -168,3 +170,16 @@ def test_pairs_are_predicted_jointly() -> None:
     batch = collate([NoisePairs().sample(np.random.default_rng(i), 1.0) for i in range(2)])
     ((output, boxes, present),) = build_objective(network, config).locate(batch)
     assert output.score_logits.shape == (2, 1, 4, 4) and boxes.shape == (2, 4) and present.tolist() == [True, True]
+
+
+@pytest.mark.parametrize("mode", ["pairs", "clips"])
+def test_a_compiled_network_gives_the_same_losses(monkeypatch, mode: str) -> None:
+    """The graph is captured as for the compiler proper, and run without it: that takes minutes."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    found = []
+    for compiled in (False, True):
+        config = tiny_config(mode, model={"depth": 2}, compile=compiled)
+        loss, _ = build_objective(network_for(config), config)(batch_for(config))
+        loss.backward()
+        found.append(loss.item())
+    assert found[1] == pytest.approx(found[0], abs=1e-5)

@@ -35,7 +35,8 @@ from vil_tracker.data.skipping import SkippedFiles
 from vil_tracker.data.synthetic_clips import SyntheticClips
 
 MARGIN = 2.0  # side of the window around each true box, in sides of its search crop
-MAX_SIDE = 640  # of a window, in pixels
+MAX_SIDE = 640  # of a window, in pixels; a little more where shrinking is not worth its time
+WORTH_SHRINKING = 0.75
 BOX_NOISE = 0.03  # standard deviation of a synthetic template box's sides: users' boxes are not exact
 SYNTHETIC_GAP = 60  # frames between a synthetic clip's template and its first search frame, at most
 
@@ -60,7 +61,7 @@ def window(boxes: np.ndarray, width: int, height: int, model: ModelConfig) -> tu
         model: size and reach of the search crops.
 
     Returns:
-        x1, y1, x2, y2 in whole pixels, and the factor (at most 1) by which the window is shrunk.
+        x1, y1, x2, y2 in whole pixels, and the factor by which the window is shrunk; 1 where that would save little.
     """
     roots = np.sqrt(np.maximum(boxes[:, 2:].prod(1), 1.0))
     half = MARGIN * model.search_factor * roots[:, None] / 2

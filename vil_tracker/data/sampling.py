@@ -273,6 +273,7 @@ def build_loader(samples: Samples, sampler: Sampler[list[int]], workers: int, pi
         collate_fn=_as_is,  # type: ignore[arg-type]  # with batch_size None it gets the item itself
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
+        generator=torch.Generator(),  # or starting the loader would draw from the generator of the training step
         worker_init_fn=_start_worker if workers else None,
     )
 
