@@ -284,7 +284,7 @@ def _locate(reader: Reader, root: Path) -> Path:
         if reader.matches(folder):
             return folder
     layout = " ".join(reader.layout.split())
-    raise UserError(f"{root}: no {reader.title} found; its layout is: {layout}")
+    raise UserError(f"{root}: no {reader.title} found; expected is: {layout}")
 
 
 def _load_folder(root: Path) -> list[Sequence]:
@@ -323,7 +323,8 @@ def _to_sequence(name: str, dataset: str, item: Item) -> Sequence:
         if item.exists is not None and not item.exists.all():
             missing = [frame for frame, there in zip(item.frame_names, item.exists, strict=True) if not there]
             raise UserError(
-                f"sequence {name}: {len(missing)} pictures are missing in {item.folder}: {_shown(missing, 5)}"
+                f"sequence {name}: {len(missing)} pictures are missing in {item.folder}: {_shown(missing, 5)}; "
+                "unpack them again"
             )
         frames = ImageFrames(tuple(item.folder / frame for frame in item.frame_names))
     boxes, absent = item.boxes, item.absent

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vil_tracker.errors import UserError, make_folder
+from vil_tracker.errors import UserError, check_folder
 
 if TYPE_CHECKING:
     from vil_tracker.data.sequence import Sequence
@@ -138,10 +138,10 @@ def run(args: argparse.Namespace) -> int:
     notes: list[str] = []
     failures: list[Failure] = []
     output = Path(args.output)
+    check_folder(output)
     if args.results is None:
         specs, notes = _specs(args)
         _check_submission(args, benchmark, specs)
-        make_folder(output)
         failures = _track(args, benchmark, specs, sequences, output)
         if Rank.from_environment().index > 0:
             return 1 if failures else 0

@@ -73,8 +73,8 @@ class ResultStore:
         """The file of scores and states of a sequence."""
         return self.folder / "scores" / f"{sequence}.txt"
 
-    def claim(self, identity: dict[str, str]) -> None:
-        """Mark the folder as belonging to one tracker and benchmark.
+    def check_claim(self, identity: dict[str, str]) -> None:
+        """Check that the folder belongs to one tracker and benchmark, or to none yet.
 
         Raises:
             UserError: it holds results of something else.
@@ -91,9 +91,13 @@ class ResultStore:
                     f"{self.folder} holds results of another run (different {', '.join(changed)}): "
                     "delete it or choose another --output"
                 )
-            return
-        with atomic_write(path, "w") as stream:
-            json.dump(identity, stream, indent=1)
+
+    def claim(self, identity: dict[str, str]) -> None:
+        """Mark the folder as belonging to one tracker and benchmark; done once there is something to keep."""
+        path = self.folder / "run.json"
+        if not path.is_file():
+            with atomic_write(path, "w") as stream:
+                json.dump(identity, stream, indent=1)
 
     def is_complete(self, sequence: str, frames: int, repetition: int = 1) -> bool:
         """Whether the boxes of a sequence are there and whole."""

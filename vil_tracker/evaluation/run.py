@@ -125,8 +125,8 @@ def run_tracker(
         UserError: a sequence failed and `keep_going` is off.
     """
     rank = Rank.from_environment()
-    if rank.index == 0:
-        store.claim({**spec.identity(), "benchmark": benchmark})
+    identity = {**spec.identity(), "benchmark": benchmark}
+    store.check_claim(identity)
     repetitions = 1 if spec.deterministic else repetitions
     everything = [Task(sequence, index + 1) for sequence in _longest_first(sequences) for index in range(repetitions)]
     mine = everything[rank.index :: rank.world]
@@ -137,12 +137,14 @@ def run_tracker(
         _say(f"{spec.name}: {len(mine) - len(open_tasks)} of {len(mine)} results are already there")
     failures = []
     for done, (task, outcome) in enumerate(_run_tasks(spec, open_tasks, workers, rank), start=1):
+        if rank.index == 0:
+            store.claim(identity)
         if isinstance(outcome, Failure):
             failures.append(outcome)
             _write_failure(store, outcome)
-            _say(f"{spec.name} [{done}/{len(open_tasks)}] {task.sequence.name}: FAILED: {outcome.message}")
             if not keep_going:
                 break
+            _say(f"{spec.name} [{done}/{len(open_tasks)}] {task.sequence.name}: FAILED: {outcome.message}")
             continue
         store.save(task.sequence.name, outcome, task.repetition)
         updates = outcome.update_seconds

@@ -115,7 +115,7 @@ def score_tracker(
     if missing and not allow_missing:
         raise UserError(
             f"{name}: no score over missing sequences: {len(missing)} of {len(sequences)} have no result in "
-            f"{store.folder}: {', '.join(missing)}"
+            f"{store.folder}: {', '.join(missing)}; run the tracker on them, or pass them over with --keep-going"
         )
     finished = [sequence for sequence in sequences if sequence.name in trajectories]
     scores: dict[str, ConventionScores] = {}

@@ -145,7 +145,11 @@ def _build_from_python(target: str) -> SequenceTracker:
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
     except (ImportError, AttributeError) as error:
-        raise UserError(f"tracker python:{target} cannot be imported: {error}") from error
+        raise UserError(
+            f"tracker python:{target} cannot be imported ({error}): check the names, and that PYTHONPATH has its folder"
+        ) from error
+    if not callable(factory):
+        raise UserError(f"tracker python:{target} is no function: give one that returns a tracker")
     return factory()
 
 
@@ -153,4 +157,4 @@ def _sha256(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the path") from error
