@@ -42,7 +42,7 @@ def build_source(
     """
     sources = config.data.sources if sources is None else sources
     if not sources:
-        raise UserError("data.sources is empty: name at least one data set, such as {name: synthetic_pairs}")
+        raise UserError("data.sources is empty: give at least one data set, such as {name: synthetic_pairs}")
     pools: list[PhotoPool] = []
 
     def pool() -> PhotoPool:

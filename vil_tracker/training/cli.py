@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from vil_tracker.config import load_config, override
+    from vil_tracker.errors import UserError
     from vil_tracker.data.root import data_root
     from vil_tracker.data.sources import build_source
     from vil_tracker.models.pretrained import resolve_device
@@ -55,7 +56,9 @@ def run(args: argparse.Namespace) -> int:
     config = override(load_config(args.config), args.set)
     root = data_root(args.data_root)
     if args.threads is not None:
-        torch.set_num_threads(max(1, args.threads))
+        if args.threads < 1:
+            raise UserError(f"--threads {args.threads} is below 1: give a number of CPU threads, or leave it out")
+        torch.set_num_threads(args.threads)
     output = args.output or Path("runs") / args.config.stem
     source = build_source(config, root, args.cache)
     if args.show_samples is not None:
