@@ -85,7 +85,9 @@ class _Budget:
     def entry(self) -> None:
         self._entries += 1
         if self._entries > self._limits.entries:
-            raise UserError(f"{self._archive} has over {self._limits.entries} entries: it is damaged or hostile")
+            raise UserError(
+                f"{self._archive} has over {self._limits.entries} entries: get it from its authors, or do not use it"
+            )
 
     def expect(self, count: int) -> None:
         """``count`` bytes are about to come: refuse before they do."""
@@ -193,7 +195,9 @@ def _extract(source: Path, staging: Path, budget: _Budget) -> tuple[int, int]:
                         out.write(chunk)
                         size += len(chunk)
             except (FileExistsError, NotADirectoryError) as error:
-                raise UserError(f"{source} holds {_shown(name)} twice: it is damaged or hostile") from error
+                raise UserError(
+                    f"{source} holds {_shown(name)} twice: get it from its authors, or do not use it"
+                ) from error
             files += 1
     except (*_DAMAGE, OSError) as error:
         # gzip and bzip2 raise an OSError without a number for bad content, seeking to a place that cannot be EINVAL
@@ -261,12 +265,14 @@ def _safe_parts(source: Path, name: str) -> tuple[str, ...]:
     if path.is_absolute() or _DRIVE.match(text) or ".." in path.parts:
         raise UserError(f"{source} would write outside its folder ({_shown(name)}): do not use this archive")
     if not path.parts or _CONTROL.search(text) or len(path.parts) > _MAX_DEPTH:
-        raise UserError(f"{source} holds a name that no file should have ({_shown(name)}): it is damaged or hostile")
+        raise UserError(
+            f"{source} holds a name that no file should have ({_shown(name)}): do not use it"
+        )
     return path.parts
 
 
 def _no_plain_file(source: Path, name: str) -> UserError:
-    return UserError(f"{source} holds a link or a device ({_shown(name)}), which no data set needs: not unpacked")
+    return UserError(f"{source} holds a link or a device ({_shown(name)}), which no data set needs: do not use it")
 
 
 def _shown(name: str) -> str:

@@ -51,6 +51,7 @@ _WRITE_FAULTS = {
     errno.EACCES: "permission denied: choose a folder that you may write to",
     errno.EPERM: "permission denied: choose a folder that you may write to",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another path",
+    errno.EEXIST: "a file of that name stands where a folder is needed: choose another path",
     errno.EISDIR: "the path is a folder: give a file name",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
     errno.EFBIG: "the file is larger than the system allows: choose another folder, or raise the limit (ulimit -f)",
@@ -97,6 +98,21 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def check_folder(path: str | os.PathLike[str]) -> None:
+    """Find out, without making anything, that files can be written to a folder, which need not exist yet.
+
+    Raises:
+        UserError: a file stands in the way, or the place is read-only.
+    """
+    folder = Path(path)
+    with writing(folder):
+        place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise UserError(f"{place} is a file, but a folder is needed there: choose another path")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write {folder}: choose a folder that you may write to")
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

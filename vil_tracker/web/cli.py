@@ -64,8 +64,9 @@ def run(args: argparse.Namespace) -> int:
     for module in ("starlette", "uvicorn"):
         require_extra(module, "demo", "serve the web page")
     for option in ("workers", "queue", "max_mb", "max_frames", "max_megapixels", "disk_mb", "keep_minutes"):
-        if not getattr(args, option) > 0:
-            raise UserError(f"--{option.replace('_', '-')} {getattr(args, option)} is not above 0")
+        if not 0 < getattr(args, option) < 1e9:
+            name = f"--{option.replace('_', '-')}"
+            raise UserError(f"{name} {getattr(args, option)} is out of range: give a number above 0")
     if not 0 <= args.port <= 65535:
         raise UserError(f"--port {args.port} is out of range: give a number up to 65535, or 0 for any free port")
     limits = Limits(
