@@ -1,6 +1,6 @@
 """Fit the calibration of the score for a weights file, on clips generated from training photos, and store it there.
 
-example: python scripts/calibrate.py runs/nano/weights.safetensors --data-root ~/data --clips 40
+example: python scripts/calibrate.py runs/nano/weights.safetensors --data-root ~/data --clips 60
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ def main() -> int:
     parser.add_argument("weights", help="name of shipped weights, or a file")
     parser.add_argument("--data-root", type=Path, help="folder of photos to train on (default: $VIL_DATA)")
     parser.add_argument("--output", type=Path, help="file to write (default: the weights file itself)")
-    parser.add_argument("--clips", type=int, default=40, help="generated clips")
-    parser.add_argument("--frames", type=int, default=50, help="frames per clip")
+    parser.add_argument("--clips", type=int, default=60, help="generated clips")
+    parser.add_argument("--frames", type=int, default=34, help="frames per clip")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
