@@ -50,6 +50,16 @@ with open(sys.argv[1], "w") as stream:
     for box in DemoClip().boxes: print(",".join(f"{value:.2f}" for value in box), file=stream)
 """
 SMOKE = "vil-tracker train vil-tracker/configs/smoke.yaml --data-root painted"
+TWO_NODES = f"""\
+# both nodes of this example are on one machine; on two, each runs its own line with the first one's address
+node() {{
+    torchrun --nnodes 2 --node-rank $1 --nproc-per-node 1 --master-addr 127.0.0.1 --master-port 29511 \\
+        -m {SMOKE.replace("vil-tracker ", "vil_tracker ", 1)} --output two --set train.steps=20
+}}
+node 1 > node1.log 2>&1 &
+node 0
+wait
+"""
 
 
 @dataclass(frozen=True)
@@ -113,12 +123,10 @@ TRANSCRIPTS = {
         "Training with several processes",
         "../howto/training.md",
         (
-            "torchrun --nnodes 2 --node-rank 1 --nproc-per-node 1 --master-addr 127.0.0.1 --master-port 29511 "
-            f"-m vil_tracker.cli {SMOKE.removeprefix('vil-tracker ')} --output two --set train.steps=20 > node1.log 2>&1 & "
-            "torchrun --nnodes 2 --node-rank 0 --nproc-per-node 1 --master-addr 127.0.0.1 --master-port 29511 "
-            f"-m vil_tracker.cli {SMOKE.removeprefix('vil-tracker ')} --output two --set train.steps=20; wait",
+            "bash two_nodes.sh",
             "ls two",
         ),
+        (("two_nodes.sh", TWO_NODES),),
     ),
     "export": Transcript(
         "Export",
@@ -152,7 +160,7 @@ def record(name: str, folder: Path, timeout: float) -> bool:
     parts = [f"# Transcript: {transcript.title}\n\nWhat the commands of [the how-to]({transcript.page}) print.\n"]
     for file, content in transcript.files:
         (folder / file).write_text(content, encoding="utf-8")
-        parts.append(f"`{file}`:\n\n```python\n{content}```\n")
+        parts.append(f"`{file}`:\n\n```{file.rpartition('.')[2]}\n{content}```\n")
     fine = True
     for command in transcript.commands:
         begin = time.monotonic()
@@ -203,7 +211,7 @@ def _machine() -> str:
 
     return (
         f"Python {platform.python_version()}, PyTorch {torch.__version__}, {platform.system()} {platform.machine()}, "
-        f"{os.cpu_count()} CPU cores, {'a GPU' if torch.cuda.is_available() else 'no GPU'}; other programs were running."
+        f"{os.cpu_count()} CPU cores, {'a GPU' if torch.cuda.is_available() else 'no GPU'}; other programs ran beside."
     )
 
 
