@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from vil_tracker.config import load_config, override
-    from vil_tracker.errors import UserError
     from vil_tracker.data.root import data_root
     from vil_tracker.data.sources import build_source
+    from vil_tracker.errors import UserError
     from vil_tracker.models.pretrained import resolve_device
     from vil_tracker.runtime import keep_freed_memory
     from vil_tracker.training.loop import train
