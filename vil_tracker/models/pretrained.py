@@ -291,9 +291,20 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
             content: object = safetensors.torch.load_file(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot read checkpoint {path}: {first}") from error
+    except (
+        safetensors.SafetensorError,
+        pickle.UnpicklingError,
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+    ) as error:
+        # PyTorch's own message advises to load the file unsafely, so it is not passed on.
+        raise UserError(
+            f"cannot read checkpoint {path}, it is damaged or holds more than weights: check the path, or save its "
+            "state dict as safetensors"
+        ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
