@@ -126,8 +126,9 @@ class DataConfig:
         clip_length: search frames per clip.
         clip_stride: largest distance between consecutive frames of a clip.
         max_gap: largest distance between template and (first) search frame, at the end of the curriculum.
-        centre_jitter: range of the search crop's shift, in units of the target's √(w·h): 3 is ±1.5. Synthetic pairs
-            are shifted normally instead, with a standard deviation of 0.12 of it, and a third of them evenly.
+        centre_jitter: range of the search crop's shift, in units of the target's √(w·h): 3 is ±1.5. In synthetic pairs
+            most targets are anywhere in the crop, and this is about those near its centre: they are shifted normally,
+            with a standard deviation of 0.12 of it.
         scale_jitter: standard deviation of the log of the search crop's scale.
         rotation: standard deviation of the search crop's turn against the template's, in degrees; clips stay upright.
         epoch_samples: samples per epoch, the unit in which randomness is counted.
