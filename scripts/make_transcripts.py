@@ -95,7 +95,7 @@ TRANSCRIPTS = {
     "web_page": Transcript(
         "The web page",
         "../howto/web_page.md",
-        ("timeout --signal INT 60 vil-tracker demo --port 7861", "vil-tracker demo --port 70000"),
+        ("timeout --preserve-status --signal INT 60 vil-tracker demo --port 7861", "vil-tracker demo --port 70000"),
     ),
     "lost_signal": Transcript(
         "The lost signal", "../howto/lost_signal.md", ("python states.py",), (("states.py", STATES),)
