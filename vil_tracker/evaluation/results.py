@@ -21,8 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from vil_tracker.data.sequence import read_boxes_file
-from vil_tracker.errors import UserError, atomic_write
+from vil_tracker.errors import UserError, atomic_write, reason
 from vil_tracker.evaluation.metrics import check_boxes
+from vil_tracker.tracking.state import STATES
 
 LAYOUTS = ("flat", "got10k")
 EMPTY_BOX_RULES = ("error", "previous")
@@ -167,9 +168,14 @@ class ResultStore:
         if not path.is_file():
             return np.empty((0, 0))
         try:
-            return np.loadtxt(path, delimiter=",", ndmin=2)
-        except ValueError as error:
-            raise UserError(f"{path}: not a table of seconds: {error}; delete it to go on without times") from error
+            lines = path.read_text(encoding="utf-8").splitlines()
+            table = np.loadtxt(lines, delimiter=",", ndmin=2, comments=None) if any(lines) else np.empty((0, 0))
+        except (OSError, ValueError) as error:
+            why = reason(error).splitlines()[0]
+            raise UserError(f"{path}: not a table of seconds ({why}); delete it to go on without times") from error
+        if not (np.isfinite(table) & (table >= 0)).all():
+            raise UserError(f"{path}: times must be numbers from 0; delete it to go on without times")
+        return table
 
 
 def name_key(name: str) -> str:
@@ -206,12 +212,16 @@ def _repeat_previous(boxes: np.ndarray, unusable: np.ndarray) -> np.ndarray:
 
 
 def _read_scores(path: Path, frames: int) -> tuple[np.ndarray, tuple[str, ...]]:
-    rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     try:
+        rows = [line.split(",") for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
         scores = np.array([float(row[0]) for row in rows])
         states = tuple(row[1].strip() for row in rows)
-    except (ValueError, IndexError) as error:
-        raise UserError(f"{path}: not lines of 'score,state': {error}") from error
+    except (OSError, ValueError, IndexError) as error:
+        raise UserError(f"{path}: not lines of 'score,state' ({reason(error)}); delete it and run again") from error
+    unknown = set(states) - set(STATES)
+    if unknown or not ((scores >= 0) & (scores <= 1)).all():
+        what = f"the state {sorted(unknown)[0][:40]!r}" if unknown else "a score outside 0 to 1"
+        raise UserError(f"{path}: {what}; delete it and run again")
     if len(scores) != frames:
         raise UserError(f"{path}: {len(scores)} scores, but the sequence has {frames} frames; delete it and run again")
     return scores, states
