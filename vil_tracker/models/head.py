@@ -68,12 +68,12 @@ def decode_maps(
         [0, 1]. Scores (B,): sigmoid of the best cell's logit, without the window.
     """
     rows, columns = score_logits.shape[-2:]
-    score_BS = score_logits.float().sigmoid().flatten(1)
+    score_BS = score_logits.float().sigmoid().flatten(1).nan_to_num(0.0)  # a NaN would be taken for the maximum
     weighted_BS = score_BS if window is None else (score_BS.view(-1, rows, columns) * window.to(score_BS)).flatten(1)
     best_B1 = weighted_BS.argmax(dim=1, keepdim=True)
     index_B21 = best_B1[:, None].expand(-1, 2, -1)
-    offset_B2 = offset.float().flatten(2).gather(2, index_B21).squeeze(2)
-    size_B2 = size.float().flatten(2).gather(2, index_B21).squeeze(2).clamp(MIN_SIZE, 1.0)
+    offset_B2 = offset.float().flatten(2).gather(2, index_B21).squeeze(2).nan_to_num(0.5)
+    size_B2 = size.float().flatten(2).gather(2, index_B21).squeeze(2).nan_to_num(0.0).clamp(MIN_SIZE, 1.0)
     column_row_B2 = torch.cat([best_B1 % columns, best_B1 // columns], dim=1)
     centre_B2 = (column_row_B2 + offset_B2) / torch.tensor([columns, rows], device=offset.device)
     boxes_B4 = torch.cat([centre_B2 - size_B2 / 2, centre_B2 + size_B2 / 2], dim=1)

@@ -89,6 +89,9 @@ def load_model(name_or_path: str | os.PathLike[str] = "nano", device: str | torc
     with torch.device("meta"):  # no memory is spent before the file is seen to hold what its configuration says
         network = build_network(config)
     _check_names(path, network.state_dict(), tensors)
+    broken = [name for name, value in tensors.items() if not value.isfinite().all()]
+    if broken:
+        raise UserError(f"{path} holds values that are not finite, in {broken[0]}: it is damaged, save it again")
     network.load_state_dict({name: value.float() for name, value in tensors.items()}, assign=True)
     network.calibration = metadata.get("calibration")
     return network.eval().to(resolved)
