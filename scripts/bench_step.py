@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from timm.scheduler.scheduler import Scheduler
 from torch import nn
 
 from vil_tracker.cli import guarded
@@ -53,12 +54,16 @@ def main() -> int:
     ranks = Ranks(0, 1, resolve_device(args.device))
     state = build_state(config, ranks.device)
     state.network.train()
+    parts = build_objective(state.network, config, state.probes), build_scheduler(state.optimizer, config.train)
     samples = [fixed_sample(config, i) for i in range(config.train.batch_size)]
     bare, whole = [], []
     with tempfile.TemporaryDirectory() as folder:
         record = Record(Path(folder), config, ranks, 0)
         for step in range(args.steps + 1):
-            seconds = bare_pass(config, state, samples, ranks), loop_step(config, state, samples, ranks, record, step)
+            seconds = (
+                bare_pass(config, state, samples, ranks),
+                loop_step(config, state, parts, samples, ranks, record, step),
+            )
             if step > 0:  # the first warms up
                 bare.append(seconds[0])
                 whole.append(seconds[1])
@@ -105,11 +110,16 @@ def bare_pass(config: Config, state: TrainingState, samples: list[PairSample], r
 
 
 def loop_step(
-    config: Config, state: TrainingState, samples: list[PairSample], ranks: Ranks, record: Record, step: int
+    config: Config,
+    state: TrainingState,
+    parts: tuple[nn.Module, Scheduler],
+    samples: list[PairSample],
+    ranks: Ranks,
+    record: Record,
+    step: int,
 ) -> float:
     """Seconds of one step as the training loop makes it, samples being in memory."""
-    objective = build_objective(state.network, config)
-    scheduler = build_scheduler(state.optimizer, config.train)
+    objective, scheduler = parts
     begun = clock(ranks.device)
     scheduler.step_update(step)
     state.optimizer.zero_grad(set_to_none=True)

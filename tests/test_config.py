@@ -45,11 +45,11 @@ def test_every_configuration_trains_for_one_step(path: Path) -> None:
     state = build_state(config, torch.device("cpu"))
     batch = collate([source_for(config).sample(np.random.default_rng(i), 1.0) for i in range(2)])
     with torch.autocast("cpu", torch.bfloat16, enabled=config.train.precision == "bfloat16"):
-        loss, _ = build_objective(state.network, config)(batch)
+        loss, _ = build_objective(state.network, config, state.probes)(batch)
     loss.backward()
     trained = [p for group in state.optimizer.param_groups for p in group["params"]]
     assert torch.isfinite(loss) and all(p.grad is not None and p.grad.isfinite().all() for p in trained)
-    everything = list(state.network.parameters())
+    everything = [*state.network.parameters(), *(state.probes.parameters() if state.probes else ())]
     if config.data.mode == "clips":
         assert len(trained) == len(everything)
     else:  # a pair has no frame before it

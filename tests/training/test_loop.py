@@ -116,8 +116,8 @@ def test_another_run_in_the_folder_is_refused(tmp_path: Path) -> None:
     run(config, tmp_path)
     with pytest.raises(UserError, match="already holds a run"):
         run(config, tmp_path, resume=False)
-    with pytest.raises(UserError, match=r"model\.depth is 4 there, 6 here"):
-        run(tiny_config(steps=2, model={"depth": 6}), tmp_path)
+    with pytest.raises(UserError, match=r"model\.depth is 2 there, 4 here"):
+        run(tiny_config(steps=2, model={"depth": 4}), tmp_path)
     with pytest.raises(UserError, match="data.mode"):
         run(tiny_config("clips", steps=2), tmp_path)
     (tmp_path / "file").write_text("")

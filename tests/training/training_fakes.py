@@ -19,7 +19,7 @@ from vil_tracker.data.sampling import ClipSample, PairSample
 TINY = ModelConfig(
     name="test",
     dim=32,
-    depth=4,
+    depth=2,
     stem="conv",
     template_size=32,
     search_size=64,
@@ -29,7 +29,7 @@ TINY = ModelConfig(
 
 
 def tiny_config(mode: str = "pairs", *, model: dict | None = None, data: dict | None = None, **train: object) -> Config:
-    """A run of a few seconds: 32 channels, 4 sublayers, crops of 32 and 64 pixels."""
+    """A run of a few seconds: 32 channels, 2 sublayers, crops of 32 and 64 pixels."""
     settings = {
         "steps": 12,
         "batch_size": 4,
@@ -142,7 +142,8 @@ def start(
         kill_in_checkpoint: the process kills itself in the middle of writing so manieth checkpoint; 0 never.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["vil_tracker.training.loop", "training_fakes"])
+    # The first step of an optimiser imports torch._dynamo, which takes longer than the run.
+    context.set_forkserver_preload(["vil_tracker.training.loop", "torch._dynamo", "training_fakes"])
     process = context.Process(target=run_training, args=(config, output, environment or {}, kill_in_checkpoint))
     process.start()
     return process
