@@ -11,7 +11,7 @@ from torch import Tensor
 from vil_tracker.config import ModelConfig
 from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import TemporalContext, updated_context
-from vil_tracker.models.inference import InferenceNetwork, prepare_for_inference
+from vil_tracker.models.inference import InferenceNetwork, prepare_for_inference, warm_up
 from vil_tracker.models.inference_sublayer import chunk_length
 from vil_tracker.models.network import NetworkOutput, ViLTrackerNet, build_network
 
@@ -123,3 +123,31 @@ def test_chunk_length(tokens: int, length: int) -> None:
 
 def test_chunk_length_of_a_number_without_divisors() -> None:
     assert chunk_length(289) == 0
+
+
+@pytest.mark.parametrize("bias", [-8.0, 3.0], ids=["strong decay", "weak decay"])
+@torch.no_grad()
+def test_compiled_program_stands_back_where_it_would_be_wrong(bias: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program that is compiled, run as it is written."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    net = network(torch.float64)
+    for sublayer in net.backbone.sublayers:
+        sublayer.layer.mlstm_cell.fgate.bias.fill_(bias)
+    crops, boxes, search, context = inputs(net, (256, 256))
+    memory = net.encode_templates(crops, boxes)
+    found = InferenceNetwork(net, compiled=True).forward_search(search, memory, context)
+    assert_close(found, net.forward_search(search, memory, context), 1e-10)
+
+
+def test_warm_up_runs_both_kinds_of_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepared = InferenceNetwork(network())
+    seen: list[bool] = []
+    forward = prepared.forward_search
+
+    def record(search: Tensor, memory: object, context: TemporalContext | None = None) -> NetworkOutput:
+        seen.append(context is not None)
+        return forward(search, memory, context)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(prepared, "forward_search", record)
+    warm_up(prepared)
+    assert seen == [False, True]

@@ -8,8 +8,8 @@ convolution weights lie in oneDNN's own layout.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
-from typing import Literal, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -22,9 +22,11 @@ from vil_tracker.models.film_temporal import (
     FiLMTemporalModulation,
     TemporalContext,
     resize_context,
+    updated_context,
 )
 from vil_tracker.models.head import CentreHead, decode_maps
-from vil_tracker.models.inference_sublayer import FastConv, FastSublayer
+from vil_tracker.models.inference_sublayer import MAX_DECAY, FastConv, FastSublayer
+from vil_tracker.models.mlstm import MLSTMState
 from vil_tracker.models.network import SEARCH, NetworkOutput, ViLTrackerNet
 from vil_tracker.models.vil import ConvStem, Grid, Memory
 
@@ -62,12 +64,12 @@ class FastFiLM:
     """x + reliability · ((gamma - 1) x + beta), with both nets' first maps as one."""
 
     def __init__(self, film: FiLMTemporalModulation, dtype: torch.dtype) -> None:
-        first, last = (film.gamma_net[0], film.beta_net[0]), (film.gamma_net[2], film.beta_net[2])
-        self.weight = torch.cat([net.weight for net in first]).to(dtype)  # type: ignore[misc]
-        self.bias = torch.cat([net.bias for net in first]).to(dtype)  # type: ignore[misc]
-        self.gamma, self.beta = (net.weight.to(dtype) for net in last)  # type: ignore[union-attr, operator]
-        self.gamma_bias = (last[0].bias - 1).to(dtype)  # type: ignore[operator]
-        self.beta_bias = last[1].bias.to(dtype)  # type: ignore[union-attr, operator]
+        maps = [layer for net in (film.gamma_net, film.beta_net) for layer in net if isinstance(layer, nn.Linear)]
+        gamma_first, gamma_last, beta_first, beta_last = maps
+        self.weight = torch.cat([gamma_first.weight, beta_first.weight]).to(dtype)
+        self.bias = torch.cat([gamma_first.bias, beta_first.bias]).to(dtype)
+        self.gamma, self.gamma_bias = gamma_last.weight.to(dtype), (gamma_last.bias - 1).to(dtype)
+        self.beta, self.beta_bias = beta_last.weight.to(dtype), beta_last.bias.to(dtype)
 
     def __call__(self, x: Tensor, context: Tensor, reliability: Tensor) -> Tensor:
         for_gamma, for_beta = F.gelu(F.linear(context, self.weight, self.bias)).chunk(2, dim=-1)
@@ -82,19 +84,18 @@ class FastHead:
     def __init__(self, head: CentreHead, dtype: torch.dtype) -> None:
         self.stages: list[Callable[[Tensor], Tensor]] = []
         towers = (head.score, head.offset, head.size)
-        for index, layers in enumerate(zip(*towers, strict=True)):
-            if isinstance(layers[0], nn.Conv2d):
-                if layers[0].kernel_size == (1, 1):
-                    weight = torch.block_diag(*(layer.weight.flatten(1) for layer in layers))[..., None, None]
-                    bias = torch.cat([layer.bias for layer in layers]).to(dtype)
-                    self.stages.append(FastConv(weight.to(dtype), bias))
-                else:  # the first ones read the same features, the others their own tower's
-                    weight = torch.cat([layer.weight for layer in layers]).to(dtype)
-                    self.stages.append(FastConv(weight, None, padding=1, groups=1 if index == 0 else len(towers)))
-            elif isinstance(layers[0], nn.GroupNorm):
+        for index in range(len(head.score)):
+            layers: list[Any] = [tower[index] for tower in towers]
+            if isinstance(layers[0], nn.GroupNorm):
                 self.stages.append(_group_norm(layers, dtype))
-            else:
+            elif not isinstance(layers[0], nn.Conv2d):
                 self.stages.append(layers[0])
+            elif layers[0].kernel_size == (1, 1):
+                weight = torch.block_diag(*(layer.weight.flatten(1) for layer in layers))[..., None, None]
+                self.stages.append(FastConv(weight.to(dtype), torch.cat([layer.bias for layer in layers]).to(dtype)))
+            else:  # the first ones read the same features, the others their own tower's
+                weight = torch.cat([layer.weight for layer in layers]).to(dtype)
+                self.stages.append(FastConv(weight, None, padding=1, groups=1 if index == 0 else len(towers)))
 
     def __call__(self, features_BDHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         for stage in self.stages:
@@ -104,25 +105,24 @@ class FastHead:
         return score, offset.sigmoid(), size.sigmoid()
 
 
-def _group_norm(norms: tuple[nn.Module, ...], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def _group_norm(norms: Sequence[nn.GroupNorm], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """Group norms of neighbouring channels as one."""
-    groups = sum(norm.num_groups for norm in norms)  # type: ignore[misc]
-    weight = torch.cat([norm.weight for norm in norms]).to(dtype)  # type: ignore[misc]
-    bias = torch.cat([norm.bias for norm in norms]).to(dtype)  # type: ignore[misc]
-    eps = norms[0].eps
-    return lambda x: F.group_norm(x, groups, weight, bias, eps)  # type: ignore[arg-type]
+    groups, eps = sum(norm.num_groups for norm in norms), norms[0].eps
+    weight = torch.cat([norm.weight for norm in norms]).to(dtype)
+    bias = torch.cat([norm.bias for norm in norms]).to(dtype)
+    return lambda x: F.group_norm(x, groups, weight, bias, eps)
 
 
 def _fast_stem(stem: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
     """Image (B, 3, h, w) to a grid of features (B, D, h, w)."""
-    layers = list(stem) if isinstance(stem, ConvStem) else [stem.proj]  # type: ignore[list-item]
+    layers: list[Any] = list(stem) if isinstance(stem, ConvStem) else [stem.proj]
     stages: list[Callable[[Tensor], Tensor]] = []
     for layer in layers:
         if isinstance(layer, nn.Conv2d):
             bias = None if layer.bias is None else layer.bias.to(dtype)
             stages.append(FastConv(layer.weight.to(dtype), bias, stride=layer.stride[0], padding=int(layer.padding[0])))
         elif isinstance(layer, nn.GroupNorm):
-            stages.append(_group_norm((layer,), dtype))
+            stages.append(_group_norm([layer], dtype))
         else:
             stages.append(layer)
 
@@ -144,7 +144,7 @@ class InferenceNetwork:
     Args:
         network: in evaluation mode; its weights are copied where they are folded.
         precision: "float32" is the weights' own; "int8" quantises the projections and leaves the rest, on a CPU.
-        compiled: let torch.compile make one program of a frame: minutes at the first frame of each crop size.
+        compiled: let torch.compile make programs of the sublayers, at the first frame of each crop and batch size.
 
     Attributes:
         device: where it computes.
@@ -168,8 +168,9 @@ class InferenceNetwork:
         with torch.no_grad():
             backbone = network.backbone
             self._stem = _fast_stem(backbone.patch_embed, self.dtype)
-            self.sublayers = [FastSublayer(sublayer, self.dtype, int8) for sublayer in backbone.sublayers]
-            self._norm = [(1 + backbone.norm.weight).to(self.dtype), backbone.norm.bias.to(self.dtype)]
+            sublayers: list[Any] = list(backbone.sublayers)
+            self.sublayers = [FastSublayer(sublayer, self.dtype, int8) for sublayer in sublayers]
+            self._gain, self._shift = (1 + backbone.norm.weight).to(self.dtype), backbone.norm.bias.to(self.dtype)
             self._norm_eps = backbone.norm.eps
             self._head = FastHead(network.head, self.dtype)
             self.films: dict[int, FastFiLM] = {}
@@ -177,7 +178,8 @@ class InferenceNetwork:
                 film = network.temporal.get_film_layer(index) if network.temporal is not None else None
                 if film is not None:
                     self.films[index] = FastFiLM(film, self.dtype)
-        self._run = torch.compile(self._frame) if compiled else self._frame
+        # One program for even and one for odd sublayers, whose weights are its inputs.
+        self._compiled = torch.compile(FastSublayer.bounded, dynamic=False) if compiled else None
 
     @property
     def config(self) -> ModelConfig:
@@ -204,19 +206,57 @@ class InferenceNetwork:
         """As :meth:`ViLTrackerNet.forward_search`."""
         grid = self._grid(search)
         condition = None if context is None else self.condition(context, grid)
-        maps_and_features = self._run(search.to(self.dtype), self._embedding(grid), memory, condition)
+        maps_and_features = self._frame(search.to(self.dtype), self._embedding(grid), memory, condition)
         return NetworkOutput(*maps_and_features, None)
 
     def _frame(
         self, search: Tensor, embedding: Tensor, memory: Memory, condition: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x_BSD, grid = self._tokens(search, embedding), self._grid(search)
-        for index, (sublayer, state) in enumerate(zip(self.sublayers, memory, strict=True)):
-            x_BSD = sublayer(x_BSD, grid, state)
-            if condition is not None and (film := self.films.get(index)) is not None:
-                x_BSD = film(x_BSD, *condition)
-        x_BSD = F.layer_norm(x_BSD, x_BSD.shape[-1:], *self._norm, eps=self._norm_eps)
+        x_BSD = self._scan(x_BSD, grid, memory, condition)
+        x_BSD = F.layer_norm(x_BSD, x_BSD.shape[-1:], self._gain, self._shift, self._norm_eps)
         return (*self._maps(x_BSD, grid), x_BSD.to(self.io_dtype))
+
+    def _scan(self, x_BSD: Tensor, grid: Grid, memory: Memory, condition: tuple[Tensor, Tensor] | None) -> Tensor:
+        """All sublayers, with the temporal modulation behind some of them."""
+        start, weakest = x_BSD, []
+        for compiled in (True, False) if self._compiled is not None else (False,):
+            x_BSD = start
+            for index, (sublayer, state) in enumerate(zip(self.sublayers, memory, strict=True)):
+                if compiled and self._compiled is not None:
+                    x_BSD, exponent = self._compiled(sublayer, x_BSD, grid, state)
+                    weakest.append(exponent)
+                else:
+                    x_BSD = sublayer(x_BSD, grid, state)
+                if condition is not None and (film := self.films.get(index)) is not None:
+                    x_BSD = film(x_BSD, *condition)
+            if compiled and torch.stack(weakest).amin().item() >= -MAX_DECAY:
+                break  # else the decay is too strong for the compiled form
+        return x_BSD
+
+    def _scan(self, x_BSD: Tensor, grid: Grid, memory: Memory, condition: tuple[Tensor, Tensor] | None) -> Tensor:
+        """All sublayers, with the temporal modulation behind some of them."""
+        weakest: list[Tensor] = []
+
+        def compiled(sublayer: FastSublayer, x: Tensor, state: MLSTMState) -> Tensor:
+            assert self._compiled is not None
+            x, exponent = self._compiled(sublayer, x, grid, state)
+            weakest.append(exponent)
+            return x
+
+        def scan(run: Callable[[FastSublayer, Tensor, MLSTMState], Tensor]) -> Tensor:
+            x = x_BSD
+            for index, (sublayer, state) in enumerate(zip(self.sublayers, memory, strict=True)):
+                x = run(sublayer, x, state)
+                if condition is not None and (film := self.films.get(index)) is not None:
+                    x = film(x, *condition)
+            return x
+
+        if self._compiled is not None:
+            y_BSD = scan(compiled)
+            if torch.stack(weakest).amin().item() >= -MAX_DECAY:
+                return y_BSD  # else a decay is too strong for the compiled form
+        return scan(lambda sublayer, x, state: sublayer(x, grid, state))
 
     def decode(self, output: NetworkOutput, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As :meth:`ViLTrackerNet.decode`."""
@@ -275,3 +315,18 @@ def prepare_for_inference(network: ViLTrackerNet) -> InferenceNetwork:
         prepared = InferenceNetwork(network.eval())
         _prepared[network] = (weights, weakref.ref(prepared))
     return prepared
+
+
+@torch.inference_mode()
+def warm_up(network: InferenceNetwork) -> None:
+    """Run a frame without and one with a context, so that whatever happens at the first ones has happened."""
+    config = network.config
+    side = config.search_size // config.patch_size
+    crops = torch.zeros(1, 1, 3, config.template_size, config.template_size, device=network.device)
+    boxes = torch.tensor([[[0.25, 0.25, 0.75, 0.75]]], device=network.device)
+    memory = network.encode_templates(crops.to(network.io_dtype), boxes.to(network.io_dtype))
+    search = torch.zeros(1, 3, config.search_size, config.search_size, device=network.device, dtype=network.io_dtype)
+    features = network.forward_search(search, memory).features
+    if network.uses_context:
+        context = updated_context(None, features, (side, side), torch.tensor([[0.0, 0.0, 1.0]], device=network.device))
+        network.forward_search(search, memory, context)

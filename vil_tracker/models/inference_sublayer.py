@@ -15,6 +15,7 @@ tokens.
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -40,12 +41,11 @@ class FastConv:
         self.packed = None
         if packed is not None and usable and torch.backends.mkldnn.is_available():
             size = [1, weight.shape[1] * groups, 16 * stride, 16 * stride]
-            self.packed = torch._C._nn.mkldnn_reorder_conv2d_weight(  # type: ignore[attr-defined]
-                weight.contiguous().to_mkldnn(), [padding] * 2, [stride] * 2, [1, 1], groups, size
-            )
+            reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
+            self.packed = reorder(weight.contiguous().to_mkldnn(), [padding] * 2, [stride] * 2, [1, 1], groups, size)
 
     def __call__(self, image: Tensor) -> Tensor:
-        if self.packed is None:
+        if self.packed is None or torch.compiler.is_compiling():
             return F.conv2d(image, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
         stride, padding = [self.stride] * 2, [self.padding] * 2
         return torch.ops.mkldnn._convolution_pointwise(
@@ -81,6 +81,21 @@ def chunk_length(tokens: int) -> int:
     return tokens if tokens <= 4 * CHUNK else 0
 
 
+class Scales(NamedTuple):
+    """Factors that take the place of the decays.
+
+    Attributes:
+        keys: (B, H, S).
+        memory: (B, H), of the template's memory.
+        floor, epsilon: (B, H, S), least denominator and what is added to it.
+    """
+
+    keys: Tensor
+    memory: Tensor
+    floor: Tensor
+    epsilon: Tensor
+
+
 class FastSublayer:
     """One sublayer on search tokens in storage order, starting from a template's memory."""
 
@@ -102,11 +117,15 @@ class FastSublayer:
         assert layer.conv.bias is not None
         self.conv = FastConv(kernel.to(dtype), layer.conv.bias.to(dtype), padding=1, groups=width)
 
-        def block_map(projection: BlockDiagonal) -> tuple[Tensor, Tensor]:
-            merged = projection.merged(self.block).transpose(1, 2).contiguous()  # (groups, out, in)
-            return merged.to(dtype), projection.bias.to(dtype).view(-1, self.block, 1)
+        def block_map(projection: BlockDiagonal, scale: float = 1.0) -> tuple[Tensor, Tensor]:
+            merged = scale * projection.merged(self.block).transpose(1, 2)  # (groups, out, in)
+            return merged.to(dtype).contiguous(), (scale * projection.bias).to(dtype).view(-1, self.block, 1)
 
-        self.q, self.k, self.v = (block_map(p) for p in (layer.q_proj, layer.k_proj, layer.v_proj))
+        # The cell's factor 1/√K of the keys is in the queries' map, and taken out again where the cell brings its own.
+        self.root = math.sqrt(width // HEADS)
+        self.q, self.k, self.v = (
+            block_map(p, scale) for p, scale in ((layer.q_proj, 1 / self.root), (layer.k_proj, 1), (layer.v_proj, 1))
+        )
 
         gates = torch.cat([cell.igate.weight, cell.fgate.weight]).chunk(3, dim=1)
         folded = [p.fold_into(rows) for p, rows in zip((layer.q_proj, layer.k_proj, layer.v_proj), gates, strict=True)]
@@ -121,14 +140,25 @@ class FastSublayer:
         self.skip = layer.learnable_skip.to(dtype)
 
     def __call__(self, x_BSD: Tensor, grid: Grid, state: MLSTMState) -> Tensor:
+        """Search tokens after this sublayer."""
+        y_BSD, weakest = self.bounded(x_BSD, grid, state, check=True)
+        return y_BSD
+
+    def bounded(self, x_BSD: Tensor, grid: Grid, state: MLSTMState, check: bool = False) -> tuple[Tensor, Tensor]:
+        """As :meth:`__call__`, without a look at numbers, so that it can be compiled.
+
+        Returns:
+            The tokens, and the smallest exponent of a decay: they are right if that is above -:data:`MAX_DECAY`. With
+            ``check`` they are right in any case.
+        """
         normed = F.layer_norm(x_BSD, x_BSD.shape[-1:], eps=self.norm_eps)
         xm_BSE = self.up_x(normed)
         image = rearrange(xm_BSE, "b (r c) e -> b e r c", r=grid[0])
         a_BSE = F.silu(rearrange(self.conv(image), "b e r c -> b (r c) e"), inplace=True)
-        y_BSE = self._cell(a_BSE, xm_BSE, state)
+        y_BSE, weakest = self._cell(a_BSE, xm_BSE, state, check)
         y_BSE.addcmul_(a_BSE, self.skip)
         y_BSE.mul_(F.silu(self.up_z(normed), inplace=True))
-        return self.down(y_BSE).add_(x_BSD)
+        return self.down(y_BSE).add_(x_BSD), weakest
 
     def map_heads(self, x_BSE: Tensor, weight_and_bias: tuple[Tensor, Tensor]) -> Tensor:
         """A block-diagonal projection: (B, S, E) -> (B H, K, S)."""
@@ -138,23 +168,23 @@ class FastSublayer:
         y = torch.baddbmm(bias, weight, x)
         return y.view(HEADS, E // HEADS, B, S).permute(2, 0, 1, 3).reshape(B * HEADS, E // HEADS, S)
 
-    def _cell(self, a_BSE: Tensor, xm_BSE: Tensor, state: MLSTMState) -> Tensor:
-        """The cell and the affine norm of its output, (B, S, E)."""
-        B, S, E = a_BSE.shape
+    def _cell(self, a_BSE: Tensor, xm_BSE: Tensor, state: MLSTMState, check: bool) -> tuple[Tensor, Tensor]:
+        """The cell and the affine norm of its output, (B, S, E), and the smallest exponent."""
+        B, S, _ = a_BSE.shape
         q, k, v = self.map_heads(a_BSE, self.q), self.map_heads(a_BSE, self.k), self.map_heads(xm_BSE, self.v)
         i, f = self.gates(a_BSE, xm_BSE)
+        scales, weakest = self.scales(i, f, state.m.to(self.wide))
         L = chunk_length(S)
-        scales = self.scales(i, f, state.m.to(self.wide)) if L else None
-        if scales is None:
+        if L == 0 or (check and weakest.item() < -MAX_DECAY):
             h = self.any_decay(q, k, v, i, f, state)  # (B, H, S, K)
             h = F.layer_norm(h, h.shape[-1:], eps=self.outnorm_eps).transpose(1, 2)
-            return torch.addcmul(self.shift, h, self.gain).flatten(2)
-        h = self.chunks(q, k, v, *scales, state, L)  # (N, B H, L, K)
+            return torch.addcmul(self.shift, h, self.gain).flatten(2), torch.zeros_like(weakest)
+        h = self.chunks(q, k, v, scales, state, L)  # (N, B H, L, K)
         h = F.layer_norm(h, h.shape[-1:], eps=self.outnorm_eps)
         h = h.view(S // L, B, HEADS, L, -1).permute(1, 0, 3, 2, 4)
         y_BSE = torch.empty_like(a_BSE)
         torch.addcmul(self.shift, h, self.gain, out=y_BSE.view(h.shape))
-        return y_BSE
+        return y_BSE, weakest
 
     def gates(self, a_BSE: Tensor, xm_BSE: Tensor) -> tuple[Tensor, Tensor]:
         """Pre-activations of the input and forget gates, (B, H, S)."""
@@ -164,46 +194,36 @@ class FastSublayer:
         i, f = gates.view(2, HEADS, B, S).transpose(1, 2)
         return i, f
 
-    def scales(self, i: Tensor, f: Tensor, m0: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
-        """Factors of the keys, of the memory, and the two bounds of the denominator, relative to the last M.
-
-        Returns:
-            keys (B, H, S), memory (B, H), floor (B, H, S), epsilon (B, H, S); None where the decay is too strong.
-        """
+    def scales(self, i: Tensor, f: Tensor, m0: Tensor) -> tuple[Scales, Tensor]:
+        """Factors relative to the last M, from gates (B, H, S) and the memory's m (B, H); and the smallest exponent
+        with which a query's row is scaled: below -:data:`MAX_DECAY` they must not be used."""
         if self.reverse:
             i, f = i.flip(-1), f.flip(-1)
         b = torch.cumsum(F.logsigmoid(f), dim=-1)
         c = i - b
         M = torch.maximum(torch.cummax(c, dim=-1).values, m0[..., None])
         last = M[..., -1:]
-        exponents = torch.stack([c, M, -b])
-        exponents[:2] -= last
-        exponents[2] -= last
-        if torch.compiler.is_compiling() or exponents[1, ..., 0].amin().item() < -MAX_DECAY:
-            return None
+        exponents = torch.stack([c, M, -b]).sub_(last)
+        weakest = exponents[1, ..., 0].amin()
         factors = exponents.exp_()
         if self.reverse:
             factors = factors.flip(-1)
-        return factors[0], torch.exp(m0 - last[..., 0]), factors[2], factors[1] * EPS
+        return Scales(factors[0], torch.exp(m0 - last[..., 0]), factors[2], factors[1] * EPS), weakest
 
     def chunks(
         self,
         q: Tensor,
         k: Tensor,
         v: Tensor,
-        key_scale: Tensor,
-        memory_scale: Tensor,
-        floor: Tensor,
-        epsilon: Tensor,
+        scales: Scales,
         state: MLSTMState,
         L: int,
     ) -> Tensor:
         """h by chunks, (N, B H, L, K), from q, k, v of (B H, K, S)."""
         G, K, S = q.shape
         N, wide, dtype = S // L, self.wide, q.dtype
-        scale = 1 / math.sqrt(K)
-        k = k.mul_((key_scale * scale).to(dtype).view(G, 1, S))
-        memory_scale = memory_scale.reshape(G, 1, 1)
+        k = k.mul_(scales.keys.to(dtype).reshape(G, 1, S))
+        memory_scale = scales.memory.reshape(G, 1, 1) * self.root
         C = (state.C.to(wide).view(G, K, K) * memory_scale).to(dtype)
         n = state.n.to(wide).view(G, K, 1) * memory_scale
 
@@ -227,7 +247,7 @@ class FastSublayer:
             num[index].baddbmm_(W[index], v_GLK)
             if step + 1 < N:
                 C = torch.baddbmm(C, k[..., part], v_GLK)
-        floor, epsilon = (bound.reshape(G, N, L).transpose(0, 1) for bound in (floor, epsilon))
+        floor, epsilon = (bound.reshape(G, N, L).transpose(0, 1) for bound in (scales.floor, scales.epsilon))
         return num.mul_(torch.maximum(den.abs_(), floor).add_(epsilon).reciprocal_().to(dtype)[..., None])
 
     def _ordered(self, chunks: Tensor) -> Tensor:
@@ -239,5 +259,5 @@ class FastSublayer:
         q, k, v = (rearrange(t, "(b h) k s -> b h s k", h=HEADS) for t in (q, k, v))
         if self.reverse:
             q, k, v, i, f = q.flip(2), k.flip(2), v.flip(2), i.flip(2), f.flip(2)
-        h, _ = mlstm_scan(q, k, v, i, f, state)
+        h, _ = mlstm_scan(q * self.root, k, v, i, f, state)
         return h.flip(2) if self.reverse else h
