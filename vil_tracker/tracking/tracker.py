@@ -59,6 +59,10 @@ class Tracker:
     def __init__(
         self, model: ViLTrackerNet | SearchModel, config: TrackConfig | None = None, timer: Timer | None = None
     ) -> None:
+        if model.config.scan != "prefix":
+            raise UserError(
+                f"a network with scan: {model.config.scan} has no template memory: train one with scan: prefix to track"
+            )
         self.model: SearchModel = prepare_for_inference(model) if isinstance(model, ViLTrackerNet) else model
         self.config = config or TrackConfig()
         self.timer = timer
