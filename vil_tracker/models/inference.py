@@ -219,23 +219,6 @@ class InferenceNetwork:
 
     def _scan(self, x_BSD: Tensor, grid: Grid, memory: Memory, condition: tuple[Tensor, Tensor] | None) -> Tensor:
         """All sublayers, with the temporal modulation behind some of them."""
-        start, weakest = x_BSD, []
-        for compiled in (True, False) if self._compiled is not None else (False,):
-            x_BSD = start
-            for index, (sublayer, state) in enumerate(zip(self.sublayers, memory, strict=True)):
-                if compiled and self._compiled is not None:
-                    x_BSD, exponent = self._compiled(sublayer, x_BSD, grid, state)
-                    weakest.append(exponent)
-                else:
-                    x_BSD = sublayer(x_BSD, grid, state)
-                if condition is not None and (film := self.films.get(index)) is not None:
-                    x_BSD = film(x_BSD, *condition)
-            if compiled and torch.stack(weakest).amin().item() >= -MAX_DECAY:
-                break  # else the decay is too strong for the compiled form
-        return x_BSD
-
-    def _scan(self, x_BSD: Tensor, grid: Grid, memory: Memory, condition: tuple[Tensor, Tensor] | None) -> Tensor:
-        """All sublayers, with the temporal modulation behind some of them."""
         weakest: list[Tensor] = []
 
         def compiled(sublayer: FastSublayer, x: Tensor, state: MLSTMState) -> Tensor:
