@@ -44,6 +44,17 @@ def _floor(m: Tensor) -> Tensor:
     return torch.exp(torch.clamp(-m, max=0.9 * math.log(torch.finfo(m.dtype).max)))
 
 
+def _running_max(x: Tensor) -> Tensor:
+    """cummax over the last axis. ONNX has no such operator: a graph gets maxima over spans that double."""
+    if not torch.compiler.is_compiling():
+        return torch.cummax(x, dim=-1).values
+    span, size = 1, x.shape[-1]
+    while span < size:
+        x = torch.maximum(x, F.pad(x[..., :-span], (span, 0), value=-math.inf))
+        span *= 2
+    return x
+
+
 def _decayed_products(
     q: Tensor, k: Tensor, v: Tensor, c_BHS: Tensor, M_BHS: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -93,7 +104,7 @@ def _parallel(
     dtype = i.dtype
     b_BHS = torch.cumsum(F.logsigmoid(f), dim=-1)
     c_BHS = i - b_BHS
-    M_BHS = torch.cummax(c_BHS, dim=-1).values
+    M_BHS = _running_max(c_BHS)
     if state is not None:
         M_BHS = torch.maximum(M_BHS, state.m[..., None])
     M_const = M_BHS.detach()

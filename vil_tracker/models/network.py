@@ -163,7 +163,7 @@ class ViLTrackerNet(nn.Module):
         target = cell_coverage(boxes.flatten(0, 1).to(tokens.dtype), grid)[..., None]
         background_type, target_type = self.type_embed[TEMPLATE_BACKGROUND], self.type_embed[TEMPLATE_TARGET]
         tokens = tokens + background_type + target * (target_type - background_type)
-        return rearrange(tokens, "(b n) s d -> b (n s) d", b=len(templates)), grid
+        return rearrange(tokens, "(b n) s d -> b (n s) d", n=templates.shape[1]), grid
 
     def _embed_search(self, search: Tensor) -> tuple[Tensor, Grid]:
         tokens, grid = self.backbone.embed(search)

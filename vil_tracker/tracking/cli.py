@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vil_tracker.errors import UserError
+from vil_tracker.tracking.loading import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vil_tracker.models.inference import Precision
     from vil_tracker.tracking.run import OutputSettings, Summary, TrackerLike
     from vil_tracker.tracking.select import Target, Window
     from vil_tracker.tracking.video import Frame, Source
@@ -92,22 +94,45 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     output.add_argument("--show", action="store_true", help="show the results in a window while tracking")
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--weights", default="nano", metavar="NAME|FILE", help="shipped weights by name, or a file (default nano)"
+        "--weights",
+        default="nano",
+        metavar="NAME|FILE|DIR",
+        help="shipped weights by name, a file, or the folder of an exported network (default nano)",
     )
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+    model.add_argument("--dtype", default="float32", choices=PRECISIONS, help="precision (default float32)")
+    model.add_argument(
+        "--backend", choices=BACKENDS, help="what runs the network (default: torch, or what an exported one is for)"
+    )
+    model.add_argument(
+        "--compile", action="store_true", help="compile the network first: minutes, for long videos and streams"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``track``; returns 0, or 128 plus the number of the signal that ended it."""
-    return track(args, lambda: load_tracker_factory(args.weights, args.device))
+
+    def load() -> Callable[[], TrackerLike]:
+        return load_tracker_factory(
+            args.weights, args.device, precision=args.dtype, compiled=args.compile, backend=args.backend
+        )
+
+    return track(args, load)
 
 
-def load_tracker_factory(weights: str, device: str) -> Callable[[], TrackerLike]:
+def load_tracker_factory(
+    weights: str,
+    device: str,
+    *,
+    precision: Precision = "float32",
+    compiled: bool = False,
+    backend: str | None = None,
+) -> Callable[[], TrackerLike]:
     """Load a network once; every tracker that the result makes shares it."""
-    from vil_tracker.models.pretrained import load_model
+    from vil_tracker.tracking.loading import load_search_model
     from vil_tracker.tracking.tracker import Tracker
 
-    model = load_model(weights, device=device)
+    model = load_search_model(weights, device, precision=precision, compiled=compiled, backend=backend)
     return lambda: Tracker(model)
 
 

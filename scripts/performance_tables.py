@@ -1,0 +1,147 @@
+"""Fill the tables of docs/performance.md from the measured JSON files.
+
+example: python scripts/performance_tables.py docs/performance.md --results docs/results
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from vil_tracker import cli
+from vil_tracker.errors import UserError, atomic_write
+
+PARTS = ("stem", "projections", "convolution", "q, k, v", "cell", "norms, gates", "modulation", "head", "frame")
+
+
+def table(header: list[str], rows: list[list[str]]) -> str:
+    """A Markdown table; all columns but the first are numbers."""
+    lines = [header, ["---"] + ["--:"] * (len(header) - 1), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def machine_line(found: dict[str, Any], command: str) -> str:
+    """What ran where."""
+    machine = found["machine"]
+    return (
+        f"`{command}` on {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads "
+        f"({machine['instructions']}), PyTorch {machine['torch']}."
+    )
+
+
+def ratio_table(found: dict[str, Any]) -> str:
+    """Ours beside the one-stream ViT, every size and precision."""
+    rows = [
+        [
+            size,
+            dtype,
+            templates,
+            f"{row['ours_milliseconds']:.1f}",
+            f"{row['vit_milliseconds']:.1f}",
+            f"{row['ratio']:.2f}",
+        ]
+        for dtype, measured in found["dtypes"].items()
+        for size, counts in measured.get("against_vit", {}).items()
+        for templates, row in counts.items()
+    ]
+    return table(["network", "precision", "templates", "ours, ms", "ViT, ms", "ratio"], rows)
+
+
+def part_table(found: dict[str, Any]) -> str:
+    """Operations, time and rate by part, and the roofline, for each precision."""
+    blocks = []
+    for dtype, measured in found["dtypes"].items():
+        rows = []
+        for part in PARTS:
+            milliseconds, work = measured["milliseconds"].get(part), measured["gflop"].get(part)
+            rate = f"{1e3 * work / milliseconds:.0f}" if work and milliseconds else ""
+            rows.append([part, f"{work:.3f}" if work else "", f"{milliseconds:.2f}" if milliseconds else "", rate])
+        blocks.append(
+            f"{found['model']['name']}, {dtype}:\n\n{table(['part', 'GFLOP', 'ms', 'GFLOP/s'], rows)}\n\n"
+            f"Matmul rate {measured['matmul_gflops']:.0f} GFLOP/s, copy rate "
+            f"{measured['copy_gbytes_per_second']:.0f} GB/s; {measured['gflop']['frame']:.2f} GFLOP and "
+            f"{measured['mbytes_read']:.0f} MB of weights and memory give a floor of "
+            f"{measured['floor_milliseconds']:.1f} ms; a frame reaches {measured['share_of_matmul_rate']:.0%} of the "
+            "matmul rate."
+        )
+    return "\n\n".join(blocks)
+
+
+def video_table(found: dict[str, Any]) -> str:
+    """Frames per second of whole videos, and of OpenCV's trackers."""
+    rows = [
+        [f"{found['model']['name']}: {name.replace('_', ' ')}", f"{row['frames_per_second']:.1f}"]
+        for name, row in found["end_to_end"].items()
+    ]
+    rows += [
+        [f"OpenCV {name}", f"{rate:.1f}"] for name, rate in found.get("peers", {}).items() if rate == float_of(rate)
+    ]
+    rows.append(["peak memory, MiB", f"{found['peak_memory_mib']:.0f}"])
+    return table(["1280×720 video", "frames/s"], rows)
+
+
+def float_of(value: object) -> float | None:
+    """The number, or None for a text."""
+    return value if isinstance(value, float) else None
+
+
+def scaling_tables(found: dict[str, Any]) -> str:
+    """Growth with templates, search size, targets and frames."""
+    blocks = []
+    for key, label in (("templates", "templates"), ("search_size", "search side, px")):
+        rows = [[count, f"{row['ours']:.1f}", f"{row['vit']:.1f}"] for count, row in found[key].items()]
+        blocks.append(table([label, "ours, ms", "ViT, ms"], rows))
+    rows = [[count, f"{value:.1f}", f"{value / int(count):.1f}"] for count, value in found["targets"].items()]
+    blocks.append(table(["targets", "step, ms", "per target, ms"], rows))
+    if "soak" in found:
+        rows = [[count, f"{value:.0f}"] for count, value in found["soak"]["resident_mib"].items()]
+        blocks.append(
+            f"{table(['frames', 'resident, MiB'], rows)}\n\nLargest growth: {found['soak']['growth_mib']:.1f} MiB."
+        )
+    return "\n\n".join(blocks)
+
+
+def fill(text: str, name: str, content: str) -> str:
+    """Replace what stands between the markers of ``name``."""
+    pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    if not pattern.search(text):
+        raise UserError(f"the page has no markers <!-- {name} --> and <!-- /{name} -->")
+    return pattern.sub(lambda match: f"{match[1]}\n{content}\n\n{match[2]}", text)
+
+
+def run(page: Path, results: Path) -> int:
+    """Rewrite the page; returns 0."""
+    text = page.read_text(encoding="utf-8")
+    for file in sorted(results.glob("benchmark*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        line = machine_line(found, f"vil-tracker benchmark --model {found['model']['name']}")
+        if any("against_vit" in measured for measured in found["dtypes"].values()):
+            text = fill(text, "ratios", f"{line.replace('`, ', '` ')}\n\n{ratio_table(found)}")
+        name = found["model"]["name"]
+        text = fill(text, f"parts {name}", part_table(found))
+        text = fill(text, f"video {name}", f"{line}\n\n{video_table(found)}")
+    scaling = results / "scaling.json"
+    if scaling.is_file():
+        found = json.loads(scaling.read_text(encoding="utf-8"))
+        line = machine_line(found, f"python scripts/scaling.py --model {found['model']}")
+        text = fill(text, "scaling", f"{line}\n\n{scaling_tables(found)}")
+    with atomic_write(page) as stream:
+        stream.write(text.encode())
+    return 0
+
+
+def main() -> int:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--results", type=Path, required=True, help="folder of benchmark*.json and scaling.json")
+    args = parser.parse_args()
+    return cli.guarded(lambda: run(args.page, args.results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from vil_tracker import cli
+from vil_tracker.benchmarking import end_to_end, run
+from vil_tracker.benchmarking.machine import time_interleaved
+from vil_tracker.benchmarking.parts import count_operations, frame_inputs
+from vil_tracker.benchmarking.vit import OneStreamViT
+from vil_tracker.config import ModelConfig
+from vil_tracker.models.inference import InferenceNetwork
+from vil_tracker.models.network import build_network
+
+TOY = ModelConfig(
+    name="toy", dim=32, depth=2, template_size=32, search_size=64, modulation_interval=2, head_channels=16
+)
+KEYS = {f"vit_{size}_{count}" for size in ("tiny", "small") for count in ("1_template", "4_templates", "8_templates")}
+
+
+def test_command_measures_everything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "MODEL_SIZES", dict.fromkeys(("nano", "tiny", "small"), TOY))
+    monkeypatch.setattr(end_to_end, "KNOWN", ("MIL", "GOTURN"))
+    monkeypatch.setattr(end_to_end, "PEER_SECONDS", 0.01)
+    file = tmp_path / "new" / "found.json"
+    words = ["benchmark", "--peers", "--repeats", "2", "--frames", "4", "--dtype", "float32", "bfloat16"]
+    assert cli.main([*words, "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    assert found["ratios"].keys() == KEYS and all(ratio > 0 for ratio in found["ratios"].values())
+    assert found["dtypes"].keys() == {"float32", "bfloat16"}
+    assert found["dtypes"]["bfloat16"]["ratios"].keys() == KEYS
+    for part in ("stem", "projections", "cell", "head", "frame"):
+        assert found["dtypes"]["float32"]["milliseconds"][part] > 0
+    assert found["end_to_end"]["boxes_and_video"]["frames_per_second"] > 0
+    assert {"decode", "network", "write"} <= found["end_to_end"]["boxes_and_video"]["milliseconds"].keys()
+    assert found["peers"]["MIL"] > 0 and isinstance(found["peers"]["GOTURN"], str)
+    text = capsys.readouterr().out
+    assert "peak memory" in text and "matmul rate" in text and "GFLOP" in text
+
+
+def test_operations_against_a_count_of_the_products() -> None:
+    """PyTorch's own counter sees the same convolutions and projections; it counts whole blocks elsewhere."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = build_network(TOY).eval().requires_grad_(False)
+    ours = count_operations(network)
+    crops = torch.zeros(1, 3, 64, 64)
+    with FlopCounterMode(display=False) as counter:
+        tokens, grid = network.backbone.embed(crops)
+        network.head(tokens.transpose(1, 2).unflatten(2, grid))
+    assert ours["stem"] + ours["head"] == counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        for sublayer in network.backbone.sublayers:
+            sublayer.layer.proj_down(sublayer.layer.proj_up(tokens)[..., :64].contiguous())
+    assert ours["projections"] == counter.get_total_flops()
+
+
+def test_reference_vit_reads_templates_and_search() -> None:
+    torch.manual_seed(0)
+    network = InferenceNetwork(build_network(TOY).eval())
+    vit = OneStreamViT(network)
+    search = frame_inputs(network).search
+    one, other = vit.frame(search, vit.tokens_of_templates(2)), vit.frame(search, vit.tokens_of_templates(2))
+    assert one[0].shape == (1, 4) and one[1].shape == (1,)
+    assert not torch.equal(one[1], other[1])
+    # 16 search and 8 template tokens, 12 blocks: attention's four maps, the MLP, and its two products of tokens
+    assert vit.operations(2) == 12 * (2 * 24 * 32 * 12 * 32 + 4 * 24 * 24 * 32)
+
+
+def test_interleaved_runs_every_function_alike() -> None:
+    calls: list[str] = []
+    seconds = time_interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3)
+    assert calls == ["a", "b"] * 5 and seconds.keys() == {"a", "b"}
+
+
+@pytest.mark.parametrize("words", [["--threads", "0"], ["--repeats", "1"], ["--peers-dir", "nowhere"]])
+def test_mistakes_are_told_in_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["benchmark", *words]) == 2
+    assert capsys.readouterr().err.count("\n") == 1

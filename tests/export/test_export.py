@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vil_tracker import cli
+from vil_tracker.boxes import iou
+from vil_tracker.config import ModelConfig
+from vil_tracker.data.demo_clip import DemoClip
+from vil_tracker.errors import UserError
+from vil_tracker.export.graphs import (
+    FRAME_INPUTS,
+    FrameGraph,
+    empty_memory,
+    example_inputs,
+    stack_memory,
+    unstack_memory,
+)
+from vil_tracker.export.parity import compare
+from vil_tracker.export.runner import ExportedModel
+from vil_tracker.export.write import export_network
+from vil_tracker.models.film_temporal import TemporalContext, updated_context
+from vil_tracker.models.network import ViLTrackerNet, build_network
+from vil_tracker.models.pretrained import save_model
+from vil_tracker.tracking.loading import load_search_model
+
+TOY = ModelConfig(
+    name="toy", dim=32, depth=2, template_size=32, search_size=80, modulation_interval=2, head_channels=16
+)
+
+
+@pytest.fixture(scope="module")
+def network() -> ViLTrackerNet:
+    """A network in which no parameter has its trivial initial value.
+
+    Its scores differ little, so that the window decides on the cell: near ties of scores that mean nothing would make
+    two sessions part after a rounding.
+    """
+    torch.manual_seed(0)
+    net = build_network(TOY).eval()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        net.head.score[-1].weight.mul_(0.1)
+    return net
+
+
+@pytest.fixture(scope="module")
+def onnx_folder(network: ViLTrackerNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"needs {module}: pip install 'vil-tracker[export]'")
+    return export_network(network, tmp_path_factory.mktemp("export") / "onnx", "onnx")
+
+
+def inputs(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, TemporalContext]:
+    generator = torch.Generator().manual_seed(batch)
+    crops = torch.randn(batch, 2, 3, 32, 32, generator=generator)
+    boxes = torch.tensor([0.2, 0.2, 0.7, 0.8]).expand(batch, 2, 4)
+    tokens = torch.randn(batch, 25, 32, generator=generator)
+    context = updated_context(None, tokens, (5, 5), torch.tensor([[50.0, 50.0, 40.0]] * batch))
+    return crops, boxes, torch.randn(batch, 3, 80, 80, generator=generator), context
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@torch.no_grad()
+def test_onnx_gives_the_networks_outputs(network: ViLTrackerNet, onnx_folder: Path, batch: int) -> None:
+    """Two templates one after the other, with and without a context."""
+    exported = ExportedModel(onnx_folder, threads=1)
+    crops, boxes, search, context = inputs(batch)
+    memory, expected_memory = exported.encode_templates(crops, boxes), network.encode_templates(crops, boxes)
+    for state, expected_state in zip(memory, expected_memory, strict=True):
+        for ours, theirs in zip(state, expected_state, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    for known in (None, context):
+        found = exported.forward_search(search, memory, known)
+        expected = network.forward_search(search, expected_memory, known)
+        for ours, theirs in zip(found[:4], expected[:4], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_onnx_finds_the_same_boxes_over_100_frames(network: ViLTrackerNet, onnx_folder: Path) -> None:
+    clip = DemoClip(frames=101, width=320, height=180)
+    parity = compare(network, ExportedModel(onnx_folder, threads=1), list(clip), clip.boxes[0])
+    assert parity.frames == 100 and parity.least >= 0.999 and parity.holds
+
+
+def test_track_command_runs_the_exported_network(network: ViLTrackerNet, onnx_folder: Path, tmp_path: Path) -> None:
+    from vil_tracker.images import write_image
+
+    weights = tmp_path / "toy.safetensors"
+    save_model(network, weights)
+    clip = DemoClip(frames=4, width=320, height=180)
+    (tmp_path / "clip").mkdir()
+    for index, frame in enumerate(clip):
+        write_image(tmp_path / "clip" / f"{index}.png", frame)
+    box = ",".join(str(value) for value in clip.boxes[0])
+    found = {}
+    for name, words in {
+        "torch": ["--weights", str(weights)],
+        "onnx": ["--weights", str(onnx_folder), "--backend", "onnxruntime"],
+        "bfloat16": ["--weights", str(weights), "--dtype", "bfloat16"],
+    }.items():
+        folder = tmp_path / name
+        words = ["-q", "track", str(tmp_path / "clip"), "--box", box, "--no-video", "-o", str(folder), *words]
+        assert cli.main(words) == 0
+        found[name] = np.genfromtxt(folder / "boxes.csv", delimiter=",", names=True)
+    boxes = {name: np.stack([table[key] for key in ("x", "y", "w", "h")], 1) for name, table in found.items()}
+    assert iou(boxes["torch"], boxes["onnx"]).min() >= 0.999
+    assert np.isfinite(boxes["bfloat16"]).all()
+
+
+@pytest.mark.parametrize("format", ["torch-export", "openvino"])
+@torch.no_grad()
+def test_other_formats_give_the_networks_outputs(network: ViLTrackerNet, tmp_path: Path, format: str) -> None:
+    if format == "openvino" and importlib.util.find_spec("openvino") is None:
+        pytest.skip("needs openvino: pip install 'vil-tracker[openvino]'")
+    exported = ExportedModel(export_network(network, tmp_path / "out", format), threads=1)  # type: ignore[arg-type]
+    for batch in (1, 2):
+        crops, boxes, search, context = inputs(batch)
+        found = exported.forward_search(search, exported.encode_templates(crops, boxes), context)
+        expected = network.forward_search(search, network.encode_templates(crops, boxes), context)
+        for ours, theirs in zip(found[:4], expected[:4], strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_frame_graph_decodes_and_learns_as_the_session_does(network: ViLTrackerNet) -> None:
+    crops, boxes, search, context = inputs(2)
+    memory = network.encode_templates(crops, boxes)
+    window = torch.rand(2, 5, 5)
+    graph = FrameGraph(network)
+    outputs = graph(search, *stack_memory(memory), context.features, context.valid, window)
+    expected = network.forward_search(search, memory, context)
+    for ours, theirs in zip(outputs[:2], network.decode(expected, window), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    learned = updated_context(context, expected.features, context.grid, context.crops)
+    torch.testing.assert_close(outputs[-1], learned.features, rtol=1e-5, atol=1e-5)
+
+
+def test_empty_memory_is_no_memory(network: ViLTrackerNet) -> None:
+    crops, boxes, _, _ = inputs(1)
+    memory = unstack_memory(*empty_memory(TOY, 1))
+    with torch.no_grad():
+        found, expected = network.encode_templates(crops, boxes, memory), network.encode_templates(crops, boxes)
+    for ours, theirs in zip(stack_memory(found), stack_memory(expected), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_examples_fit_the_graphs(network: ViLTrackerNet) -> None:
+    _, frame = example_inputs(TOY, 2)
+    assert len(frame) == len(FRAME_INPUTS)
+    with torch.no_grad():
+        boxes, scores, *_ = FrameGraph(network)(*frame)
+    assert boxes.shape == (2, 4) and scores.shape == (2,)
+
+
+def test_a_folder_of_something_else_is_left_alone(network: ViLTrackerNet, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="no earlier export"):
+        export_network(network, tmp_path, "torch-export")
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_a_failure_leaves_nothing(network: ViLTrackerNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch.export, "export", full)
+    with pytest.raises(UserError, match="No space left"):
+        export_network(network, tmp_path / "out", "torch-export")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_mistakes_are_told(onnx_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is none: write one with vil-tracker export --format onnx"):
+        load_search_model("nano", backend="onnxruntime")
+    with pytest.raises(UserError, match="was exported as onnx"):
+        load_search_model(onnx_folder, backend="openvino")
+    with pytest.raises(UserError, match="leave --backend out"):
+        load_search_model(onnx_folder, backend="torch")
+    with pytest.raises(UserError, match="float32 on the CPU"):
+        load_search_model(onnx_folder, precision="int8")
+    with pytest.raises(UserError, match="holds no exported tracker"):
+        ExportedModel(tmp_path)
+    damaged = tmp_path / "damaged"
+    shutil.copytree(onnx_folder, damaged)
+    (damaged / "frame.onnx").write_bytes(b"not a graph")
+    with pytest.raises(UserError, match="cannot load"):
+        ExportedModel(damaged)
+    (damaged / "model.json").write_text("{")
+    with pytest.raises(UserError, match="is damaged"):
+        ExportedModel(damaged)

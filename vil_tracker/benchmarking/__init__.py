@@ -1,0 +1,1 @@
+"""How fast it is: parts of a frame, a whole video, and others beside it in the same run."""

@@ -1,0 +1,84 @@
+"""``vil-tracker benchmark``: how fast this machine tracks, and where the time goes."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from vil_tracker.errors import UserError, atomic_write
+
+EPILOG = """\
+examples:
+  vil-tracker benchmark                                 the shipped network
+  vil-tracker benchmark --model small --threads 2       a size without weights: random ones cost the same time
+  vil-tracker benchmark --peers --json benchmark.json   beside OpenCV's trackers and a one-stream ViT
+"""
+PRECISIONS = ("float32", "bfloat16", "int8")
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``benchmark`` to the command line."""
+    parser = subparsers.add_parser(
+        "benchmark",
+        help="measure speed and memory",
+        description="Measure a frame part by part and a whole generated video; all figures are medians.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument(
+        "--model", default="nano", choices=("nano", "tiny", "small", "base"), help="size of the network (default nano)"
+    )
+    parser.add_argument("--weights", metavar="NAME|FILE", help="measure these weights instead of random ones")
+    parser.add_argument(
+        "--dtype",
+        nargs="+",
+        default=["float32"],
+        choices=PRECISIONS,
+        help="precisions to measure, the first one for whole videos (default float32)",
+    )
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's)")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or mps (default cpu)")
+    parser.add_argument("--compile", action="store_true", help="compile the network first (minutes, not timed)")
+    parser.add_argument("--repeats", type=int, default=20, metavar="N", help="repeats of each timing (default 20)")
+    parser.add_argument("--frames", type=int, default=120, metavar="N", help="length of the video (default 120)")
+    parser.add_argument(
+        "--peers", action="store_true", help="measure OpenCV's trackers and a one-stream ViT in the same run"
+    )
+    parser.add_argument("--peers-dir", metavar="DIR", help="folder of the networks of OpenCV's trackers")
+    parser.add_argument("--json", metavar="FILE", help="write everything measured")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run ``benchmark``; returns 0."""
+    if args.threads is not None and args.threads < 1:
+        raise UserError(f"--threads {args.threads} is below 1: give how many threads to use")
+    for option in ("repeats", "frames"):
+        if getattr(args, option) < 2:
+            raise UserError(f"--{option} {getattr(args, option)} is below 2: give at least 2")
+    if args.peers_dir and not Path(args.peers_dir).is_dir():
+        raise UserError(f"--peers-dir {args.peers_dir}: no such folder")
+    from vil_tracker.benchmarking.report import as_text
+    from vil_tracker.benchmarking.run import Settings, measure
+
+    settings = Settings(
+        model=args.model,
+        weights=args.weights,
+        precisions=tuple(dict.fromkeys(args.dtype)),
+        threads=args.threads,
+        device=args.device,
+        compiled=args.compile,
+        repeats=args.repeats,
+        frames=args.frames,
+        peers=args.peers,
+        peers_dir=Path(args.peers_dir) if args.peers_dir else None,
+    )
+    measured: dict[str, Any] = measure(settings, log=None if getattr(args, "quiet", False) else print)
+    print(as_text(measured))
+    if args.json:
+        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(args.json) as stream:
+            stream.write((json.dumps(measured, indent=2) + "\n").encode())
+    return 0

@@ -1,0 +1,95 @@
+"""Whole videos: decoding, crop, network, drawing and writing of a 1280×720 clip; other trackers on the same frames."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from vil_tracker.data.demo_clip import FPS, DemoClip
+from vil_tracker.errors import UserError
+from vil_tracker.evaluation.peers import KNOWN, OpenCvTracker
+from vil_tracker.models.inference import InferenceNetwork
+from vil_tracker.tracking.run import OutputSettings, track_source
+from vil_tracker.tracking.select import targets_from_boxes
+from vil_tracker.tracking.sinks import VideoSink
+from vil_tracker.tracking.timing import StageTimer
+from vil_tracker.tracking.tracker import Tracker
+from vil_tracker.tracking.video import open_source
+
+SIZE = (1280, 720)
+PEER_SECONDS = 6.0  # a slow tracker sees as many frames as fit into this
+
+
+def paint_clip(frames: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """RGB frames of 1280×720 and the target's boxes (N, 4)."""
+    clip = DemoClip(frames=frames, width=SIZE[0], height=SIZE[1])
+    return list(clip), clip.boxes
+
+
+def write_clip(frames: Sequence[np.ndarray], folder: Path) -> Path:
+    """The frames as a video file."""
+    sink = VideoSink(folder, "clip", FPS, "mp4v")
+    for frame in frames:
+        sink.write(frame)
+    sink.finish()
+    return sink.path
+
+
+def run_video(
+    network: InferenceNetwork, frames: Sequence[np.ndarray], box: np.ndarray, *, write: bool
+) -> dict[str, float | dict[str, float]]:
+    """Track the frames from a file, as ``vil-tracker track`` does.
+
+    Args:
+        network: of the tracker.
+        frames: they are written to a temporary file first; that is not timed.
+        box: of the target on the first frame.
+        write: write the annotated video, too, and not the boxes alone.
+
+    Returns:
+        ``frames_per_second``, and ``milliseconds`` per frame of the parts, which overlap.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = write_clip(frames, folder)
+        timer = StageTimer()
+        summary = track_source(
+            open_source(str(path)),
+            lambda first: targets_from_boxes([box]),
+            lambda: Tracker(network, timer=timer),
+            OutputSettings(folder=folder / "out", video=write, codec="mp4v"),
+            progress=False,
+            timer=timer,
+        )
+    return {
+        "frames_per_second": summary.frames / summary.seconds,
+        "milliseconds": {part: 1e3 * value / summary.frames for part, value in timer.seconds.items()},
+    }
+
+
+def run_tracker(tracker: Tracker | OpenCvTracker, frames: Sequence[np.ndarray], box: np.ndarray) -> float:
+    """Frames per second of ``update`` alone, on frames in memory, for up to :data:`PEER_SECONDS`."""
+    tracker.init(frames[0], box)
+    begin = time.perf_counter()
+    count = 0
+    for frame in frames[1:]:
+        tracker.update(frame)
+        count += 1
+        if time.perf_counter() - begin > PEER_SECONDS:
+            break
+    return count / (time.perf_counter() - begin)
+
+
+def run_peers(frames: Sequence[np.ndarray], box: np.ndarray, weights_dir: Path | None) -> dict[str, float | str]:
+    """Frames per second of every tracker of OpenCV that is installed; why not for the others."""
+    found: dict[str, float | str] = {}
+    for name in KNOWN:
+        try:
+            found[name] = run_tracker(OpenCvTracker(name, weights_dir), frames, box)
+        except UserError as error:
+            found[name] = str(error)
+    return found

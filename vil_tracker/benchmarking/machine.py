@@ -1,0 +1,115 @@
+"""What the measurements ran on, and how fast that machine multiplies matrices and copies memory."""
+
+from __future__ import annotations
+
+import platform
+import re
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+
+MIB = 1 << 20
+
+
+def describe_machine(device: torch.device) -> dict[str, str | int]:
+    """Processor, cores, threads and versions."""
+    described: dict[str, str | int] = {
+        "processor": _processor(),
+        "cores": torch.get_num_threads() if platform.system() == "Emscripten" else (_cores() or 1),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+    }
+    if device.type == "cuda":
+        described["gpu"] = torch.cuda.get_device_name(device)
+    return described
+
+
+def _cores() -> int | None:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text(errors="replace"))
+        if found:
+            return found[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what was asked of the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+def time_interleaved(
+    functions: Mapping[str, Callable[[], object]], repeats: int, device: torch.device | None = None
+) -> dict[str, float]:
+    """Median wall time in seconds of each function; in every repeat all of them run, one after the other.
+
+    Whatever else the machine does meanwhile falls on all of them alike, so that their ratios can be trusted. Two
+    rounds before the first repeat warm up.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in functions}
+    for repeat in range(repeats + 2):
+        for name, function in functions.items():
+            begin = time.perf_counter()
+            function()
+            if device is not None:
+                synchronise(device)
+            if repeat >= 2:
+                seconds[name].append(time.perf_counter() - begin)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def matmul_rate(dtype: torch.dtype, device: torch.device, side: int = 1024, repeats: int = 15) -> float:
+    """Floating-point operations per second of a square matrix product, the best of ``repeats``."""
+    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+    return 2 * side**3 / _best(lambda: a @ b, repeats, device)
+
+
+def copy_rate(device: torch.device, mebibytes: int = 64, repeats: int = 8) -> float:
+    """Bytes read and written per second when copying memory beyond the caches, the best of ``repeats``."""
+    source = torch.zeros(mebibytes * MIB, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * mebibytes * MIB / _best(lambda: target.copy_(source), repeats, device)
+
+
+def _best(function: Callable[[], object], repeats: int, device: torch.device) -> float:
+    best = float("inf")
+    for _ in range(repeats + 2):
+        begin = time.perf_counter()
+        function()
+        synchronise(device)
+        best = min(best, time.perf_counter() - begin)
+    return best
+
+
+def peak_memory() -> float:
+    """Largest resident memory of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (MIB if sys.platform == "darwin" else 1024)
+
+
+def resident_memory() -> float:
+    """Resident memory of this process now, in MiB (its peak where the system does not tell)."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        found = re.search(r"VmRSS:\s*(\d+) kB", status.read_text())
+        if found:
+            return int(found[1]) / 1024
+    return peak_memory()

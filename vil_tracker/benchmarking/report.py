@@ -1,0 +1,45 @@
+"""What was measured, for people to read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_PARTS = ("stem", "projections", "convolution", "q, k, v", "cell", "norms, gates", "modulation", "head")
+
+
+def as_text(measured: dict[str, Any]) -> str:
+    """The tables that ``vil-tracker benchmark`` prints."""
+    machine, model = measured["machine"], measured["model"]
+    lines = [
+        "",
+        f"machine   {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
+        f"{machine['instructions']}, {machine['device']}, PyTorch {machine['torch']}",
+        f"network   {model['name']} ({model['weights']} weights): dim {model['dim']}, {model['depth']} sublayers, "
+        f"{model['search_tokens']} search and {model['template_tokens']} template tokens",
+    ]
+    for dtype, found in measured["dtypes"].items():
+        lines += ["", f"{dtype:<22}{'ms':>9}{'GFLOP':>9}{'GFLOP/s':>9}"]
+        milliseconds, gflop = found["milliseconds"], found["gflop"]
+        for name in (*_PARTS, "frame", "compiled frame"):
+            if name in milliseconds:
+                work = gflop.get(name.removeprefix("compiled "))
+                rate = f"{work:9.3f}{1e3 * work / milliseconds[name]:9.1f}" if work and milliseconds[name] else ""
+                lines.append(f"  {name:<20}{milliseconds[name]:9.2f}{rate}")
+        lines.append(
+            f"  matmul rate {found['matmul_gflops']:.0f} GFLOP/s, of which a frame reaches "
+            f"{found['share_of_matmul_rate']:.0%}; floor {found['floor_milliseconds']:.1f} ms"
+        )
+        for size, rows in found.get("against_vit", {}).items():
+            for count, row in rows.items():
+                lines.append(
+                    f"  {size}, {count} templates: ViT {row['vit_milliseconds']:.1f} ms, ours "
+                    f"{row['ours_milliseconds']:.1f} ms, ratio {row['ratio']:.2f}"
+                )
+    lines += ["", "1280×720 video, frames per second"]
+    for name, row in measured["end_to_end"].items():
+        parts = ", ".join(f"{part} {value:.1f}" for part, value in row.get("milliseconds", {}).items())
+        lines.append(f"  {name.replace('_', ' '):<20}{row['frames_per_second']:9.1f}{f'   ms: {parts}' * bool(parts)}")
+    for name, rate in measured.get("peers", {}).items():
+        lines.append(f"  OpenCV {name:<13}{f'{rate:9.1f}' if isinstance(rate, float) else f'   {rate}'}")
+    lines.append(f"\npeak memory {measured['peak_memory_mib']:.0f} MiB")
+    return "\n".join(lines)

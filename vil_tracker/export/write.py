@@ -1,0 +1,144 @@
+"""Writing an exported tracker: a folder with two graphs and ``model.json``."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from vil_tracker import __version__
+from vil_tracker.config import config_to_dict
+from vil_tracker.errors import UserError, require_extra
+from vil_tracker.export.graphs import (
+    FRAME_INPUTS,
+    FRAME_OUTPUTS,
+    TEMPLATE_INPUTS,
+    TEMPLATE_OUTPUTS,
+    FrameGraph,
+    TemplateGraph,
+    batch_axes,
+    example_inputs,
+)
+from vil_tracker.models.network import ViLTrackerNet
+
+Format = Literal["onnx", "torch-export", "openvino"]
+FORMATS: tuple[Format, ...] = ("onnx", "torch-export", "openvino")
+SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "openvino": ".xml"}
+DESCRIPTION = "model.json"
+OPSET = 18
+
+
+def export_network(network: ViLTrackerNet, folder: str | os.PathLike[str], format: Format = "onnx") -> Path:
+    """Write both graphs, for any batch size.
+
+    Args:
+        network: on the CPU, in float32.
+        folder: made, or replaced if an earlier export is in it; nothing is left behind by a failure.
+        format: "onnx" and "openvino" need the export extra.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: the folder holds something else or cannot be written, the extra is missing, or the network has
+            no template memory.
+    """
+    target = Path(folder)
+    if network.config.scan != "prefix":
+        raise UserError(f"a network with scan: {network.config.scan} has no template memory to export")
+    if target.exists() and not (target / DESCRIPTION).is_file() and (not target.is_dir() or any(target.iterdir())):
+        raise UserError(f"{target} is no earlier export: choose another --output, or empty it")
+    _require_libraries(format)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}; choose another --output") from error
+    try:
+        with _quiet():
+            _write(network.float().cpu().eval(), staging, format)
+        staging.chmod(0o755)
+        if target.exists():
+            shutil.rmtree(target)
+        staging.replace(target)
+    except OSError as error:
+        raise UserError(f"cannot write {target}: {error.strerror}; choose another --output") from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return target
+
+
+def _require_libraries(format: Format) -> None:
+    if format in ("onnx", "openvino"):
+        for module in ("onnx", "onnxscript"):
+            require_extra(module, "export", f"export to {format}")
+    if format == "openvino":
+        require_extra("openvino", "openvino", "export to openvino")
+
+
+def _write(network: ViLTrackerNet, folder: Path, format: Format) -> None:
+    # Two examples in the batch: with one, the exporter would take the axis for a constant.
+    template, frame = example_inputs(network.config, batch=2)
+    graphs: list[tuple[str, nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]] = [
+        ("template", TemplateGraph(network), template, TEMPLATE_INPUTS, TEMPLATE_OUTPUTS),
+        ("frame", FrameGraph(network), frame, FRAME_INPUTS, FRAME_OUTPUTS),
+    ]
+    for name, graph, inputs, input_names, output_names in graphs:
+        batch = torch.export.Dim("batch", min=1, max=1024)
+        shapes = tuple({axis: batch} for axis in batch_axes(input_names))
+        with torch.no_grad():
+            program = torch.export.export(graph.eval(), inputs, dynamic_shapes=shapes, strict=False)
+        path = folder / f"{name}{SUFFIXES[format]}"
+        if format == "torch-export":
+            torch.export.save(program, path)
+            continue
+        onnx_path = folder / f"{name}.onnx"
+        torch.onnx.export(
+            program,
+            f=str(onnx_path),
+            input_names=input_names,
+            output_names=output_names,
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+        if format == "openvino":
+            openvino: Any = require_extra("openvino", "openvino", "export to openvino")
+            openvino.save_model(openvino.convert_model(str(onnx_path)), str(path), compress_to_fp16=False)
+            onnx_path.unlink()
+    description = {
+        "format": format,
+        "version": __version__,
+        "config": config_to_dict(network.config),
+        "calibration": network.calibration,
+        "template": {"inputs": TEMPLATE_INPUTS, "outputs": TEMPLATE_OUTPUTS},
+        "frame": {"inputs": FRAME_INPUTS, "outputs": FRAME_OUTPUTS},
+    }
+    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters' own progress and warnings, which say nothing about the network."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
