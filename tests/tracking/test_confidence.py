@@ -163,16 +163,16 @@ def test_the_score_is_the_calibrated_probability_or_else_the_peak() -> None:
 def test_calibrate_and_store_beside_the_weights(tmp_path: Path) -> None:
     """From clips to a weights file whose tensors are untouched, and a tracker that reads it."""
     network = small_network(calibrated=False)
-    rng, clips = np.random.default_rng(0), []
+    clips = []
     for seed in range(8):
         frames, boxes = scene(seed, 8)
+        if seed % 2:
+            boxes[1:] = 0, 0, 120, 90  # what a random network finds is mostly large: now and then it shall be right
         sequence = make_sequence(f"s{seed}", "own", ArrayFrames(frames), boxes)
         clips.append(sequence)
     save_model(network, tmp_path / "plain.safetensors", {"note": "kept"})
-    try:
-        calibration, data, probability = calibrate(network, clips, 8, seed=int(rng.integers(9)))
-    except UserError as error:  # a random network may be wrong throughout
-        pytest.skip(str(error))
+    calibration, data, probability = calibrate(network, clips, 8)
+    assert data.correct.any() and not data.correct.all() and set(data.clip) == set(range(8))
     assert data.evidence.shape == (len(probability), len(EVIDENCE)) and np.isfinite(probability).all()
     add_metadata(tmp_path / "plain.safetensors", tmp_path / "new.safetensors", {"calibration": calibration.to_json()})
     loaded = load_model(tmp_path / "new.safetensors", device="cpu")
