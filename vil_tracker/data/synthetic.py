@@ -172,7 +172,7 @@ class SyntheticPairs:
     def _search_target(self, rng: np.random.Generator, n: int, difficulty: float) -> tuple[tuple[float, float], float]:
         """The target's centre and √(w·h) in canvas pixels of a search crop."""
         config = self.config
-        # Wide at every difficulty: where the centre is a good guess, nothing forces the network to look at the template.
+        # Wide at every difficulty: where the centre is a good guess, nothing makes the network read the template.
         if rng.random() < config.central:
             shift = rng.normal(0.0, config.centre_jitter, 2)
         else:
