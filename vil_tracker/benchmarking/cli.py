@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         peers=args.peers,
         peers_dir=Path(args.peers_dir) if args.peers_dir else None,
     )
-    measured: dict[str, Any] = measure(settings, log=None if getattr(args, "quiet", False) else print)
+    measured: dict[str, Any] = measure(settings, log=None if getattr(args, "quiet", False) else partial(print, flush=True))
     print(as_text(measured))
     if args.json:
         Path(args.json).parent.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ from vil_tracker.models.mlstm import EPS, MLSTMState, mlstm_scan
 from vil_tracker.models.vil import HEADS, BlockDiagonal, Grid, ViLSublayer
 
 CHUNK = 64  # tokens; least operations for head widths of 96 and 192
+MAP_BLOCK = 16  # columns of the merged block-diagonal maps: fewer leave vector units idle, more multiply zeros
 MAX_DECAY = 60.0  # exp(-60) times a product of activations is still a normal number in float32 and bfloat16
 
 
@@ -105,7 +106,7 @@ class FastSublayer:
         width = layer.width
         self.reverse = sublayer.reverse
         self.norm_eps, self.outnorm_eps = sublayer.norm.eps, cell.outnorm.eps
-        self.block = layer.map_block
+        self.block = math.gcd(layer.map_block, MAP_BLOCK)
 
         weight = layer.proj_up.weight * (1 + sublayer.norm.weight)
         bias = layer.proj_up.bias + layer.proj_up.weight @ sublayer.norm.bias
