@@ -142,6 +142,7 @@ class VideoReader:
         if not done or frame is None:
             return None
         self._next += 1
+        check_pixels(frame.shape[1], frame.shape[0], f"video {self.path}")  # it may grow on the way
         return to_rgb8(frame)
 
     def skip(self) -> bool:
