@@ -111,7 +111,7 @@ def _train(
     saved_at = time.monotonic()
 
     state.network.train()
-    for step in tqdm(steps, initial=state.step, total=settings.steps, disable=not progress, unit="step"):
+    for step in tqdm(steps, initial=state.step, total=settings.steps, disable=None if progress else True, unit="step"):
         scheduler.step_update(step)
         seed_step(settings.seed, step, ranks.rank)
         state.optimizer.zero_grad(set_to_none=True)
