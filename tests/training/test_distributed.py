@@ -15,10 +15,9 @@ from vil_tracker.training.record import read_log
 
 STEPS = 20
 RESTARTED = """
-import os, signal, sys
+import os, signal
 from pathlib import Path
 import torch
-sys.path.insert(0, {folder!r})
 from training_fakes import source_for, tiny_config
 from vil_tracker.training.loop import train
 
@@ -69,10 +68,10 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path, mode: str) -> None
 def test_a_run_finishes_although_a_process_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     output = tmp_path / "two"
-    script.write_text(RESTARTED.format(folder=str(Path(__file__).parent), output=str(output), steps=STEPS))
+    script.write_text(RESTARTED.format(output=str(output), steps=STEPS))
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", str(script)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]
     assert (tmp_path / "killed").exists()
