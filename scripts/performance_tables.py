@@ -29,7 +29,7 @@ def machine_line(found: dict[str, Any], command: str) -> str:
     machine = found["machine"]
     return (
         f"`{command}` on {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads "
-        f"({machine['instructions']}), PyTorch {machine['torch']}."
+        f"({machine['instructions']}), PyTorch {machine['torch']}; {found.get('clock', 'wall time')}."
     )
 
 
@@ -123,7 +123,8 @@ def run(page: Path, results: Path) -> int:
             text = fill(text, "ratios", f"{line.replace('`, ', '` ')}\n\n{ratio_table(found)}")
         name = found["model"]["name"]
         text = fill(text, f"parts {name}", part_table(found))
-        text = fill(text, f"video {name}", f"{line}\n\n{video_table(found)}")
+        if "end_to_end" in found:
+            text = fill(text, f"video {name}", f"{line}\n\n{video_table(found)}")
     scaling = results / "scaling.json"
     if scaling.is_file():
         found = json.loads(scaling.read_text(encoding="utf-8"))

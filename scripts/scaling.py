@@ -9,6 +9,8 @@ import argparse
 import dataclasses
 import json
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ TEMPLATES = (1, 2, 4, 8)
 SEARCH_SIZES = (192, 256, 320, 384, 512)
 TARGETS = (1, 2, 4, 8, 16)
 
+Clock = Callable[[], float]
+
 
 def prepare(config: ModelConfig) -> InferenceNetwork:
     """A network of random weights: they cost the same time as trained ones."""
@@ -39,7 +43,7 @@ def prepare(config: ModelConfig) -> InferenceNetwork:
     return InferenceNetwork(build_network(config).eval())
 
 
-def against_vit(config: ModelConfig, templates: int, repeats: int) -> dict[str, float]:
+def against_vit(config: ModelConfig, templates: int, repeats: int, clock: Clock) -> dict[str, float]:
     """Milliseconds of a frame of ours and of the one-stream ViT."""
     network = prepare(config)
     vit, inputs = OneStreamViT(network), frame_inputs(network, templates)
@@ -49,11 +53,11 @@ def against_vit(config: ModelConfig, templates: int, repeats: int) -> dict[str, 
         "vit": lambda: vit.frame(inputs.search, tokens),
     }
     with torch.inference_mode():
-        seconds = time_interleaved(functions, repeats)
+        seconds = time_interleaved(functions, repeats, clock=clock)
     return {name: 1e3 * value for name, value in seconds.items()}
 
 
-def by_targets(config: ModelConfig, repeats: int) -> dict[str, float]:
+def by_targets(config: ModelConfig, repeats: int, clock: Clock) -> dict[str, float]:
     """Milliseconds of a whole tracking step, crops included, by number of targets in one 1280×720 video."""
     network = prepare(config)
     frames, boxes = paint_clip(2)
@@ -64,7 +68,7 @@ def by_targets(config: ModelConfig, repeats: int) -> dict[str, float]:
             tracker.init(frames[0], boxes[0] + np.array([7.0 * index, 3.0 * index, 0, 0]))
         groups[str(count)] = trackers
     functions = {count: (lambda group=group: update_together(group, frames[1])) for count, group in groups.items()}
-    return {count: 1e3 * value for count, value in time_interleaved(functions, repeats).items()}
+    return {count: 1e3 * value for count, value in time_interleaved(functions, repeats, clock=clock).items()}
 
 
 def soak(config: ModelConfig, count: int) -> dict[str, Any]:
@@ -88,6 +92,7 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=10, help="repeats of each timing (default 10)")
     parser.add_argument("--frames", type=int, default=10000, help="length of the long video, 0 for none")
     parser.add_argument("--soak-model", default="nano", choices=sorted(MODEL_SIZES), help="its size (default nano)")
+    parser.add_argument("--processor-time", action="store_true", help="of one thread, on a machine that others use")
     parser.add_argument("--json", type=Path, required=True, help="file to write")
     args = parser.parse_args()
     return cli.guarded(lambda: run(args))
@@ -96,18 +101,20 @@ def main() -> int:
 def run(args: argparse.Namespace) -> int:
     """Measure and write; returns 0."""
     keep_freed_memory()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    if args.threads or args.processor_time:
+        torch.set_num_threads(1 if args.processor_time else args.threads)
+    clock = time.thread_time if args.processor_time else time.perf_counter
     config = MODEL_SIZES[args.model]
     found: dict[str, Any] = {
         "machine": describe_machine(torch.device("cpu")),
+        "clock": "processor time of one thread" if args.processor_time else "wall time",
         "model": args.model,
-        "templates": {str(count): against_vit(config, count, args.repeats) for count in TEMPLATES},
+        "templates": {str(count): against_vit(config, count, args.repeats, clock) for count in TEMPLATES},
         "search_size": {
-            str(side): against_vit(dataclasses.replace(config, search_size=side), 1, args.repeats)
+            str(side): against_vit(dataclasses.replace(config, search_size=side), 1, args.repeats, clock)
             for side in SEARCH_SIZES
         },
-        "targets": by_targets(config, args.repeats),
+        "targets": by_targets(config, args.repeats, clock),
     }
     if args.frames:
         found["soak"] = {"model": args.soak_model, **soak(MODEL_SIZES[args.soak_model], args.frames)}

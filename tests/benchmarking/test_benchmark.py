@@ -78,7 +78,16 @@ def test_interleaved_runs_every_function_alike() -> None:
     assert calls == ["a", "b"] * 5 and seconds.keys() == {"a", "b"}
 
 
-@pytest.mark.parametrize("words", [["--threads", "0"], ["--repeats", "1"], ["--peers-dir", "nowhere"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--threads", "0"],
+        ["--repeats", "1"],
+        ["--frames", "1"],
+        ["--processor-time", "--threads", "2"],
+        ["--peers-dir", "nowhere"],
+    ],
+)
 def test_mistakes_are_told_in_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["benchmark", *words]) == 2
     assert capsys.readouterr().err.count("\n") == 1

@@ -44,11 +44,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or mps (default cpu)")
     parser.add_argument("--compile", action="store_true", help="compile the network first (minutes, not timed)")
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="repeats of each timing (default 20)")
-    parser.add_argument("--frames", type=int, default=120, metavar="N", help="length of the video (default 120)")
+    parser.add_argument(
+        "--frames", type=int, default=120, metavar="N", help="length of the video (default 120, 0: none)"
+    )
     parser.add_argument(
         "--peers", action="store_true", help="measure OpenCV's trackers and a one-stream ViT in the same run"
     )
     parser.add_argument("--peers-dir", metavar="DIR", help="folder of the networks of OpenCV's trackers")
+    parser.add_argument(
+        "--processor-time",
+        action="store_true",
+        help="take the processor time of one thread instead of wall time: for a machine that others use, too",
+    )
     parser.add_argument("--json", metavar="FILE", help="write everything measured")
 
 
@@ -56,9 +63,12 @@ def run(args: argparse.Namespace) -> int:
     """Run ``benchmark``; returns 0."""
     if args.threads is not None and args.threads < 1:
         raise UserError(f"--threads {args.threads} is below 1: give how many threads to use")
-    for option in ("repeats", "frames"):
-        if getattr(args, option) < 2:
-            raise UserError(f"--{option} {getattr(args, option)} is below 2: give at least 2")
+    if args.repeats < 2:
+        raise UserError(f"--repeats {args.repeats} is below 2: give at least 2")
+    if args.frames < 2 and args.frames != 0:
+        raise UserError(f"--frames {args.frames} is below 2: give at least 2, or 0 to measure no video")
+    if args.processor_time and (args.device != "cpu" or args.threads not in (None, 1)):
+        raise UserError("--processor-time measures one thread on the CPU: leave --device and --threads out")
     if args.peers_dir and not Path(args.peers_dir).is_dir():
         raise UserError(f"--peers-dir {args.peers_dir}: no such folder")
     from vil_tracker.benchmarking.report import as_text
@@ -68,15 +78,18 @@ def run(args: argparse.Namespace) -> int:
         model=args.model,
         weights=args.weights,
         precisions=tuple(dict.fromkeys(args.dtype)),
-        threads=args.threads,
+        threads=1 if args.processor_time else args.threads,
         device=args.device,
         compiled=args.compile,
         repeats=args.repeats,
         frames=args.frames,
+        processor_time=args.processor_time,
         peers=args.peers,
         peers_dir=Path(args.peers_dir) if args.peers_dir else None,
     )
-    measured: dict[str, Any] = measure(settings, log=None if getattr(args, "quiet", False) else partial(print, flush=True))
+    measured: dict[str, Any] = measure(
+        settings, log=None if getattr(args, "quiet", False) else partial(print, flush=True)
+    )
     print(as_text(measured))
     if args.json:
         Path(args.json).parent.mkdir(parents=True, exist_ok=True)

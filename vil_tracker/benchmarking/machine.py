@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import re
 import resource
@@ -20,7 +21,7 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
     """Processor, cores, threads and versions."""
     described: dict[str, str | int] = {
         "processor": _processor(),
-        "cores": torch.get_num_threads() if platform.system() == "Emscripten" else (_cores() or 1),
+        "cores": _cores() or 1,
         "threads": torch.get_num_threads(),
         "device": str(device),
         "system": f"{platform.system()} {platform.machine()}",
@@ -34,8 +35,6 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
 
 
 def _cores() -> int | None:
-    import os
-
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
@@ -57,45 +56,56 @@ def synchronise(device: torch.device) -> None:
 
 
 def time_interleaved(
-    functions: Mapping[str, Callable[[], object]], repeats: int, device: torch.device | None = None
+    functions: Mapping[str, Callable[[], object]],
+    repeats: int,
+    device: torch.device | None = None,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
-    """Median wall time in seconds of each function; in every repeat all of them run, one after the other.
+    """Median seconds of each function, in wall time unless there is another ``clock``.
 
-    Whatever else the machine does meanwhile falls on all of them alike, so that their ratios can be trusted. Two
-    rounds before the first repeat warm up.
+    In every repeat all of them run, one after the other: whatever else the machine does meanwhile falls on all of them
+    alike, so that their ratios can be trusted. Two rounds before the first repeat warm up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in functions}
     for repeat in range(repeats + 2):
         for name, function in functions.items():
-            begin = time.perf_counter()
+            begin = clock()
             function()
             if device is not None:
                 synchronise(device)
             if repeat >= 2:
-                seconds[name].append(time.perf_counter() - begin)
+                seconds[name].append(clock() - begin)
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def matmul_rate(dtype: torch.dtype, device: torch.device, side: int = 1024, repeats: int = 15) -> float:
+def matmul_rate(
+    dtype: torch.dtype,
+    device: torch.device,
+    side: int = 1024,
+    repeats: int = 15,
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
     """Floating-point operations per second of a square matrix product, the best of ``repeats``."""
     a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / _best(lambda: a @ b, repeats, device)
+    return 2 * side**3 / _best(lambda: a @ b, repeats, device, clock)
 
 
-def copy_rate(device: torch.device, mebibytes: int = 64, repeats: int = 8) -> float:
+def copy_rate(
+    device: torch.device, mebibytes: int = 64, repeats: int = 8, clock: Callable[[], float] = time.perf_counter
+) -> float:
     """Bytes read and written per second when copying memory beyond the caches, the best of ``repeats``."""
     source = torch.zeros(mebibytes * MIB, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * mebibytes * MIB / _best(lambda: target.copy_(source), repeats, device)
+    return 2 * mebibytes * MIB / _best(lambda: target.copy_(source), repeats, device, clock)
 
 
-def _best(function: Callable[[], object], repeats: int, device: torch.device) -> float:
+def _best(function: Callable[[], object], repeats: int, device: torch.device, clock: Callable[[], float]) -> float:
     best = float("inf")
     for _ in range(repeats + 2):
-        begin = time.perf_counter()
+        begin = clock()
         function()
         synchronise(device)
-        best = min(best, time.perf_counter() - begin)
+        best = min(best, clock() - begin)
     return best
 
 

@@ -7,6 +7,7 @@ all that the form of the computation costs.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -102,7 +103,9 @@ def _convolution_operations(module: nn.Module, image: Tensor) -> float:
     return total
 
 
-def time_parts(network: InferenceNetwork, repeats: int) -> dict[str, float]:
+def time_parts(
+    network: InferenceNetwork, repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, float]:
     """Seconds of each part of a frame, and of the whole ``frame``; all sublayers together.
 
     ``norms, gates`` is what is left of the sublayers: norms, gates, activations, sums and the way between the parts.
@@ -167,7 +170,7 @@ def time_parts(network: InferenceNetwork, repeats: int) -> dict[str, float]:
         "head": lambda: network.predict(x, grid),
     }
     with torch.inference_mode():
-        seconds = time_interleaved(functions, repeats, network.device)
+        seconds = time_interleaved(functions, repeats, network.device, clock)
     inner = sum(seconds[name] for name in ("projections", "convolution", "q, k, v", "cell"))
     seconds["norms, gates"] = max(seconds["sublayers"] - inner, 0.0)
     return seconds

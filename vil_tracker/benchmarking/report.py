@@ -35,8 +35,10 @@ def as_text(measured: dict[str, Any]) -> str:
                     f"  {size}, {count} templates: ViT {row['vit_milliseconds']:.1f} ms, ours "
                     f"{row['ours_milliseconds']:.1f} ms, ratio {row['ratio']:.2f}"
                 )
-    lines += ["", "1280×720 video, frames per second"]
-    for name, row in measured["end_to_end"].items():
+    lines += ["", f"times above: {measured['clock']}"]
+    if "end_to_end" in measured:
+        lines += ["", "1280×720 video, frames per second"]
+    for name, row in measured.get("end_to_end", {}).items():
         parts = ", ".join(f"{part} {value:.1f}" for part, value in row.get("milliseconds", {}).items())
         lines.append(f"  {name.replace('_', ' '):<20}{row['frames_per_second']:9.1f}{f'   ms: {parts}' * bool(parts)}")
     for name, rate in measured.get("peers", {}).items():

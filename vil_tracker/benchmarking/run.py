@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,12 @@ class Settings:
     frames: int = 120
     peers: bool = False
     peers_dir: Path | None = None
+    processor_time: bool = False
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Of the parts and ratios; whole videos, whose parts are threads, always take wall time."""
+        return time.thread_time if self.processor_time else time.perf_counter
 
 
 def measure(settings: Settings, log: Callable[[str], object] | None = None) -> dict[str, Any]:
@@ -95,6 +102,10 @@ def _measure(settings: Settings, say: Callable[[str], object]) -> dict[str, Any]
     if settings.peers:
         measured["ratios"] = dtypes[settings.precisions[0]]["ratios"]
 
+    measured["clock"] = "processor time of one thread" if settings.processor_time else "wall time"
+    if settings.frames == 0:
+        measured["peak_memory_mib"] = peak_memory()
+        return measured
     say(f"{settings.model}, {settings.precisions[0]}: a video of 1280×720")
     frames, boxes = paint_clip(settings.frames)
     prepared = InferenceNetwork(network, settings.precisions[0], compiled=settings.compiled)
@@ -137,7 +148,7 @@ def _describe(network: ViLTrackerNet, settings: Settings) -> dict[str, Any]:
 def _parts(network: ViLTrackerNet, precision: Precision, settings: Settings) -> dict[str, Any]:
     """Milliseconds, operations, and how near the machine's limits a frame comes."""
     prepared = InferenceNetwork(network, precision)
-    seconds = time_parts(prepared, settings.repeats)
+    seconds = time_parts(prepared, settings.repeats, settings.clock)
     if settings.compiled:
         inputs = frame_inputs(prepared)
         fast = InferenceNetwork(network, precision, compiled=True)
@@ -146,11 +157,15 @@ def _parts(network: ViLTrackerNet, precision: Precision, settings: Settings) -> 
                 {"frame": lambda: fast.forward_search(inputs.search, inputs.memory, inputs.context)},
                 settings.repeats,
                 prepared.device,
+                settings.clock,
             )
         seconds["compiled frame"] = timed["frame"]
     operations = count_operations(network)
     read = count_bytes(network, precision)
-    rate, copied = matmul_rate(prepared.dtype, prepared.device), copy_rate(prepared.device)
+    rate, copied = (
+        matmul_rate(prepared.dtype, prepared.device, clock=settings.clock),
+        copy_rate(prepared.device, clock=settings.clock),
+    )
     total = sum(operations.values())
     frame = seconds["compiled frame"] if settings.compiled else seconds["frame"]
     return {
@@ -185,7 +200,7 @@ def _ratios(size: str, precision: Precision, device: torch.device, settings: Set
             inputs[count].search, templates[count]
         )
     with torch.inference_mode():
-        seconds = time_interleaved(functions, settings.repeats, device)
+        seconds = time_interleaved(functions, settings.repeats, device, settings.clock)
     return {
         str(count): {
             "ours_milliseconds": 1e3 * seconds[f"ours {count}"],
