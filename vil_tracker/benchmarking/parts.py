@@ -114,10 +114,10 @@ def time_parts(
     config = network.config
     side = config.search_size // config.patch_size
     grid, S, E = (side, side), side**2, 2 * config.dim
-    kind: dict[str, Any] = {"device": network.device, "dtype": network.dtype}
+    kind: dict[str, Any] = {"device": network.device, "dtype": network.io_dtype}
     x, xm = torch.randn(1, S, config.dim, **kind), torch.randn(1, S, E, **kind)
     a = F.silu(xm)
-    image = rearrange(xm, "b (r c) e -> b e r c", r=side)
+    image = rearrange(xm.to(network.dtype), "b (r c) e -> b e r c", r=side)
     layers = list(zip(network.sublayers, inputs.memory, strict=True))
 
     def projections() -> None:

@@ -46,7 +46,7 @@ class OneStreamViT:
     @torch.no_grad()
     def frame(self, search: Tensor, templates: Tensor) -> tuple[Tensor, Tensor]:
         """Boxes and scores of a search crop (1, 3, H, W) with the tokens of its templates (1, T, D)."""
-        x = self.network.embed(search)
+        x = self.network.embed(search).to(self.network.dtype)
         x = self.norm(self.blocks(torch.cat([templates, x], dim=1))[:, templates.shape[1] :])
         return self.network.decode(self.network.predict(x, self.grid))
 

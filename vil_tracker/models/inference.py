@@ -138,8 +138,9 @@ def _fast_stem(stem: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor
 class InferenceNetwork:
     """What a tracking session calls, for a network whose weights stand still.
 
-    Everything that goes in and comes out is float32 (float64 for a float64 network); ``dtype`` is what is computed in
-    between. Gates, decays and normalisers stay in float32.
+    Everything that goes in and comes out is float32 (float64 for a float64 network). ``dtype`` is that of the stem, the
+    projections, the convolutions and the head. Residuals, norms and the cell, whose products are too small to gain
+    from less, stay in float32.
 
     Args:
         network: in evaluation mode; its weights are copied where they are folded.
@@ -170,14 +171,14 @@ class InferenceNetwork:
             self._stem = _fast_stem(backbone.patch_embed, self.dtype)
             sublayers: list[Any] = list(backbone.sublayers)
             self.sublayers = [FastSublayer(sublayer, self.dtype, int8) for sublayer in sublayers]
-            self._gain, self._shift = (1 + backbone.norm.weight).to(self.dtype), backbone.norm.bias.to(self.dtype)
+            self._gain, self._shift = (1 + backbone.norm.weight).to(self.io_dtype), backbone.norm.bias.to(self.io_dtype)
             self._norm_eps = backbone.norm.eps
             self._head = FastHead(network.head, self.dtype)
             self.films: dict[int, FastFiLM] = {}
             for index in range(network.config.depth):
                 film = network.temporal.get_film_layer(index) if network.temporal is not None else None
                 if film is not None:
-                    self.films[index] = FastFiLM(film, self.dtype)
+                    self.films[index] = FastFiLM(film, self.io_dtype)
         # One program for even and one for odd sublayers, whose weights are its inputs.
         self._compiled = torch.compile(FastSublayer.bounded, dynamic=False) if compiled else None
 
@@ -215,7 +216,7 @@ class InferenceNetwork:
         x_BSD, grid = self._tokens(search, embedding), self._grid(search)
         x_BSD = self._scan(x_BSD, grid, memory, condition)
         x_BSD = F.layer_norm(x_BSD, x_BSD.shape[-1:], self._gain, self._shift, self._norm_eps)
-        return (*self._maps(x_BSD, grid), x_BSD.to(self.io_dtype))
+        return (*self._maps(x_BSD, grid), x_BSD)
 
     def _scan(self, x_BSD: Tensor, grid: Grid, memory: Memory, condition: tuple[Tensor, Tensor] | None) -> Tensor:
         """All sublayers, with the temporal modulation behind some of them."""
@@ -247,12 +248,12 @@ class InferenceNetwork:
 
     @torch.no_grad()
     def embed(self, search: Tensor) -> Tensor:
-        """Tokens (B, S, D) of search crops, in ``dtype``: the first part of a frame."""
+        """Tokens (B, S, D) of search crops: the first part of a frame."""
         return self._tokens(search.to(self.dtype), self._embedding(self._grid(search)))
 
     @torch.no_grad()
     def predict(self, features: Tensor, grid: Grid) -> NetworkOutput:
-        """Maps from final tokens (B, S, D), in ``dtype``: the last part of a frame."""
+        """Maps from final tokens (B, S, D): the last part of a frame."""
         return NetworkOutput(*self._maps(features, grid), features.to(self.io_dtype), None)
 
     @torch.no_grad()
@@ -261,23 +262,23 @@ class InferenceNetwork:
         if self._network.temporal is None:
             return None
         features, reliability = self._network.temporal.condition(resize_context(context, grid), grid)
-        return features.to(self.dtype), reliability.to(self.dtype)
+        return features.to(self.io_dtype), reliability.to(self.io_dtype)
 
     def _grid(self, search: Tensor) -> Grid:
         return search.shape[2] // self.config.patch_size, search.shape[3] // self.config.patch_size
 
     def _tokens(self, search: Tensor, embedding: Tensor) -> Tensor:
-        return rearrange(self._stem(search), "b d r c -> b (r c) d") + embedding
+        return rearrange(self._stem(search), "b d r c -> b (r c) d") + embedding  # the embedding's dtype is the wider
 
     def _maps(self, features: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-        return self._head(rearrange(features, "b (r c) d -> b d r c", r=grid[0]))
+        return self._head(rearrange(features.to(self.dtype), "b (r c) d -> b d r c", r=grid[0]))
 
     def _embedding(self, grid: Grid) -> Tensor:
         """Position and type of the search tokens, (1, S, D)."""
         if grid not in self._embeddings:
             network = self._network
             embedding = network.backbone.pos_embed(grid) + network.type_embed[SEARCH]
-            self._embeddings[grid] = embedding.to(self.dtype).contiguous()
+            self._embeddings[grid] = embedding.to(self.io_dtype).contiguous()
         return self._embeddings[grid]
 
 

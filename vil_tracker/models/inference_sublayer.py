@@ -66,7 +66,7 @@ class FastLinear:
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.quantised is None:
-            return F.linear(x, self.weight, self.bias)
+            return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
         rows = x.view(-1, x.shape[-1])
         scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-12).div_(127)
         product = torch._int_mm((rows / scale).round_().to(torch.int8), self.quantised).to(x.dtype)
@@ -103,6 +103,7 @@ class FastSublayer:
     def __init__(self, sublayer: ViLSublayer, dtype: torch.dtype, int8: bool = False) -> None:
         layer = sublayer.layer
         cell = layer.mlstm_cell
+        wide = torch.promote_types(dtype, torch.float32)
         width = layer.width
         self.reverse = sublayer.reverse
         self.norm_eps, self.outnorm_eps = sublayer.norm.eps, cell.outnorm.eps
@@ -120,7 +121,7 @@ class FastSublayer:
 
         def block_map(projection: BlockDiagonal, scale: float = 1.0) -> tuple[Tensor, Tensor]:
             merged = scale * projection.merged(self.block).transpose(1, 2)  # (groups, out, in)
-            return merged.to(dtype).contiguous(), (scale * projection.bias).to(dtype).view(-1, self.block, 1)
+            return merged.to(wide).contiguous(), (scale * projection.bias).to(wide).view(-1, self.block, 1)
 
         # The cell's factor 1/√K of the keys is in the queries' map, and taken out again where the cell brings its own.
         self.root = math.sqrt(width // HEADS)
@@ -130,15 +131,14 @@ class FastSublayer:
 
         gates = torch.cat([cell.igate.weight, cell.fgate.weight]).chunk(3, dim=1)
         folded = [p.fold_into(rows) for p, rows in zip((layer.q_proj, layer.k_proj, layer.v_proj), gates, strict=True)]
-        wide = torch.promote_types(dtype, torch.float32)
         self.gate_a, self.gate_x = (folded[0][0] + folded[1][0]).to(wide), folded[2][0].to(wide)
         gate_bias = torch.cat([cell.igate.bias, cell.fgate.bias]) + folded[0][1] + folded[1][1] + folded[2][1]
         self.gate_bias = gate_bias.to(wide)[:, None]
         self.wide = wide
 
         heads = (HEADS, width // HEADS)
-        self.gain, self.shift = (1 + cell.outnorm.weight).to(dtype).view(heads), cell.outnorm.bias.to(dtype).view(heads)
-        self.skip = layer.learnable_skip.to(dtype)
+        self.gain, self.shift = (1 + cell.outnorm.weight).to(wide).view(heads), cell.outnorm.bias.to(wide).view(heads)
+        self.skip = layer.learnable_skip.to(wide)
 
     def __call__(self, x_BSD: Tensor, grid: Grid, state: MLSTMState) -> Tensor:
         """Search tokens after this sublayer."""
@@ -155,11 +155,11 @@ class FastSublayer:
         normed = F.layer_norm(x_BSD, x_BSD.shape[-1:], eps=self.norm_eps)
         xm_BSE = self.up_x(normed)
         image = rearrange(xm_BSE, "b (r c) e -> b e r c", r=grid[0])
-        a_BSE = F.silu(rearrange(self.conv(image), "b e r c -> b (r c) e"), inplace=True)
-        y_BSE, weakest = self._cell(a_BSE, xm_BSE, state, check)
+        a_BSE = F.silu(rearrange(self.conv(image), "b e r c -> b (r c) e").to(self.wide), inplace=True)
+        y_BSE, weakest = self._cell(a_BSE, xm_BSE.to(self.wide), state, check)
         y_BSE.addcmul_(a_BSE, self.skip)
         y_BSE.mul_(F.silu(self.up_z(normed), inplace=True))
-        return self.down(y_BSE).add_(x_BSD), weakest
+        return x_BSD + self.down(y_BSE), weakest
 
     def map_heads(self, x_BSE: Tensor, weight_and_bias: tuple[Tensor, Tensor]) -> Tensor:
         """A block-diagonal projection: (B, S, E) -> (B H, K, S)."""
@@ -190,7 +190,7 @@ class FastSublayer:
     def gates(self, a_BSE: Tensor, xm_BSE: Tensor) -> tuple[Tensor, Tensor]:
         """Pre-activations of the input and forget gates, (B, H, S)."""
         B, S, E = a_BSE.shape
-        a, xm = (t.view(B * S, E).to(self.wide).t() for t in (a_BSE, xm_BSE))
+        a, xm = a_BSE.view(B * S, E).t(), xm_BSE.view(B * S, E).t()
         gates = torch.addmm(self.gate_bias, self.gate_a, a).addmm_(self.gate_x, xm)
         i, f = gates.view(2, HEADS, B, S).transpose(1, 2)
         return i, f
