@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,16 @@ os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 # The tests' tensors are tiny: a second thread gains nothing, and on a busy machine each waits for the other.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def ordinary_logging() -> Iterator[None]:
+    """Undo what the command line sets up for its process, so that each test sees the package's messages once."""
+    package = logging.getLogger("vil_tracker")
+    handlers, level, propagate = package.handlers[:], package.level, package.propagate
+    yield
+    package.handlers[:], package.propagate = handlers, propagate
+    package.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -39,7 +39,7 @@ def parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict]:
 
 def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
     """AdamW over :func:`parameter_groups`."""
-    return torch.optim.AdamW(parameter_groups(network, config), betas=(0.9, 0.98), fused=True)
+    return torch.optim.AdamW(parameter_groups(network, config), betas=(0.9, 0.98))
 
 
 def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig) -> CosineLRScheduler:
