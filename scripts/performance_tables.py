@@ -27,6 +27,8 @@ def table(header: list[str], rows: list[list[str]]) -> str:
 def machine_line(found: dict[str, Any], command: str) -> str:
     """What ran where."""
     machine = found["machine"]
+    if found.get("clock", "").startswith("processor"):
+        command += " --processor-time"
     return (
         f"`{command}` on {machine['processor']}, {machine['cores']} cores, {machine['threads']} threads "
         f"({machine['instructions']}), PyTorch {machine['torch']}; {found.get('clock', 'wall time')}."
@@ -118,9 +120,9 @@ def run(page: Path, results: Path) -> int:
     text = page.read_text(encoding="utf-8")
     for file in sorted(results.glob("benchmark*.json")):
         found = json.loads(file.read_text(encoding="utf-8"))
-        line = machine_line(found, f"vil-tracker benchmark --model {found['model']['name']}")
+        line = machine_line(found, f"vil-tracker benchmark --peers --model {found['model']['name']}")
         if any("against_vit" in measured for measured in found["dtypes"].values()):
-            text = fill(text, "ratios", f"{line.replace('`, ', '` ')}\n\n{ratio_table(found)}")
+            text = fill(text, "ratios", f"{line}\n\n{ratio_table(found)}")
         name = found["model"]["name"]
         text = fill(text, f"parts {name}", part_table(found))
         if "end_to_end" in found:
