@@ -265,9 +265,7 @@ def _safe_parts(source: Path, name: str) -> tuple[str, ...]:
     if path.is_absolute() or _DRIVE.match(text) or ".." in path.parts:
         raise UserError(f"{source} would write outside its folder ({_shown(name)}): do not use this archive")
     if not path.parts or _CONTROL.search(text) or len(path.parts) > _MAX_DEPTH:
-        raise UserError(
-            f"{source} holds a name that no file should have ({_shown(name)}): do not use it"
-        )
+        raise UserError(f"{source} holds a name that no file should have ({_shown(name)}): do not use it")
     return path.parts
 
 
