@@ -62,7 +62,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path, mode: str) -> None
     assert [process.exitcode for process in processes] == [0, 0, 0]
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) == STEPS
-    # A clip's session feeds its own answers back, and Adam its own steps: after a few of them a last bit is no last bit.
+    # A clip feeds its own answers back, and Adam its own steps: after a few of them a last bit is no last bit.
     alike = [step for step in one if mode == "pairs" or step <= 3]
     assert [two[step] for step in alike] == pytest.approx([one[step] for step in alike], abs=1e-5)
     assert max(one.values()) - min(one.values()) > 0.1  # something was learned, so gradients were shared
