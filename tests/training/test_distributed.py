@@ -68,11 +68,12 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path, mode: str) -> None
     assert max(one.values()) - min(one.values()) > 0.1  # something was learned, so gradients were shared
 
 
+@pytest.mark.soak  # gloo may need several restarts to meet again on a busy machine, minutes each
 def test_a_run_finishes_although_a_process_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     output = tmp_path / "two"
     script.write_text(RESTARTED.format(output=str(output), steps=STEPS))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "8"]
     command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
