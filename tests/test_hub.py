@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import socket
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from vil_tracker import load_model
 from vil_tracker.config import ModelConfig
 from vil_tracker.errors import UserError
 from vil_tracker.models.network import ViLTrackerNet, build_network
+from vil_tracker.models.pretrained import save_model
 
 hub = pytest.importorskip("vil_tracker.hub", reason="needs the hub extra")
 
@@ -93,10 +97,79 @@ def test_without_network_and_cache_one_line_says_so(name: str, tmp_path: Path, m
     assert "\n" not in str(error.value)
 
 
+@pytest.fixture
+def stand_in() -> Iterator[tuple[str, list[str]]]:
+    """A server in the place of the hub, which knows no repository, and what it was asked; silent for ``silent/…``."""
+    asked: list[str] = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append(self.path)
+            if self.path.startswith("/silent/"):
+                time.sleep(0.5)
+                return
+            self.send_response(404)
+            self.send_header("X-Error-Code", "RepoNotFound")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}", asked
+        server.shutdown()
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(
+    stand_in: tuple[str, list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub, "TIMEOUT", 0.1)
+    address, asked = stand_in
+    with pytest.raises(UserError, match="check the path if it is a file's, or the name and the network"):
+        hub.fetch_weights("silent/nothing", endpoint=address, cache_dir=tmp_path)
+    assert len(asked) == 1
+
+
+def test_a_repository_that_is_not_there_is_told_with_both_readings(
+    stand_in: tuple[str, list[str]], tmp_path: Path
+) -> None:
+    address, asked = stand_in
+    with pytest.raises(UserError, match="^nobody/nothing is no file, and .*check the path if .* or the name") as error:
+        hub.fetch_weights("nobody/nothing", endpoint=address, cache_dir=tmp_path)
+    assert asked and "\n" not in str(error.value)
+
+
 @pytest.mark.usefixtures("offline")
-def test_a_mistyped_path_does_not_ask_the_hub(tmp_path: Path) -> None:
-    for name in ("runs/best.safetensors", "a/b/c", "./x/y"):
+def test_a_mistyped_path_does_not_ask_the_hub(
+    network: ViLTrackerNet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/best.safetensors", "runs/last.pt", "a/b/c", "./x/y"):
         with pytest.raises(UserError, match="no weights file"):
             load_model(name)
     with pytest.raises(UserError, match=r"holds no model\.safetensors"):
         hub.from_pretrained(tmp_path)
+    hub.save_pretrained(network, "runs/first")
+    with pytest.raises(UserError, match=r"no weights file runs/fist: did you mean runs/first\?"):
+        load_model("runs/fist")
+    with pytest.raises(UserError, match="no weights file runs/other: check .* runs/other@main is that repository"):
+        load_model("runs/other")
+    (tmp_path / "runs/empty").mkdir()
+    with pytest.raises(UserError, match=r"the folder runs/empty holds no model\.safetensors"):
+        load_model("runs/empty")
+    save_model(network, "runs/best.safetensors")
+    with pytest.raises(UserError, match=r"no weights file runs/best: did you mean runs/best\.safetensors\?"):
+        load_model("runs/best")
+    assert same(network, load_model("runs/first")) and same(network, load_model("runs/best.safetensors"))
+
+
+@pytest.mark.usefixtures("offline")
+def test_a_revision_names_the_hub_even_beside_a_folder_of_the_owner(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "somebody").mkdir()
+    with pytest.raises(UserError, match="Hugging Face hub cannot be reached"):
+        load_model("somebody/tracker@main")

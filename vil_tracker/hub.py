@@ -8,11 +8,12 @@ Folders need no network. What was downloaded once is found in the hub's cache wi
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelHubMixin, hf_hub_download
+from huggingface_hub import ModelHubMixin, get_hf_file_metadata, hf_hub_download, hf_hub_url
 from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.utils import HfHubHTTPError
 
@@ -21,6 +22,9 @@ from vil_tracker.errors import UserError, atomic_write, make_folder, writing
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.models.pretrained import HUB_FILE, load_model, save_model
 
+log = logging.getLogger(__name__)
+
+TIMEOUT = 5.0  # seconds that the hub has for its first answer
 _CARD = """\
 ---
 license: apache-2.0
@@ -54,18 +58,35 @@ def fetch_weights(hub_id: str, **options: Any) -> Path:
         UserError: there is no such repository or file, or no network and no copy in the cache.
     """
     name, _, revision = hub_id.partition("@")
+    options = {"revision": revision or None} | options
     try:
-        return Path(hf_hub_download(name, HUB_FILE, **({"revision": revision or None} | options)))
+        if not options.get("local_files_only") and not _reachable(name, options):
+            options["local_files_only"] = True
+        return Path(hf_hub_download(name, HUB_FILE, **options))
     except LocalEntryNotFoundError as error:
         raise UserError(
-            f"{name} is neither a file nor in the cache, and the Hugging Face hub cannot be reached: check the name "
-            "and the network, or give a weights file"
+            f"{name} is neither a file nor in the cache, and the Hugging Face hub cannot be reached: check the path if "
+            "it is a file's, or the name and the network if it is a repository's"
         ) from error
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
         first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise UserError(
-            f"cannot get {HUB_FILE} of {hub_id} from the Hugging Face hub: {first} (check the name, or give a file)"
+            f"{name} is no file, and {HUB_FILE} of the repository {hub_id} cannot be had from the Hugging Face hub: "
+            f"{first} (check the path if it is a file's, or the name if it is a repository's)"
         ) from error
+
+
+def _reachable(name: str, options: dict[str, Any]) -> bool:
+    """Whether the hub answers to one short question: without a network, a download tries for half a minute."""
+    try:
+        url = hf_hub_url(name, HUB_FILE, revision=options["revision"], endpoint=options.get("endpoint"))
+        get_hf_file_metadata(url, token=options.get("token"), timeout=TIMEOUT)
+    except (HfHubHTTPError, HFValidationError):
+        return True  # an answer, which the download will get as well
+    except Exception as error:  # what the hub's library raises without a network differs between its versions
+        log.debug("the Hugging Face hub cannot be reached: %s", error)
+        return False
+    return True
 
 
 def save_pretrained(network: ViLTrackerNet, folder: str | os.PathLike[str]) -> Path:

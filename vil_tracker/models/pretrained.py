@@ -76,7 +76,7 @@ def load_model(name_or_path: str | os.PathLike[str] = "nano", device: str | torc
     Args:
         name_or_path: name of shipped weights, whose checksum is verified, a weights file, a folder of
             ``save_pretrained``, or a repository of the Hugging Face hub: ``owner/name`` or ``owner/name@revision``
-            (extra ``hub``).
+            (extra ``hub``). Where there is a folder ``owner``, only the form with a revision asks the hub.
         device: see :func:`resolve_device`.
 
     Raises:
@@ -229,14 +229,30 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
         return path
     if path.is_dir() and (path / HUB_FILE).is_file():
         return path / HUB_FILE
-    if re.fullmatch(HUB_ID, text) and not path.exists():
+    revision = "@" in text
+    if re.fullmatch(HUB_ID, text) and not path.exists() and (revision or not path.parent.is_dir()):
         hub = require_extra("vil_tracker.hub", "hub", f"get {text}, which is no file, from the Hugging Face hub")
         return hub.fetch_weights(text)
     if path.suffix or len(path.parts) > 1:
-        raise UserError(f"there is no weights file {text}: check the path, or use one of: {', '.join(shipped) or '-'}")
+        raise UserError(_no_file(path, shipped))
     near = difflib.get_close_matches(text, shipped, n=1)
     hint = f"did you mean {near[0]}?" if near else f"shipped are: {', '.join(shipped) or 'none'}; or give a file"
     raise UserError(f"there are no shipped weights '{text}' and no such file: {hint}")
+
+
+def _no_file(path: Path, shipped: Mapping[str, Path]) -> str:
+    """What to say of a path at which there are no weights; the hub is not asked about it."""
+    cure = f"check the path, or use one of: {', '.join(shipped) or '-'}"
+    if path.is_dir():
+        return f"the folder {path} holds no {HUB_FILE}: give a weights file, or a folder of save_pretrained"
+    if len(path.parts) > 1 and path.parent.is_dir():
+        names = [child.name for child in path.parent.iterdir() if child.suffix == ".safetensors" or child.is_dir()]
+        near = difflib.get_close_matches(path.name, names, n=1) or [n for n in names if n.startswith(f"{path.name}.")]
+        if near:
+            cure = f"did you mean {path.parent / near[0]}?"
+        elif re.fullmatch(HUB_ID, str(path)):
+            cure += f"; {path}@main is that repository of the Hugging Face hub"
+    return f"there is no weights file {path}: {cure}"
 
 
 def _verify(path: Path) -> None:
