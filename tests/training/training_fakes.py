@@ -122,6 +122,7 @@ def run_training(config: Config, output: Path, environment: dict[str, str], kill
             written.append(path)
             if len(written) == kill_in_checkpoint:
                 half = path.parent / f".{path.name}.tmp"  # as far as a write gets before the kill
+                half.parent.mkdir(parents=True, exist_ok=True)
                 half.write_bytes(b"half a checkpoint")
                 os.kill(os.getpid(), signal.SIGKILL)
             return write(path)
