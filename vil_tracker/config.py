@@ -269,6 +269,8 @@ class TrackConfig:
         window: how strongly the Hann window pulls towards the last position: scores are multiplied by
             (1 - window) + window · hann.
         temporal: use the temporal context (where the network has that part).
+        registration: move the temporal context to where each new search crop lies in the image; without it (for
+            ablations) token (row, column) of one crop stands for that of the next, wherever the crops were cut.
         context_confidence: score below which a frame does not teach the temporal context.
         calibrated: use the calibration stored with the weights: score, states and what follows from them.
         motion: centre the search on a motion forecast while uncertain.
@@ -290,6 +292,7 @@ class TrackConfig:
 
     window: float = 0.6
     temporal: bool = True
+    registration: bool = True
     context_confidence: float = 0.3
     calibrated: bool = True
     motion: bool = True

@@ -14,6 +14,7 @@ from vil_tracker.models.film_temporal import (
     register_context,
     resize_context,
     resize_tokens,
+    unregistered_context,
     updated_context,
 )
 
@@ -226,6 +227,18 @@ def test_places_out_of_view_are_not_modulated() -> None:
     expected = 0.7 * old[:, 2:] + 0.3 * new.view(*GRID, DIM)[:, :2]
     torch.testing.assert_close(updated.features.view(*GRID, DIM)[:, :2], expected, rtol=1e-4, atol=1e-5)
     assert updated.valid.eq(1).all()
+
+
+def test_without_registration_a_token_stands_for_the_one_at_its_index() -> None:
+    """The ablation's switch: whatever the new crop, features and reliability stay where they are in the grid."""
+    context = context_of(torch.randn(1, 64, DIM), (8, 8), (50.0, 40.0, 80.0))
+    new_crop = crops((95.0, 20.0, 60.0))
+    kept = register_context(unregistered_context(context, new_crop), new_crop, (8, 8))
+    torch.testing.assert_close(kept.features, context.features, rtol=1e-5, atol=1e-5)
+    assert torch.equal(kept.valid, context.valid)
+    moved = register_context(context, new_crop, (8, 8))
+    assert (moved.valid == 0).any() and not torch.allclose(moved.features, context.features, atol=0.1)
+    assert unregistered_context(None, new_crop) is None
 
 
 # 5. The context belongs to the video.

@@ -237,6 +237,14 @@ def register_context(context: TemporalContext, crops: Tensor, grid: tuple[int, i
     return TemporalContext(tokens[..., :-1], valid, grid, new)
 
 
+def unregistered_context(context: TemporalContext | None, crops: Tensor) -> TemporalContext | None:
+    """The context as if it had been seen in ``crops``, (B, 3), so that registering it there leaves it as it is.
+
+    What a tracker without registration does: for ablations.
+    """
+    return None if context is None else replace(context, crops=crops.detach().to(context.crops))
+
+
 def updated_context(
     context: TemporalContext | None,
     features: Tensor,

@@ -17,7 +17,7 @@ from vil_tracker.boxes import BoxLike, check_box, clip_box
 from vil_tracker.config import TrackConfig
 from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box, mean_colour, to_input
 from vil_tracker.errors import UserError
-from vil_tracker.models.film_temporal import updated_context
+from vil_tracker.models.film_temporal import unregistered_context, updated_context
 from vil_tracker.models.inference import SearchModel, prepare_for_inference
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.tracking.confidence import Appearance, Calibration, appearance, gather_evidence
@@ -193,7 +193,10 @@ class Tracker:
     def _request(self, state: TrackState, centre: np.ndarray) -> Request:
         """The ordinary search crop: size of the last box, around ``centre`` (2,)."""
         box = centred_box(centre, state.box[2:])
-        return Request(self._search_crop(state, box), state.memory.current, state.context)
+        geometry, context = self._search_crop(state, box), state.context
+        if not self.config.registration:
+            context = unregistered_context(context, self._placed(geometry))
+        return Request(geometry, state.memory.current, context)
 
     def _search_crop(self, state: TrackState, box: np.ndarray) -> CropGeometry:
         settings = self.model.config
@@ -224,10 +227,15 @@ class Tracker:
         """Take the frame's features into the temporal context."""
         if not self.config.temporal or not self.model.uses_context:
             return
-        geometry = view.geometry
-        crops_13 = torch.tensor([[geometry.cx, geometry.cy, geometry.side]], device=self.window.device)
+        crops_13, context = self._placed(view.geometry), state.context
+        if not self.config.registration:
+            context = unregistered_context(context, crops_13)
         grid = (view.logits.shape[0], view.logits.shape[1])
-        state.context = updated_context(state.context, view.features[None], grid, crops_13)
+        state.context = updated_context(context, view.features[None], grid, crops_13)
+
+    def _placed(self, geometry: CropGeometry) -> torch.Tensor:
+        """A crop's place as the temporal context keeps it: (1, 3), centre and side in image pixels."""
+        return torch.tensor([[geometry.cx, geometry.cy, geometry.side]], device=self.window.device)
 
     def _remember(self, state: TrackState, frame: np.ndarray, view: View, seen: Appearance, score: float) -> None:
         """Add a template where the target is surely there and looks unlike the templates so far."""

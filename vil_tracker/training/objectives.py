@@ -20,7 +20,7 @@ from vil_tracker.config import Config
 from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box, to_input
 from vil_tracker.data.sampling import ClipBatch, PairBatch
 from vil_tracker.errors import UserError
-from vil_tracker.models.film_temporal import TemporalContext, register_context, updated_context
+from vil_tracker.models.film_temporal import TemporalContext, register_context, unregistered_context, updated_context
 from vil_tracker.models.network import NetworkOutput, ViLTrackerNet
 from vil_tracker.tracking.tracker import hann_window
 from vil_tracker.training.deep_supervision import InsideProbes
@@ -136,6 +136,8 @@ class ClipObjective(nn.Module):
             for frame, region, out in zip(frames, regions, crops_BSS3, strict=True):
                 crop(frame, region, out=out)
             crops_B3 = torch.tensor([[r.cx, r.cy, r.side] for r in regions], dtype=torch.float32, device=device)
+            if not self.config.track.registration:
+                context = unregistered_context(context, crops_B3)
             registered = None if context is None else register_context(context, crops_B3, self.grid)
             output = self.search(to_input(crops_BSS3, device), memory, registered)
             boxes_B4, present_B = truth_in_crops(batch.boxes[:, k].numpy(), batch.present[:, k].numpy(), regions)
