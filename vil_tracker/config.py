@@ -101,14 +101,23 @@ class SourceConfig:
             ``synthetic_clips``.
         weight: share of the samples, relative to the other sources.
         split: split of the data set; synthetic ones and own folders have none.
+        kinds: of ``synthetic_pairs``: only these kinds of pairs, joined by commas, of those in data/synthetic.py
+            (``still,boxed``); empty takes all of them, by their own weights.
     """
 
     name: str = ""
     weight: float = 1.0
     split: str = "train"
+    kinds: str = ""
 
     def __post_init__(self) -> None:
         _require(bool(self.name), "data.sources[].name", self.name, "the name of a data set")
+        _require(
+            not self.kinds or self.name == "synthetic_pairs",
+            f"data.sources[{self.name}].kinds",
+            self.kinds,
+            "nothing: only synthetic_pairs has kinds",
+        )
         _require(self.weight > 0, f"data.sources[{self.name}].weight", self.weight, "above 0")
 
 

@@ -362,3 +362,13 @@ def test_short_clips_are_whole(pool):
         assert len(clip) == len(clip.frames) == n
     with pytest.raises(UserError, match="at least 1"):
         SyntheticClips(pool).sample_clip(np.random.default_rng(0), 0)
+
+
+def test_kinds_can_be_chosen_by_name(pool):
+    """The configuration's `kinds`: only those are drawn, and a name that is none is told."""
+    chosen = SyntheticPairs(pool, 32, 64, config=SyntheticConfig().only("still, pseudo"))
+    rng = np.random.default_rng(0)
+    assert {chosen.draw_mode(rng) for _ in range(200)} == {"still", "pseudo"}
+    assert SyntheticConfig().only("") == SyntheticConfig()
+    with pytest.raises(UserError, match="no kind 'stil': choose from still"):
+        SyntheticConfig().only("stil")

@@ -63,6 +63,7 @@ def build_source(
                 scale_jitter=data.scale_jitter,
                 rotation=data.rotation,
             )
+            synthetic = synthetic.only(source.kinds)
             sizes = model.template_size, model.search_size
             return SyntheticPairs(pool(), *sizes, model.template_factor, model.search_factor, synthetic)
         if source.name == SYNTHETIC_CLIPS:

@@ -15,7 +15,7 @@ Any of them may be seen from afar: composed with few pixels and then enlarged, a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import cv2
 import numpy as np
@@ -79,6 +79,18 @@ class SyntheticConfig:
         for field in fields(self):
             if getattr(self, field.name) < 0:
                 raise UserError(f"synthetic.{field.name} is {getattr(self, field.name)}, expected at least 0")
+
+    def only(self, kinds: str) -> SyntheticConfig:
+        """The same mixture with only these kinds of pairs, joined by commas; an empty string leaves it as it is.
+
+        Raises:
+            UserError: one of them is no kind.
+        """
+        chosen = [kind.strip() for kind in kinds.split(",") if kind.strip()]
+        for kind in chosen:
+            if kind not in MODES:
+                raise UserError(f"synthetic_pairs has no kind {kind!r}: choose from {', '.join(MODES)}")
+        return replace(self, **{kind: 0.0 for kind in MODES if chosen and kind not in chosen})
 
 
 class SyntheticPairs:
