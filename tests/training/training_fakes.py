@@ -143,8 +143,9 @@ def start(
         kill_in_checkpoint: the process kills itself in the middle of writing so manieth checkpoint; 0 never.
     """
     context = multiprocessing.get_context("forkserver")
-    # The first step of an optimiser imports torch._dynamo, which takes longer than the run.
-    context.set_forkserver_preload(["vil_tracker.training.loop", "torch._dynamo", "training_fakes"])
+    # The first step of an optimiser imports torch._dynamo, which takes longer than the run; so does TensorBoard.
+    modules = ["vil_tracker.training.loop", "torch._dynamo", "torch.utils.tensorboard", "training_fakes"]
+    context.set_forkserver_preload(modules)
     process = context.Process(target=run_training, args=(config, output, environment or {}, kill_in_checkpoint))
     process.start()
     return process

@@ -44,13 +44,15 @@ class Record:
         self.pending: list[tuple[int, Tensor, Terms, list[int]]] = []
         self.skipped: dict[int, Skipped] = {}
         self.started, self.waited, self.logged_step = time.monotonic(), 0.0, first_step
-        self.board = _open_board(folder / "tensorboard", first_step) if ranks.main else None
+        self.board = _open_board(folder / "tensorboard") if ranks.main else None
         if ranks.main:
-            lines = [{"config": config_to_dict(config)}]
+            lines: list[dict[str, Any]] = [{"config": config_to_dict(config)}]
             if first_step > 0 and self.path.exists():
                 lines = [line for line in read_log(self.path) if line.get("step", 0) <= first_step]
             with atomic_write(self.path, "w") as stream:
                 stream.writelines(json.dumps(line) + "\n" for line in lines)
+            for line in lines[1:]:  # TensorBoard's own files lack the last minutes before a kill
+                self._show(line)
 
     @contextlib.contextmanager
     def waiting(self) -> Iterator[None]:
@@ -102,6 +104,10 @@ class Record:
             return
         with writing(self.path), self.path.open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(line) + "\n")
+        self._show(line)
+
+    def _show(self, line: dict[str, Any]) -> None:
+        """Hand a line's numbers to TensorBoard, if it is there."""
         if self.board is not None:
             for name, value in line.items():
                 if name != "step" and isinstance(value, (int, float)):
@@ -157,11 +163,15 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def _open_board(folder: Path, first_step: int) -> Any:
-    """A TensorBoard writer, or None where TensorBoard is not installed."""
+def _open_board(folder: Path) -> Any:
+    """A TensorBoard writer, or None where TensorBoard is not installed; what the folder held before is hidden."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        log.info("TensorBoard is not installed: the log is in log.jsonl alone")
+        log.info(
+            "TensorBoard is not installed, so the log is in log.jsonl alone: pip install 'vil-tracker[tensorboard]' "
+            "adds its files"
+        )
         return None
-    return SummaryWriter(str(folder), purge_step=first_step)
+    with writing(folder):
+        return SummaryWriter(str(folder), purge_step=0)
