@@ -15,7 +15,7 @@ from vil_tracker.training.record import read_log
 
 STEPS = 20
 RESTARTED = """
-import os, signal
+import os, signal, time
 from pathlib import Path
 import torch
 from training_fakes import source_for, tiny_config
@@ -35,6 +35,13 @@ class Deadly:
 
 torch.set_num_threads(1)
 output = Path({output!r})
+first = output.parent / "first_back"
+if os.environ["TORCHELASTIC_RESTART_COUNT"] == "1":
+    if os.environ["RANK"] == "1":
+        first.touch()
+    while not first.exists():  # rank 1 is back first, and must not take the addresses of the dead for those of rank 0
+        time.sleep(0.05)
+    time.sleep(1.5 * (os.environ["RANK"] == "0"))
 config = tiny_config(steps={steps}, batch_size=4)
 train(config, Deadly(source_for(config), output.parent / "killed"), output, device=torch.device("cpu"), progress=False)
 """
@@ -51,9 +58,17 @@ def torchrun_variables(rank: int, world: int, port: int) -> dict[str, str]:
     }
 
 
-@pytest.mark.parametrize("mode", ["pairs", "clips"])
-def test_two_processes_give_the_losses_of_one(tmp_path: Path, mode: str) -> None:
-    config = tiny_config(mode, steps=STEPS, accumulate=2)
+@pytest.mark.parametrize(
+    "mode,truth_share,compared",
+    [
+        ("pairs", 0.5, STEPS),
+        ("clips", 1.0, STEPS),
+        # Crops centred on predictions feed a last bit back, and Adam its own steps: after a few it is no last bit.
+        ("clips", 0.5, 3),
+    ],
+)
+def test_two_processes_give_the_losses_of_one(tmp_path: Path, mode: str, truth_share: float, compared: int) -> None:
+    config = tiny_config(mode, steps=STEPS, accumulate=2, truth_share=truth_share)
     port = free_port()
     processes = [start(config, tmp_path / "two", torchrun_variables(rank, 2, port)) for rank in range(2)]
     processes.append(start(config, tmp_path / "one"))
@@ -62,19 +77,18 @@ def test_two_processes_give_the_losses_of_one(tmp_path: Path, mode: str) -> None
     assert [process.exitcode for process in processes] == [0, 0, 0]
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert len(one) == len(two) == STEPS
-    # A clip feeds its own answers back, and Adam its own steps: after a few of them a last bit is no last bit.
-    alike = [step for step in one if mode == "pairs" or step <= 3]
+    print(f"largest difference {max(abs(one[step] - two[step]) for step in one):.1e}")
+    alike = [step for step in one if step <= compared]
     assert [two[step] for step in alike] == pytest.approx([one[step] for step in alike], abs=1e-5)
     assert max(one.values()) - min(one.values()) > 0.1  # something was learned, so gradients were shared
 
 
-@pytest.mark.soak  # gloo may need several restarts to meet again on a busy machine, minutes each
 def test_a_run_finishes_although_a_process_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "run.py"
     output = tmp_path / "two"
     script.write_text(RESTARTED.format(output=str(output), steps=STEPS))
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "8"]
-    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{free_port()}", str(script)]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["--max-restarts", "1", str(script)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -97,7 +97,7 @@ class NoiseClips:
 def source_for(config: Config) -> NoisePairs | NoiseClips:
     """A source of the configuration's mode and sizes."""
     if config.data.mode == "clips":
-        return NoiseClips(config.model, config.data.clip_length)
+        return NoiseClips(config.model, config.data.clip_length, free=config.train.truth_share < 1)
     return NoisePairs(config.model)
 
 

@@ -45,8 +45,20 @@ def join(device: torch.device) -> Ranks:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    return Ranks(dist.get_rank(), dist.get_world_size(), device)
+    store, rank, world = next(dist.rendezvous("env://"))
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=dist.PrefixStore(_attempt(), store), rank=rank, world_size=world)
+    return Ranks(rank, world, device)
+
+
+def _attempt() -> str:
+    """What tells the processes' entries in torchrun's store from those of processes that died.
+
+    The store outlives a restart (pytorch/pytorch#135712): a process that is back before its peers would connect to the
+    addresses of the dead. torchrun counts restarts per node, so its count tells them apart on one node; several nodes
+    need TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, which gives every attempt a store of its own.
+    """
+    return os.environ.get("TORCHELASTIC_RESTART_COUNT", "") if os.environ.get("GROUP_WORLD_SIZE") == "1" else ""
 
 
 def leave() -> None:
