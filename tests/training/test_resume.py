@@ -49,7 +49,7 @@ def kill_somewhere(config: Config, output: Path, moment: random.Random) -> int:
 
 def kill_in_checkpoint(config: Config, output: Path, number: int) -> None:
     process = start(config, output, kill_in_checkpoint=number)
-    process.join(120)
+    process.join(600)
     assert process.exitcode in (-signal.SIGKILL, 0)
 
 
