@@ -10,11 +10,13 @@ import torch
 from track_clips import scene, small_network
 
 from vil_tracker.config import TrackConfig
-from vil_tracker.data.crops import crop, geometry_for_box, mean_colour, to_input
+from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box, mean_colour, to_input
 from vil_tracker.data.sequence import ArrayFrames, make_sequence
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.run import track_sequence
 from vil_tracker.images import write_image
+from vil_tracker.models.inference import InferenceNetwork
+from vil_tracker.models.network import NetworkOutput
 from vil_tracker.tracking.run import OutputSettings, track_source
 from vil_tracker.tracking.select import Target
 from vil_tracker.tracking.state import Result
@@ -49,7 +51,7 @@ def test_the_session_is_crop_network_decode() -> None:
     network, (frames, boxes) = small_network(calibrated=False), scene(1, 2)
     config = network.config
     near = geometry_for_box(boxes[0], config.template_factor, config.template_size)
-    wide = geometry_for_box(boxes[0], config.search_factor, config.search_size)
+    wide = geometry_for_box(boxes[0], config.search_factor, config.search_size).snapped()
     with torch.no_grad():
         output = network(
             to_input(crop(frames[0], near))[None, None],
@@ -64,6 +66,35 @@ def test_the_session_is_crop_network_decode() -> None:
     clipped = np.array([max(expected[0], 0), max(expected[1], 0)])
     assert np.allclose(result.box[:2], clipped, atol=1e-3)
     assert result.score == pytest.approx(float(score[0]), abs=1e-5)
+
+
+class Rounded(InferenceNetwork):
+    """Answers that differ by what another runtime rounds differently."""
+
+    def forward_search(self, *args) -> NetworkOutput:
+        output = super().forward_search(*args)
+        disturb = torch.Generator().manual_seed(0)
+        parts = (part + 3e-7 * torch.randn(part.shape, generator=disturb) for part in output[1:3])
+        return output._replace(**dict(zip(("offset", "size"), parts, strict=True)))
+
+
+def test_rounding_is_not_fed_back(network) -> None:
+    """Crops around boxes that differ by a rounding are the same, so the boxes stay that near for good."""
+    frames, boxes = scene(8, 60)
+    plain, rounded = (run(Tracker(model), frames, boxes[0]) for model in (network, Rounded(network)))
+    apart = [float(np.abs(a.box - b.box).max()) for a, b in zip(plain, rounded, strict=True)]
+    assert max(apart) < 1e-3 and max(apart[30:]) > 0
+
+
+def test_snapped_crops_stay_where_they_are() -> None:
+    rng = np.random.default_rng(0)
+    for side in (8.0, 63.9, 64.0, 700.3, 5000.0):
+        for _ in range(50):
+            geometry = CropGeometry(*rng.uniform(-50, 3000, 2), side * rng.uniform(1, 2), 128)
+            snapped = geometry.snapped()
+            moved = np.abs([getattr(snapped, name) - getattr(geometry, name) for name in ("cx", "cy", "side")])
+            assert moved.max() <= geometry.side / 4096 and snapped.snapped() == snapped
+            np.testing.assert_allclose(snapped.to_image(snapped.to_crop([3, 4, 50, 60])), [3, 4, 50, 60], atol=1e-9)
 
 
 def test_a_new_init_starts_from_nothing(network) -> None:

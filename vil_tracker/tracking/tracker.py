@@ -173,7 +173,7 @@ class Tracker:
                 wide.size,
                 config.redetect_crops,
             )
-            requests += [Request(place, first, windowed=False) for place in places]
+            requests += [Request(place.snapped(), first, windowed=False) for place in places]
         view, *others = yield requests
         score = self._score(state, frame, view, appearance(view), _TYPICAL_DISTANCE)
         if others:
@@ -204,7 +204,7 @@ class Tracker:
             scale = box_scale(box)
             wanted = min(max(scale, state.sure_size / _MAX_RESIZE), state.sure_size * _MAX_RESIZE)
             box = centred_box(box_centre(box), box[2:] * (wanted / scale))
-        return geometry_for_box(box, settings.search_factor, settings.search_size)
+        return geometry_for_box(box, settings.search_factor, settings.search_size).snapped()
 
     def _score(
         self, state: TrackState, frame: np.ndarray, view: View, seen: Appearance, squared_distance: float
