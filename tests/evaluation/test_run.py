@@ -13,13 +13,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from eval_trees import make_folder_benchmark, moving_boxes
 
 from vil_tracker.cli import main
+from vil_tracker.config import ModelConfig
 from vil_tracker.evaluation.benchmarks import get_benchmark, load_sequences
 from vil_tracker.evaluation.results import ResultStore, read_result
 from vil_tracker.evaluation.run import track_sequence
 from vil_tracker.evaluation.trackers import StillTracker, parse_tracker
+from vil_tracker.models.network import build_network
+from vil_tracker.models.pretrained import save_model
 
 LENGTHS = {"a": 12, "b": 7, "c": 5, "d": 3}
 DRIFT, SLOW, FAILS = (f"python:helper_trackers:{name}" for name in ("Drift", "Slow", "Fails"))
@@ -109,6 +113,29 @@ def test_results_of_other_weights_are_not_mixed(data: Path, tmp_path: Path, caps
     store.claim({**parse_tracker(DRIFT).identity(), "benchmark": "otb2013"})
     assert main(command(data, tmp_path / "out", DRIFT)) == 2
     assert "another run (different benchmark)" in capsys.readouterr().err
+
+
+def test_precisions_are_trackers_of_their_own(data: Path, tmp_path: Path, capsys) -> None:
+    """The given dtype reaches the network, and results of another one are neither overwritten nor taken for its."""
+    torch.manual_seed(0)
+    weights, output = tmp_path / "toy.safetensors", tmp_path / "out"
+    sizes = {"template_size": 32, "search_size": 64, "modulation_interval": 2, "head_channels": 16}
+    save_model(build_network(ModelConfig(name="toy", dim=32, depth=2, **sizes)), weights)
+    words = command(data, output, "vil", "--weights", str(weights), "--device", "cpu")
+    assert main([*words, "--dtype", "float32", "bfloat16", "int8"]) == 0
+    report = report_of(output)
+    assert list(report["trackers"]) == ["vil", "vil-bfloat16", "vil-int8"]
+    assert all(report["trackers"][name]["overall"]["auc"] >= 0 for name in report["trackers"])
+    boxes = {}
+    for name, dtype in (("vil", "float32"), ("vil-bfloat16", "bfloat16"), ("vil-int8", "int8")):
+        folder = output / "results" / name
+        assert json.loads((folder / "run.json").read_text())["dtype"] == dtype
+        boxes[name] = (folder / "a.txt").read_text()
+    assert len(set(boxes.values())) == 3  # rounded differently, so computed differently
+    (output / "results" / "vil-int8").rename(output / "results" / "other")
+    (output / "results" / "vil-bfloat16").rename(output / "results" / "vil-int8")
+    assert main([*words, "--dtype", "int8"]) == 2
+    assert "another run (different dtype, tracker)" in capsys.readouterr().err
 
 
 def test_a_failure_stops_the_run_and_keeps_what_is_done(data: Path, tmp_path: Path, capsys) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vil_tracker.errors import UserError, check_folder
+from vil_tracker.tracking.loading import PRECISIONS
 
 if TYPE_CHECKING:
     from vil_tracker.data.sequence import Sequence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from vil_tracker.evaluation.run import Failure
     from vil_tracker.evaluation.scoring import TrackerScores
     from vil_tracker.evaluation.trackers import TrackerSpec
+    from vil_tracker.models.inference import Precision
 
 EPILOG = """\
 benchmarks:
@@ -32,6 +34,7 @@ examples:
   vil-tracker evaluate --benchmark lasot --data-root /data/LaSOT --output runs/lasot
   vil-tracker evaluate --benchmark folder --data-root my_videos --output runs/mine --tracker vil opencv:MIL
   vil-tracker evaluate --benchmark uav123 --data-root /data/UAV123 --output runs/uav --convention official,pytracking
+  vil-tracker evaluate --benchmark folder --data-root my_videos --output runs/mine --dtype float32 bfloat16 int8
   vil-tracker evaluate --benchmark otb2013 --truth otb/gt --results otb/ccot --output runs/ccot
   vil-tracker evaluate --benchmark got10k_test --data-root /data/GOT-10k --output runs/got --submission got10k.zip
   torchrun --nproc-per-node 4 scripts/evaluate.py --benchmark lasot --data-root /data/LaSOT --output runs/lasot
@@ -73,6 +76,13 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     trackers.add_argument("--weights", default="nano", metavar="NAME|FILE", help="weights of vil (default nano)")
     trackers.add_argument("--config", metavar="FILE", help="YAML whose track section configures vil")
     trackers.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+    trackers.add_argument(
+        "--dtype",
+        nargs="+",
+        default=["float32"],
+        choices=PRECISIONS,
+        help="precision of vil; several are compared in one report (default float32)",
+    )
     trackers.add_argument("--peers-dir", metavar="DIR", help="folder with the networks of OpenCV's trackers")
     trackers.add_argument(
         "--results",
@@ -211,13 +221,22 @@ def _specs(args: argparse.Namespace) -> tuple[list[TrackerSpec], list[str]]:
             left_out = ", ".join(name for name, reason in reasons.items() if reason is not None)
             notes.append(f"trackers of OpenCV that this installation cannot run: {left_out or 'none'}")
         for name in names:
-            spec = parse_tracker(
-                name, weights=args.weights, device=args.device, config=args.config, peers_dir=args.peers_dir
+            dtypes: list[Precision] = (
+                list(dict.fromkeys(args.dtype)) if name.partition(":")[0] == "vil" else ["float32"]
             )
-            reason = peers.unavailable_reason(spec.target, folder) if spec.kind == "opencv" else None
-            if reason is not None:
-                raise UserError(reason)
-            specs.append(spec)
+            for dtype in dtypes:
+                spec = parse_tracker(
+                    name,
+                    weights=args.weights,
+                    device=args.device,
+                    config=args.config,
+                    dtype=dtype,
+                    peers_dir=args.peers_dir,
+                )
+                reason = peers.unavailable_reason(spec.target, folder) if spec.kind == "opencv" else None
+                if reason is not None:
+                    raise UserError(reason)
+                specs.append(spec)
     doubles = sorted({spec.name for spec in specs if sum(other.folder == spec.folder for other in specs) > 1})
     if doubles:
         raise UserError(f"--tracker: {', '.join(doubles)} is given twice")

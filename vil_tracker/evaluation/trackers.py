@@ -11,13 +11,16 @@ import importlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation import peers
 from vil_tracker.tracking.state import Result
+
+if TYPE_CHECKING:
+    from vil_tracker.models.inference import Precision
 
 
 class SequenceTracker(Protocol):
@@ -55,6 +58,7 @@ class TrackerSpec:
         target: weights (name or file), OpenCV's tracker name, or "module:factory"; empty for "still".
         device: "auto", "cpu", "cuda", "cuda:1" or "mps"; for kind "vil".
         config: YAML file whose `track` section configures the session; for kind "vil".
+        dtype: what the network computes in, one of :data:`vil_tracker.tracking.loading.PRECISIONS`; for kind "vil".
         peers_dir: folder with the networks of OpenCV's trackers.
     """
 
@@ -63,6 +67,7 @@ class TrackerSpec:
     target: str = ""
     device: str = "auto"
     config: str | None = None
+    dtype: Precision = "float32"
     peers_dir: str | None = None
 
     @property
@@ -81,6 +86,7 @@ class TrackerSpec:
         if self.kind == "vil":
             from vil_tracker.models.pretrained import shipped_weights
 
+            identity["dtype"] = self.dtype
             weights = shipped_weights().get(self.target, Path(self.target))
             if weights.is_file():
                 identity["target"] = f"sha256:{_sha256(weights)}"
@@ -100,16 +106,24 @@ class TrackerSpec:
             return peers.OpenCvTracker(self.target, Path(self.peers_dir) if self.peers_dir else None)
         if self.kind == "python":
             return _build_from_python(self.target)
-        return _build_vil(self.target, self.device, self.config)
+        return _build_vil(self.target, self.device, self.config, self.dtype)
 
 
 def parse_tracker(
-    text: str, *, weights: str = "nano", device: str = "auto", config: str | None = None, peers_dir: str | None = None
+    text: str,
+    *,
+    weights: str = "nano",
+    device: str = "auto",
+    config: str | None = None,
+    dtype: Precision = "float32",
+    peers_dir: str | None = None,
 ) -> TrackerSpec:
     """Read a tracker as written on the command line.
 
     Args:
         text: "vil" (with `weights`), "vil:NAME_OR_FILE", "opencv:NAME", "still" or "python:MODULE:FACTORY".
+        weights, device, config, dtype: of "vil"; a dtype other than float32 becomes part of its name.
+        peers_dir: of "opencv".
 
     Raises:
         UserError: anything else.
@@ -117,7 +131,9 @@ def parse_tracker(
     kind, _, target = text.partition(":")
     if kind == "vil":
         name = f"vil:{Path(target).stem}" if target else "vil"
-        return TrackerSpec(name, "vil", target or weights, device=device, config=config)
+        if dtype != "float32":
+            name = f"{name}-{dtype}"
+        return TrackerSpec(name, "vil", target or weights, device=device, config=config, dtype=dtype)
     if kind == "opencv" and target:
         target = peers.canonical_name(target)
         return TrackerSpec(f"opencv:{target}", "opencv", target, peers_dir=peers_dir)
@@ -131,13 +147,14 @@ def parse_tracker(
     )
 
 
-def _build_vil(weights: str, device: str, config: str | None) -> SequenceTracker:
+def _build_vil(weights: str, device: str, config: str | None, dtype: Precision) -> SequenceTracker:
     from vil_tracker.config import load_config
+    from vil_tracker.models.inference import InferenceNetwork
     from vil_tracker.models.pretrained import load_model
     from vil_tracker.tracking.tracker import Tracker
 
     track_config = None if config is None else load_config(config).track
-    return Tracker(load_model(weights, device=device), track_config)
+    return Tracker(InferenceNetwork(load_model(weights, device=device), dtype), track_config)
 
 
 def _build_from_python(target: str) -> SequenceTracker:
