@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from vil_tracker.data.readers.base import (
     Candidate,
     Item,
@@ -43,6 +45,26 @@ def train_names(split: str) -> list[str]:
         "vot_allowed": lambda n: n not in forbidden,
     }[split]
     return [f"GOT-10k_Train_{n:06d}" for n in numbers if chosen(n)]
+
+
+def labelled(folder: Path, frames: list[str], boxes: np.ndarray, exists: np.ndarray) -> Item:
+    """The sequence of a folder that holds its frames, ``groundtruth.txt`` and any of GOT-10k's labels.
+
+    Raises:
+        UserError: a label file is damaged, or of another length than the boxes.
+    """
+    count = len(boxes)
+    absence, cover, cut = labels = [folder / f"{name}.label" for name in ("absence", "cover", "cut_by_image")]
+    return Item(
+        folder=folder,
+        frame_names=frames,
+        boxes=boxes,
+        absent=read_flags(absence, count),
+        cover=read_numbers(cover, count, 0, COVER_LEVELS) / COVER_LEVELS if cover.is_file() else None,
+        cut=read_flags(cut, count),
+        exists=exists,
+        watched=(folder, folder / "groundtruth.txt", *(label for label in labels if label.is_file())),
+    )
 
 
 class GOT10k(Reader):
@@ -98,17 +120,5 @@ GOT-10k/                        (any name)
         names = list_frames(path)
         if len(boxes) == 1:  # the test split
             boxes = pad_boxes(boxes, len(names))
-        count = len(boxes)
-        frames, exists = numbered_frames(names, count, first=1)
-        labels = [path / "absence.label", path / "cover.label", path / "cut_by_image.label"]
-        cover = read_numbers(labels[1], count, 0, COVER_LEVELS) / COVER_LEVELS if labels[1].is_file() else None
-        return Item(
-            folder=path,
-            frame_names=frames,
-            boxes=boxes,
-            absent=read_flags(labels[0], count),
-            cover=cover,
-            cut=read_flags(labels[2], count),
-            exists=exists,
-            watched=(path, path / "groundtruth.txt", *(label for label in labels if label.is_file())),
-        )
+        frames, exists = numbered_frames(names, len(boxes), first=1)
+        return labelled(path, frames, boxes, exists)

@@ -12,11 +12,9 @@ from vil_tracker.data.readers.base import (
     list_frames,
     match_frames,
     read_boxes,
-    read_flags,
-    read_numbers,
     subfolders,
 )
-from vil_tracker.data.readers.got10k import COVER_LEVELS
+from vil_tracker.data.readers.got10k import labelled
 from vil_tracker.errors import UserError
 
 
@@ -60,16 +58,4 @@ FOLDER/                         (or one sequence's folder itself)
         path = candidate.path
         truth = path / "groundtruth.txt"
         frames, boxes, exists = match_frames(list_frames(path), read_boxes(truth), truth)
-        count = len(boxes)
-        labels = [path / "absence.label", path / "cover.label", path / "cut_by_image.label"]
-        cover = read_numbers(labels[1], count, 0, COVER_LEVELS) / COVER_LEVELS if labels[1].is_file() else None
-        return Item(
-            folder=path,
-            frame_names=frames,
-            boxes=boxes,
-            absent=read_flags(labels[0], count),
-            cover=cover,
-            cut=read_flags(labels[2], count),
-            exists=exists,
-            watched=(path, truth, *(label for label in labels if label.is_file())),
-        )
+        return labelled(path, frames, boxes, exists)

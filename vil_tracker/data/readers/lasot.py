@@ -22,6 +22,34 @@ from vil_tracker.data.readers.base import (
 )
 
 
+def flagged(truth: Path, images: Path, boxes: np.ndarray, absent: np.ndarray) -> Item:
+    """A sequence whose frames are numbered from 1, with LaSOT's label files beside its boxes, where there are any.
+
+    Args:
+        truth: the box file.
+        images: folder of the frames.
+        boxes: (N, 4) xywh, as in the box file.
+        absent: (N,) bool, frames without the target whatever the label files say.
+
+    Raises:
+        UserError: there are no frames, or a label file is damaged or of another length than the boxes.
+    """
+    frames, exists = numbered_frames(list_frames(images), len(boxes), first=1)
+    labels = [truth.with_name(name) for name in ("full_occlusion.txt", "out_of_view.txt")]
+    for flags in (read_flags(label, len(boxes)) for label in labels):
+        if flags is not None:
+            absent = absent | flags
+    return Item(
+        folder=images,
+        frame_names=frames,
+        boxes=boxes,
+        absent=absent,
+        cover=np.where(absent, 0.0, 1.0),
+        exists=exists,
+        watched=(truth.parent, images, truth, *(label for label in labels if label.is_file())),
+    )
+
+
 class LaSOT(Reader):
     """LaSOT as unpacked from its per-class archives.
 
@@ -68,22 +96,6 @@ LaSOT/                          (any name)
         return listing_of(self.names(split), on_disk, [folder, *groups])
 
     def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
-        path = candidate.path
-        truth = path / "groundtruth.txt"
+        truth = candidate.path / "groundtruth.txt"
         boxes = read_boxes(truth)
-        frames, exists = numbered_frames(list_frames(path / "img"), len(boxes), first=1)
-        labels = [path / "full_occlusion.txt", path / "out_of_view.txt"]
-        absent = np.zeros(len(boxes), bool)
-        for label in labels:
-            flags = read_flags(label, len(boxes))
-            if flags is not None:
-                absent |= flags
-        return Item(
-            folder=path / "img",
-            frame_names=frames,
-            boxes=boxes,
-            absent=absent,
-            cover=np.where(absent, 0.0, 1.0),
-            exists=exists,
-            watched=(path, path / "img", truth, *(label for label in labels if label.is_file())),
-        )
+        return flagged(truth, candidate.path / "img", boxes, np.zeros(len(boxes), bool))

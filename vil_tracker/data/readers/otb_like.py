@@ -40,9 +40,17 @@ FOLDER/                         (or one sequence's folder itself)
                                 groundtruth_rect.1.txt, .2.txt for several targets)
     img/0001.jpg …"""
 
+    def _images(self, sequence: Path) -> Path:
+        """Where a sequence's frames lie."""
+        return sequence / "img"
+
+    def _is_sequence(self, folder: Path) -> bool:
+        return (folder / "img").is_dir() and bool(truth_files(folder))
+
     def _folders(self, folder: Path, limit: int | None = None) -> list[Path]:
-        children = [folder] if (folder / "img").is_dir() else subfolders(folder, limit)
-        return [child for child in children if (child / "img").is_dir() and truth_files(child)]
+        if self._is_sequence(folder):
+            return [folder]
+        return [child for child in subfolders(folder, limit) if self._is_sequence(child)]
 
     def matches(self, folder: Path) -> bool:
         return bool(self._folders(folder, limit=64))
@@ -52,7 +60,7 @@ FOLDER/                         (or one sequence's folder itself)
         return Listing(tuple(found), watched=(folder,))
 
     def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
-        truth, images = candidate.path, candidate.path.parent / "img"
+        truth, images = candidate.path, self._images(candidate.path.parent)
         frames, boxes, exists = match_frames(list_frames(images), read_boxes(truth), truth)
-        watched = (truth.parent, images, truth)
-        return Item(folder=images, frame_names=frames, boxes=boxes, exists=exists, watched=watched)
+        watched = dict.fromkeys((truth.parent, images, truth))
+        return Item(folder=images, frame_names=frames, boxes=boxes, exists=exists, watched=tuple(watched))

@@ -5,19 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
 from vil_tracker.data.readers.base import (
     Candidate,
     Item,
     Listing,
     Reader,
-    list_frames,
-    numbered_frames,
     read_boxes,
-    read_flags,
     subfolders,
 )
+from vil_tracker.data.readers.lasot import flagged
 from vil_tracker.errors import UserError
 
 _FOLDERS = {"train": ("unisot_train_final_backup", "train"), "test": ("unisot_final_test", "test")}
@@ -74,19 +70,4 @@ VastTrack/                      (any name)
         if truth is None:
             raise UserError(f"{path} has no Groundtruth.txt: unpack the sequence again")
         boxes = read_boxes(truth)
-        frames, exists = numbered_frames(list_frames(path / "imgs"), len(boxes), first=1)
-        absent = (boxes == 0).all(1)
-        labels = [path / "full_occlusion.txt", path / "out_of_view.txt"]
-        for label in labels:
-            flags = read_flags(label, len(boxes))
-            if flags is not None:
-                absent |= flags
-        return Item(
-            folder=path / "imgs",
-            frame_names=frames,
-            boxes=boxes,
-            absent=absent,
-            cover=np.where(absent, 0.0, 1.0),
-            exists=exists,
-            watched=(path, path / "imgs", truth, *(label for label in labels if label.is_file())),
-        )
+        return flagged(truth, path / "imgs", boxes, (boxes == 0).all(1))
