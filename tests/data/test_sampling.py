@@ -11,20 +11,14 @@ import numpy as np
 import pytest
 
 from vil_tracker.config import Config, DataConfig, ModelConfig, SourceConfig
-from vil_tracker.data.clips import (
-    ClipCutter,
-    SyntheticVideoClips,
-    SyntheticVideoPairs,
-    VideoClips,
-    draw_offsets,
-    window,
-)
+from vil_tracker.data.clips import ClipCutter, VideoClips, draw_offsets, window
 from vil_tracker.data.dataset import SequenceDataset, open_folder
 from vil_tracker.data.painted import painted_photo
 from vil_tracker.data.pairs import Look, PairCutter, VideoPairs, cut
 from vil_tracker.data.photo_pool import pool_from_arrays
 from vil_tracker.data.sampling import ClipBatch, Fault, Loaded, Mixture, PairBatch, Samples, StepSampler, build_loader
 from vil_tracker.data.sources import build_source
+from vil_tracker.data.synthetic_videos import SyntheticVideoClips, SyntheticVideoPairs
 from vil_tracker.errors import UserError
 from vil_tracker.images import write_image
 

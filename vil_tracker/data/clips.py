@@ -8,7 +8,6 @@ tracker's own last box is known.
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import cv2
 import numpy as np
@@ -18,27 +17,19 @@ from vil_tracker.data.dataset import SequenceDataset
 from vil_tracker.data.pairs import (
     TEMPLATE_COVER,
     Look,
-    PairCutter,
+    SequenceSource,
     blurred,
-    draw,
-    frame_name,
     inside,
     jittered,
     root,
     template_of,
-    usable_sequences,
 )
-from vil_tracker.data.photo_pool import PhotoPool
-from vil_tracker.data.sampling import ClipSample, PairSample
+from vil_tracker.data.sampling import ClipSample
 from vil_tracker.data.sequence import Sequence
-from vil_tracker.data.skipping import SkippedFiles
-from vil_tracker.data.synthetic_clips import SyntheticClips
 
 MARGIN = 2.0  # side of the window around each true box, in sides of its search crop
 MAX_SIDE = 640  # of a window, in pixels; a little more where shrinking is not worth its time
 WORTH_SHRINKING = 0.75
-BOX_NOISE = 0.03  # standard deviation of a synthetic template box's sides: users' boxes are not exact
-SYNTHETIC_GAP = 60  # frames between a synthetic clip's template and its first search frame, at most
 
 
 def draw_offsets(rng: np.random.Generator, config: DataConfig, difficulty: float, room: int) -> np.ndarray | None:
@@ -156,7 +147,7 @@ class ClipCutter:
         return np.concatenate([box[:2] + direction * reach * rng.uniform(1.0, 1.8), box[2:]])
 
 
-class VideoClips:
+class VideoClips(SequenceSource[ClipSample]):
     """Clips from the sequences of one data set; a still is a clip in which nothing moves but the crop.
 
     Args:
@@ -165,26 +156,17 @@ class VideoClips:
     """
 
     def __init__(self, dataset: SequenceDataset, cutter: ClipCutter) -> None:
-        self.dataset, self.cutter = dataset, cutter
-        self.usable = usable_sequences(dataset)
-        self.skipped = SkippedFiles(cutter.config.max_damaged)
+        super().__init__(dataset, cutter.config)
+        self.cutter = cutter
 
-    def sample(self, rng: np.random.Generator, difficulty: float) -> ClipSample:
-        """One clip; frames that cannot be read are counted and another clip is drawn.
-
-        Raises:
-            UserError: too many of the pictures are damaged.
-        """
-        return draw(rng, self.dataset, self.usable, lambda sequence: self._clip(rng, sequence, difficulty))
-
-    def _clip(self, rng: np.random.Generator, sequence: Sequence, difficulty: float) -> ClipSample | None:
+    def _make(self, rng: np.random.Generator, sequence: Sequence, difficulty: float) -> ClipSample | None:
         chosen = self._choose(rng, sequence, difficulty)
         if chosen is None:
             return None
         template, rows = chosen
         frames: dict[int, np.ndarray] = {}
         for index in {template, *rows.tolist()}:
-            frame = self.skipped.attempt(frame_name(sequence, index), partial(sequence.frames.__getitem__, index))
+            frame = self._read(sequence, index)
             if frame is None:
                 return None
             frames[index] = frame
@@ -213,63 +195,3 @@ class VideoClips:
         rows = template + offsets
         known = sequence.visible | sequence.absent | np.isfinite(sequence.boxes).all(1)
         return (template, rows) if sequence.visible[rows[0]] and known[rows].all() else None
-
-
-def draw_video(
-    rng: np.random.Generator, videos: SyntheticClips, offsets: np.ndarray, difficulty: float
-) -> tuple[Sequence, np.ndarray]:
-    """A synthetic video, of which only the first frame and those at ``offsets`` are rendered; target visible in the
-    first two of them.
-
-    Returns:
-        The video, and its first box as a user would draw it: a little wrong.
-    """
-    keep = np.concatenate([[0], offsets])
-    while True:
-        video = videos.sample_clip(rng, int(keep[-1]) + 1, difficulty, keep)
-        if video.visible[:2].all():
-            break
-    noise = np.clip(rng.normal(0.0, BOX_NOISE * min(difficulty, 1.0), 4), -0.1, 0.1)
-    return video, video.boxes[0] + noise * np.tile(video.boxes[0, 2:], 2)
-
-
-class SyntheticVideoClips:
-    """Clips from videos composed of still photos.
-
-    Args:
-        pool: the material.
-        cutter: makes the samples.
-    """
-
-    skipped = None  # everything is decoded beforehand: no picture can turn out to be damaged
-
-    def __init__(self, pool: PhotoPool, cutter: ClipCutter) -> None:
-        self.videos, self.cutter = SyntheticClips(pool), cutter
-
-    def sample(self, rng: np.random.Generator, difficulty: float) -> ClipSample:
-        """One clip."""
-        config = self.cutter.config
-        room = min(config.max_gap, SYNTHETIC_GAP) + config.clip_stride * (config.clip_length - 1)
-        offsets = draw_offsets(rng, config, difficulty, room)
-        assert offsets is not None, "the room is made for the longest clip"
-        video, box = draw_video(rng, self.videos, offsets, difficulty)
-        frames = [video.frames[i] for i in range(1, len(video))]
-        return self.cutter.make(rng, video.frames[0], box, frames, video.boxes[1:], video.visible[1:], difficulty)
-
-
-class SyntheticVideoPairs:
-    """Pairs of two frames of a video composed of still photos; arguments as for :class:`SyntheticVideoClips`."""
-
-    skipped = None
-
-    def __init__(self, pool: PhotoPool, cutter: PairCutter) -> None:
-        self.videos, self.cutter = SyntheticClips(pool), cutter
-
-    def sample(self, rng: np.random.Generator, difficulty: float) -> PairSample:
-        """One pair; the search frame of a negative is another video's."""
-        config = self.cutter.config
-        gap = np.array([int(rng.integers(1, max(1, round(min(config.max_gap, SYNTHETIC_GAP) * difficulty)) + 1))])
-        video, box = draw_video(rng, self.videos, gap, difficulty)
-        present = bool(rng.random() >= config.negatives)
-        searched = video if present else draw_video(rng, self.videos, gap, difficulty)[0]
-        return self.cutter.make(rng, video.frames[0], box, searched.frames[1], searched.boxes[1], present, difficulty)

@@ -6,9 +6,9 @@ Each crop is one resampling of its frame: position, scale, turn and mirroring ar
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -130,23 +130,6 @@ def jittered(rng: np.random.Generator, box: np.ndarray, config: DataConfig, diff
     return np.array([cx - w / 2, cy - h / 2, w, h])
 
 
-def frame_name(sequence: Sequence, index: int) -> str:
-    """What a damaged frame is called in the list of skipped files."""
-    return f"{sequence.dataset}/{sequence.name}[{index}]"
-
-
-def usable_sequences(dataset: SequenceDataset) -> np.ndarray:
-    """Indices of the sequences that have enough visible frames: two of a video, one of a still.
-
-    Raises:
-        UserError: there is none.
-    """
-    found = np.flatnonzero(dataset.visible_counts >= (1 if dataset.stills else 2))
-    if not len(found):
-        raise UserError(f"{dataset.name} {dataset.split} in {dataset.folder} has no sequence with visible targets")
-    return found
-
-
 class PairCutter:
     """From two frames and their boxes to a :class:`PairSample`.
 
@@ -202,7 +185,49 @@ class PairCutter:
         )
 
 
-class VideoPairs:
+class SequenceSource(ABC, Generic[Sample]):
+    """Samples cut out of the sequences of one data set.
+
+    Args:
+        dataset: videos or stills; at least two frames of a video, or one still, with a visible target.
+        config: how many damaged pictures are suffered.
+
+    Raises:
+        UserError: no sequence has enough visible frames.
+    """
+
+    def __init__(self, dataset: SequenceDataset, config: DataConfig) -> None:
+        self.dataset = dataset
+        self.usable = np.flatnonzero(dataset.visible_counts >= (1 if dataset.stills else 2))
+        if not len(self.usable):
+            raise UserError(f"{dataset.name} {dataset.split} in {dataset.folder} has no sequence with visible targets")
+        self.skipped = SkippedFiles(config.max_damaged)
+
+    def sample(self, rng: np.random.Generator, difficulty: float) -> Sample:
+        """One sample; frames that cannot be read are counted and others are drawn.
+
+        Raises:
+            UserError: too many of the pictures are damaged, or none of many sequences gave a sample.
+        """
+        for _ in range(ATTEMPTS):
+            sample = self._make(rng, self.dataset[int(rng.choice(self.usable))], difficulty)
+            if sample is not None:
+                return sample
+        raise UserError(
+            f"{self.dataset.name} {self.dataset.split}: none of {ATTEMPTS} sequences drawn at random gave a sample; "
+            "its annotations have too few visible targets, or data.max_gap and data.clip_stride are too small"
+        )
+
+    @abstractmethod
+    def _make(self, rng: np.random.Generator, sequence: Sequence, difficulty: float) -> Sample | None:
+        """A sample of a sequence, or None where it gives none, or a frame cannot be read."""
+
+    def _read(self, sequence: Sequence, index: int) -> np.ndarray | None:
+        name = f"{sequence.dataset}/{sequence.name}[{index}]"
+        return self.skipped.attempt(name, lambda: sequence.frames[index])
+
+
+class VideoPairs(SequenceSource[PairSample]):
     """Pairs from the sequences of one data set.
 
     Args:
@@ -211,19 +236,10 @@ class VideoPairs:
     """
 
     def __init__(self, dataset: SequenceDataset, cutter: PairCutter) -> None:
-        self.dataset, self.cutter = dataset, cutter
-        self.usable = usable_sequences(dataset)
-        self.skipped = SkippedFiles(cutter.config.max_damaged)
+        super().__init__(dataset, cutter.config)
+        self.cutter = cutter
 
-    def sample(self, rng: np.random.Generator, difficulty: float) -> PairSample:
-        """One pair; frames that cannot be read are counted and others are drawn.
-
-        Raises:
-            UserError: too many of the pictures are damaged.
-        """
-        return draw(rng, self.dataset, self.usable, lambda sequence: self._pair(rng, sequence, difficulty))
-
-    def _pair(self, rng: np.random.Generator, sequence: Sequence, difficulty: float) -> PairSample | None:
+    def _make(self, rng: np.random.Generator, sequence: Sequence, difficulty: float) -> PairSample | None:
         config = self.cutter.config
         visible = np.flatnonzero(sequence.visible)
         good = visible[sequence.cover[visible] >= TEMPLATE_COVER]
@@ -247,24 +263,3 @@ class VideoPairs:
             return None
         boxes = inside(sequence.boxes[first], template), inside(other.boxes[second], search)
         return self.cutter.make(rng, template, boxes[0], search, boxes[1], present, difficulty)
-
-    def _read(self, sequence: Sequence, index: int) -> np.ndarray | None:
-        return self.skipped.attempt(frame_name(sequence, index), lambda: sequence.frames[index])
-
-
-def draw(
-    rng: np.random.Generator, dataset: SequenceDataset, usable: np.ndarray, make: Callable[[Sequence], Sample | None]
-) -> Sample:
-    """Try sequences at random until one gives a sample.
-
-    Raises:
-        UserError: none of many did.
-    """
-    for _ in range(ATTEMPTS):
-        sample = make(dataset[int(rng.choice(usable))])
-        if sample is not None:
-            return sample
-    raise UserError(
-        f"{dataset.name} {dataset.split}: none of {ATTEMPTS} sequences drawn at random gave a sample; "
-        "its annotations have too few visible targets, or data.max_gap and data.clip_stride are too small"
-    )
