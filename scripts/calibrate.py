@@ -10,41 +10,29 @@ import sys
 import time
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
+from weights_script import start, weights_parser
 
 from vil_tracker.data.photo_pool import load_photo_pool
 from vil_tracker.data.root import data_root
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.calibration import auroc, reliability
 from vil_tracker.models.pretrained import add_metadata, load_model
-from vil_tracker.runtime import keep_freed_memory
 from vil_tracker.tracking.fitting import calibrate, training_clips
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", help="name of shipped weights, or a file")
+    parser = weights_parser(__doc__)
     parser.add_argument("--data-root", type=Path, help="folder of photos to train on (default: $VIL_DATA)")
     parser.add_argument("--output", type=Path, help="file to write (default: the weights file itself)")
     parser.add_argument("--clips", type=int, default=60, help="generated clips")
     parser.add_argument("--frames", type=int, default=34, help="frames per clip")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--cache", type=Path, help="folder for decoded photos, kept for the next run")
-    args = parser.parse_args()
-    try:
-        return run(args)
-    except UserError as error:
-        print(f"calibrate: {error}", file=sys.stderr)
-        return 2
+    return start(parser, run)
 
 
 def run(args: argparse.Namespace) -> int:
-    keep_freed_memory()
-    if args.threads is not None:
-        torch.set_num_threads(max(1, args.threads))
     model = load_model(args.weights, device=args.device)
     output = args.output or Path(args.weights)
     if args.output is None and not output.is_file():

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from tqdm import tqdm
+from weights_script import start, weights_parser
 
 from vil_tracker.boxes import iou
 from vil_tracker.config import Config, TrackConfig, load_config, override
@@ -31,7 +31,6 @@ from vil_tracker.errors import UserError, atomic_write
 from vil_tracker.evaluation.calibration import ConfidenceFrames, measure
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.models.pretrained import load_model
-from vil_tracker.runtime import keep_freed_memory
 from vil_tracker.tracking.timing import StageTimer
 from vil_tracker.tracking.tracker import Tracker
 
@@ -151,28 +150,17 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, object]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("weights", help="name of shipped weights, or a file")
+    parser = weights_parser(__doc__)
     parser.add_argument("--objects", type=Path, nargs="+", required=True, help="folders of annotated sequences")
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--config", type=Path, help="YAML file with a track section")
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="track.motion=false")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
     parser.add_argument("--json", type=Path, help="file to write the figures to")
-    args = parser.parse_args()
-    try:
-        return run(args)
-    except UserError as error:
-        print(f"eval_recovery: {error}", file=sys.stderr)
-        return 2
+    return start(parser, run)
 
 
 def run(args: argparse.Namespace) -> int:
-    keep_freed_memory()
-    if args.threads is not None:
-        torch.set_num_threads(max(1, args.threads))
     if args.clips < 1:
         raise UserError(f"--clips {args.clips} is below 1: give how many clips to generate")
     config = override(load_config(args.config) if args.config else Config(), args.set).track
