@@ -113,8 +113,8 @@ def main(argv: list[str] | None = None) -> int:
             print(
                 f"{name}, seed {seed}: " + ", ".join(f"{key} {value:.4f}" for key, value in scores.items()), flush=True
             )
-            with atomic_write(args.output / f"{args.group}.json") as path:
-                Path(path).write_text(json.dumps(results, indent=1) + "\n")
+            with atomic_write(args.output / f"{args.group}.json", "w") as stream:
+                stream.write(json.dumps(results, indent=1) + "\n")
     print_table(results)
     return 0
 
