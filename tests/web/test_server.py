@@ -88,6 +88,7 @@ def test_eight_visitors_at_once_get_what_the_command_line_gives(server: Server, 
     clips = [fakes.write_video(tmp_path / f"{seed}.mp4", fakes.frames(30, seed)) for seed in range(8)]
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda clip: _visit(server[0], clip), clips))
+    print(f"{len(results)} visitors, {len({csv for _, csv in results})} different box files")
     for clip, (status, csv) in zip(clips, results, strict=True):
         assert status == "done"
         assert csv == of_command_line(clip, [fakes.BOX], tmp_path / clip.stem)
@@ -307,6 +308,7 @@ def test_twenty_hostile_uploads_leave_it_answering(server: Server, clip: Path, t
         else:
             assert str(server[1]) not in answer.json["error"] and "set-cookie" not in answer.headers
     opened = [name for name, answer in zip(uploads, answers, strict=True) if answer.status == 201]
+    print(f"slowest answer meanwhile {slowest[0]:.2f} s; {20 - len(opened)} of 20 refused")
     assert not set(opened) & {"huge-header.avi", "playlist.m3u8", "playlist.mp4", "concat.mp4", "zip-bomb.mp4"}
     assert Visitor(server[0]).run(clip)["status"] == "done"
 
