@@ -1,8 +1,12 @@
-"""Long runs: memory and open files stay where they were after warming up. The figures go to the test's output."""
+"""Long runs: memory and open files stay where they were after warming up, and answers what they were at first.
+
+The figures go to the test's output.
+"""
 
 from __future__ import annotations
 
 import gc
+import json
 import os
 import sys
 import threading
@@ -15,10 +19,13 @@ from faulty_files import picture, tiny_network
 
 from vil_tracker import cli
 from vil_tracker.config import TrackConfig
+from vil_tracker.images import VideoReader
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.tracking.confidence import EVIDENCE, Calibration
+from vil_tracker.tracking.outputs import BOX_FORMATS
 from vil_tracker.tracking.run import OutputSettings, track_source
 from vil_tracker.tracking.select import targets_from_boxes
+from vil_tracker.tracking.state import Result
 from vil_tracker.tracking.tracker import Tracker
 from vil_tracker.tracking.video import Frame
 
@@ -68,9 +75,13 @@ def calibrated_network() -> ViLTrackerNet:
     return network
 
 
+def black(number: int) -> bool:
+    return number % 300 > 260
+
+
 def frame(number: int) -> np.ndarray:
     """A scene that moves; every 300 frames the picture goes black for a while, so that the target is lost."""
-    if number % 300 > 260:
+    if black(number):
         return np.zeros((64, 96, 3), np.uint8)
     return np.roll(_SCENE, (number % 7, 2 * number), axis=(0, 1))
 
@@ -78,31 +89,44 @@ def frame(number: int) -> np.ndarray:
 _SCENE = picture(1)
 
 
+def answer(result: Result) -> tuple[object, ...]:
+    """What a result says, to be compared bit for bit."""
+    return *result.box.tolist(), result.score, result.state
+
+
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_a_long_video(count: int) -> None:
     settings = TrackConfig(templates=True, template_score=0.1, template_likeness=1.0, template_interval=5)
     tracker = Tracker(calibrated_network(), settings)
     tracker.init(frame(0), BOX)
-    gauge, states = Gauge(count), set()
+    gauge, states, first = Gauge(count), set(), []
     for number in range(1, count + 1):
         result = tracker.update(frame(number))
         states.add(result.state)
         assert np.isfinite(result.box).all()
+        if black(number) and black(number - 20):
+            assert result.state == "lost"
+        if number <= count // 5:
+            first.append(answer(result))
         gauge.look(number)
     gauge.check(f"{count} frames")
-    assert {"tracking", "uncertain", "lost"} & states
+    assert {"tracking", "uncertain", "lost"} <= states
+    tracker.init(frame(0), BOX)  # the same session begun anew answers as it did at first
+    assert [answer(tracker.update(frame(number))) for number in range(1, count // 5 + 1)] == first
 
 
 @pytest.mark.parametrize("count", [60, pytest.param(1000, marks=pytest.mark.soak)])
 def test_many_videos_one_after_another(count: int) -> None:
     network, gauge = calibrated_network(), Gauge(count)
+    first: dict[int, list[object]] = {}
     for number in range(count):
-        tracker = Tracker(network)
-        tracker.init(frame(number), BOX)
-        for step in range(3):
-            tracker.update(frame(number + step))
+        video, tracker = number % 20, Tracker(network)
+        tracker.init(frame(video), BOX)
+        answers = [answer(tracker.update(frame(video + step))) for step in range(1, 4)]
+        assert first.setdefault(video, answers) == answers
         gauge.look(number)
     gauge.check(f"{count} cycles of init and update")
+    assert len({str(answers) for answers in first.values()}) == 20
 
 
 class Endless:
@@ -126,11 +150,12 @@ def test_a_long_run_with_every_output(count: int, tmp_path: Path) -> None:
     network, gauge = calibrated_network(), Gauge(count)
     settings = OutputSettings(
         tmp_path / "out",
-        ("csv", "jsonl", "mot", "coco"),
+        tuple(BOX_FORMATS),
         codec="mp4v",
         target_clip=True,
         strip=True,
         contact_sheet=True,
+        score_plot=True,
     )
     summary = track_source(
         Endless(count),
@@ -142,18 +167,33 @@ def test_a_long_run_with_every_output(count: int, tmp_path: Path) -> None:
     )
     assert summary.frames == count
     gauge.check(f"{count} frames, two targets, every output")
+    rows = [json.loads(line) for line in (tmp_path / "out/boxes.jsonl").read_text().splitlines()]
+    assert [row["frame"] for row in rows] == [number for number in range(count) for _ in range(2)]
+    assert len(list((tmp_path / "out/labels").glob("*.txt"))) == count
+    with VideoReader(next((tmp_path / "out").glob("annotated*.mp4"))) as video:
+        assert sum(1 for _ in video) == count
+    for place, box in enumerate((BOX, BOX + 5)):  # what each of the two is by itself
+        alone = Tracker(network)
+        alone.init(frame(0), box)
+        for row in rows[2 + place : 2 * (count // 5) : 2]:
+            expected = alone.update(frame(row["frame"]))
+            assert row["state"] == expected.state
+            assert [row[key] for key in "xywh"] == pytest.approx(expected.box.tolist(), abs=0.01)
 
 
 @pytest.mark.parametrize("count", [20, pytest.param(1000, marks=pytest.mark.soak)])
 def test_many_commands_in_one_process(count: int, files: Path, tmp_path: Path, command_line, capfd) -> None:
     """Opening and closing everything: video, network, outputs; every second command is refused."""
-    gauge = Gauge(count)
+    gauge, outputs = Gauge(count), set()
     for number in range(count):
         source = files / ("clip.mp4" if number % 2 else "broken_second")
         words = ["track", str(source), "--box", "8,4,20,10", "--weights", str(files / "tiny.safetensors"), "-q"]
         words += ["--device", "cpu", "--frames", "3", "--no-video", "-o", str(tmp_path / "out")]
         assert cli.main(words) == (0 if number % 2 else 2)
+        if number % 2:
+            outputs.add((tmp_path / "out/boxes.csv").read_text())
         gauge.look(number)
+    assert len(outputs) == 1
     capfd.readouterr()
     with capfd.disabled():
         gauge.check(f"{count} commands")
