@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import importlib.util
 import shutil
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 import torch
 
 from vil_tracker import cli
-from vil_tracker.boxes import iou
+from vil_tracker.boxes import convert, iou
 from vil_tracker.config import ModelConfig
+from vil_tracker.data.crops import crop, geometry_for_box, to_input
 from vil_tracker.data.demo_clip import DemoClip
 from vil_tracker.errors import UserError
 from vil_tracker.export.graphs import (
@@ -23,11 +25,14 @@ from vil_tracker.export.graphs import (
 )
 from vil_tracker.export.parity import compare
 from vil_tracker.export.runner import ExportedModel
-from vil_tracker.export.write import export_network
+from vil_tracker.export.write import FORMATS, Format, export_network
+from vil_tracker.images import write_image
 from vil_tracker.models.film_temporal import TemporalContext, updated_context
+from vil_tracker.models.inference import InferenceNetwork
 from vil_tracker.models.network import ViLTrackerNet, build_network
-from vil_tracker.models.pretrained import save_model
+from vil_tracker.models.pretrained import load_model, save_model
 from vil_tracker.tracking.loading import load_search_model
+from vil_tracker.tracking.tracker import Tracker
 
 TOY = ModelConfig(
     name="toy", dim=32, depth=2, template_size=32, search_size=80, modulation_interval=2, head_channels=16
@@ -36,25 +41,47 @@ TOY = ModelConfig(
 
 @pytest.fixture(scope="module")
 def network() -> ViLTrackerNet:
-    """A network in which no parameter has its trivial initial value.
-
-    Its scores differ little, so that the window decides on the cell: near ties of scores that mean nothing would make
-    two sessions part after a rounding.
-    """
+    """A network in which no parameter has its trivial initial value."""
     torch.manual_seed(0)
     net = build_network(TOY).eval()
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-        net.head.score[-1].weight.mul_(0.1)
     return net
 
 
 @pytest.fixture(scope="module")
-def onnx_folder(network: ViLTrackerNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    for module in ("onnx", "onnxscript", "onnxruntime"):
+def weights(network: ViLTrackerNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("weights") / "toy.safetensors"
+    save_model(network, file)
+    return file
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> tuple[Path, str]:
+    """A folder of four frames, and the target's box as the command line takes it."""
+    painted = DemoClip(frames=4, width=320, height=180)
+    (tmp_path / "clip").mkdir()
+    for index, frame in enumerate(painted):
+        write_image(tmp_path / "clip" / f"{index}.png", frame)
+    return tmp_path / "clip", ",".join(str(value) for value in painted.boxes[0])
+
+
+def skip_without_libraries(format: str) -> None:
+    needed = {
+        "torch-export": ((), "export"),
+        "onnx": (("onnx", "onnxscript", "onnxruntime"), "export"),
+        "openvino": (("onnx", "onnxscript", "openvino"), "openvino"),
+    }
+    modules, extra = needed[format]
+    for module in modules:
         if importlib.util.find_spec(module) is None:
-            pytest.skip(f"needs {module}: pip install 'vil-tracker[export]'")
+            pytest.skip(f"needs {module}: pip install 'vil-tracker[{extra}]'")
+
+
+@pytest.fixture(scope="module")
+def onnx_folder(network: ViLTrackerNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    skip_without_libraries("onnx")
     return export_network(network, tmp_path_factory.mktemp("export") / "onnx", "onnx")
 
 
@@ -84,22 +111,81 @@ def test_onnx_gives_the_networks_outputs(network: ViLTrackerNet, onnx_folder: Pa
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-def test_onnx_finds_the_same_boxes_over_100_frames(network: ViLTrackerNet, onnx_folder: Path) -> None:
-    clip = DemoClip(frames=101, width=320, height=180)
-    parity = compare(network, ExportedModel(onnx_folder, threads=1), list(clip), clip.boxes[0])
-    assert parity.frames == 100 and parity.least >= 0.999 and parity.holds
+@pytest.mark.parametrize("format", FORMATS)
+def test_trained_network_finds_the_same_boxes_over_100_frames(
+    footage: tuple[list[np.ndarray], np.ndarray], tmp_path: Path, format: Format
+) -> None:
+    skip_without_libraries(format)
+    trained = load_model("nano", device="cpu")
+    exported = ExportedModel(export_network(trained, tmp_path / "out", format), threads=1)
+    frames, box = footage
+    parity = compare(trained, exported, frames, box)
+    assert parity.frames == 100 and parity.crops.shape[1] >= 100
+    assert parity.same_crops.least >= 0.999 and parity.holds
+    assert parity.own_tracks.mean >= 0.999
+
+    def crops(size: int, factor: float) -> torch.Tensor:
+        """Of three targets."""
+        regions = [geometry_for_box(box + offset, factor, size) for offset in (0.0, 9.0, 17.0)]
+        return to_input(np.stack([crop(frames[index], region) for index, region in enumerate(regions)]))
+
+    config = trained.config
+    boxes = torch.tensor([0.25, 0.25, 0.75, 0.75]).repeat(3, 1)
+    templates = crops(config.template_size, config.template_factor)[:, None]
+    search = crops(config.search_size, config.search_factor)
+    with torch.no_grad():
+        together = exported.forward_search(search, exported.encode_templates(templates, boxes[:, None]))
+        expected = trained.forward_search(search, trained.encode_templates(templates, boxes[:, None]))
+    found, truth = (model.decode(answer)[0] for model, answer in ((exported, together), (trained, expected)))
+    assert iou(*(convert(part, "xyxy", "xywh").numpy() for part in (found, truth))).min() >= 0.999
 
 
-def test_track_command_runs_the_exported_network(network: ViLTrackerNet, onnx_folder: Path, tmp_path: Path) -> None:
-    from vil_tracker.images import write_image
+def test_a_pair_tracks_as_its_first_model_alone(network: ViLTrackerNet) -> None:
+    clip = DemoClip(frames=12, width=320, height=180)
+    frames = list(clip)
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.head.size[-1].bias.add_(0.3)
+    parity = compare(network, InferenceNetwork(other), frames, clip.boxes[0])
+    for track, model in zip(parity.tracks, (network, other), strict=True):
+        tracker = Tracker(model)
+        tracker.init(frames[0], clip.boxes[0])
+        assert np.array_equal(track, [tracker.update(frame).box for frame in frames[1:]])
+    assert parity.frames == 11 and parity.crops.shape == (2, 11, 4)
+    assert not parity.holds and parity.same_crops.mean < 0.95
 
-    weights = tmp_path / "toy.safetensors"
-    save_model(network, weights)
-    clip = DemoClip(frames=4, width=320, height=180)
-    (tmp_path / "clip").mkdir()
-    for index, frame in enumerate(clip):
-        write_image(tmp_path / "clip" / f"{index}.png", frame)
-    box = ",".join(str(value) for value in clip.boxes[0])
+
+def test_a_memory_of_the_wrong_template_is_found_out(network: ViLTrackerNet) -> None:
+    class Forgetful(InferenceNetwork):
+        def encode_templates(self, templates: torch.Tensor, template_boxes: torch.Tensor, memory=None):
+            return super().encode_templates(torch.zeros_like(templates), template_boxes, memory)
+
+    clip = DemoClip(frames=6, width=320, height=180)
+    assert not compare(network, Forgetful(network), clip, clip.boxes[0]).holds
+    assert compare(network, InferenceNetwork(network), clip, clip.boxes[0]).same_crops.least == 1.0
+
+
+def test_models_are_compared_over_two_frames_or_more(network: ViLTrackerNet) -> None:
+    clip = DemoClip(frames=1, width=320, height=180)
+    with pytest.raises(UserError, match="two frames or more"):
+        compare(network, InferenceNetwork(network), clip, clip.boxes[0])
+
+
+def test_export_command_compares_on_a_video_of_the_users(
+    weights: Path, clip: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["export", "--weights", str(weights), "--format", "torch-export", "--output", str(tmp_path / "out")]
+    assert cli.main([*words, "--parity-source", str(clip[0]), "--parity-box", clip[1]]) == 0
+    printed = capsys.readouterr().out
+    assert "over 3 frames, on the same crops: IoU 1.0000" in printed and "each following its own boxes: 1.0" in printed
+    for part in (["--parity-source", str(clip[0])], ["--parity-box", clip[1]]):
+        assert cli.main([*words, *part]) == 2
+        assert "go together" in capsys.readouterr().err
+
+
+def test_track_command_runs_the_exported_network(
+    weights: Path, onnx_folder: Path, clip: tuple[Path, str], tmp_path: Path
+) -> None:
     found = {}
     for name, words in {
         "torch": ["--weights", str(weights)],
@@ -107,7 +193,7 @@ def test_track_command_runs_the_exported_network(network: ViLTrackerNet, onnx_fo
         "bfloat16": ["--weights", str(weights), "--dtype", "bfloat16"],
     }.items():
         folder = tmp_path / name
-        words = ["-q", "track", str(tmp_path / "clip"), "--box", box, "--no-video", "-o", str(folder), *words]
+        words = ["-q", "track", str(clip[0]), "--box", clip[1], "--no-video", "-o", str(folder), *words]
         assert cli.main(words) == 0
         found[name] = np.genfromtxt(folder / "boxes.csv", delimiter=",", names=True)
     boxes = {name: np.stack([table[key] for key in ("x", "y", "w", "h")], 1) for name, table in found.items()}
@@ -118,8 +204,7 @@ def test_track_command_runs_the_exported_network(network: ViLTrackerNet, onnx_fo
 @pytest.mark.parametrize("format", ["torch-export", "openvino"])
 @torch.no_grad()
 def test_other_formats_give_the_networks_outputs(network: ViLTrackerNet, tmp_path: Path, format: str) -> None:
-    if format == "openvino" and importlib.util.find_spec("openvino") is None:
-        pytest.skip("needs openvino: pip install 'vil-tracker[openvino]'")
+    skip_without_libraries(format)
     exported = ExportedModel(export_network(network, tmp_path / "out", format), threads=1)  # type: ignore[arg-type]
     for batch in (1, 2):
         crops, boxes, search, context = inputs(batch)

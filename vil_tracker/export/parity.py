@@ -1,45 +1,185 @@
-"""Whether an exported tracker finds the same boxes as the network that it came from."""
+"""Whether two models of one tracker find the same boxes: a network and its export, or two precisions.
+
+Two sessions that each follow their own boxes may part for good over nothing: where two places look alike, a difference
+in the seventh digit decides between them, and from there on the sessions look at different crops. So the models are
+compared on the same crops, memories' templates and contexts, those of the first one's session; how far sessions of
+their own part is told beside it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from vil_tracker.boxes import BoxLike, iou
-from vil_tracker.models.inference import SearchModel
-from vil_tracker.models.network import ViLTrackerNet
+from vil_tracker.boxes import BoxLike, convert, iou
+from vil_tracker.config import ModelConfig, TrackConfig
+from vil_tracker.errors import UserError
+from vil_tracker.models.film_temporal import TemporalContext
+from vil_tracker.models.inference import SearchModel, prepare_for_inference
+from vil_tracker.models.network import NetworkOutput, ViLTrackerNet
+from vil_tracker.models.vil import Memory
 from vil_tracker.tracking.tracker import Tracker
 
 REQUIRED = 0.999
 
 
 @dataclass(frozen=True)
-class Parity:
-    """Overlap of two trackers' boxes over a sequence: intersection over union, mean and least."""
+class Agreement:
+    """Intersection over union of two models' boxes.
 
-    frames: int
-    mean: float
-    least: float
+    Attributes:
+        overlaps: one per pair of boxes, at least one.
+    """
+
+    overlaps: np.ndarray
+
+    @property
+    def mean(self) -> float:
+        """Of all pairs."""
+        return float(self.overlaps.mean())
+
+    @property
+    def least(self) -> float:
+        """Of the worst pair."""
+        return float(self.overlaps.min())
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Two models over a sequence.
+
+    Attributes:
+        crops: (2, N, 4) xywh in units of the crop, what both found in every crop that the first one's session looked
+            at; a lost target is looked for in several crops per frame.
+        tracks: (2, F, 4) xywh in pixels, what two sessions reported of every frame but the first.
+    """
+
+    crops: np.ndarray
+    tracks: np.ndarray
+
+    @property
+    def frames(self) -> int:
+        """Of the sequence, without the first."""
+        return self.tracks.shape[1]
+
+    @property
+    def same_crops(self) -> Agreement:
+        """On the same crops."""
+        return Agreement(iou(*self.crops))
+
+    @property
+    def own_tracks(self) -> Agreement:
+        """Of sessions that each follow their own boxes."""
+        return Agreement(iou(*self.tracks))
 
     @property
     def holds(self) -> bool:
-        """Whether every frame reaches :data:`REQUIRED`."""
-        return self.least >= REQUIRED
+        """Whether the models agree to :data:`REQUIRED` in every crop that both were shown."""
+        return self.same_crops.least >= REQUIRED
 
 
-def compare(network: ViLTrackerNet, exported: SearchModel, frames: Sequence[np.ndarray], box: BoxLike) -> Parity:
-    """Track the same RGB frames with both, each following its own boxes.
+class Pair:
+    """Two models behind the interface of one, :class:`vil_tracker.models.inference.SearchModel`.
+
+    A session gets the answers of the first. The second is shown the same crops, templates and contexts with a memory
+    of its own, and both boxes are noted. A memory holds the first model's states, then the second's.
+
+    Attributes:
+        boxes: (2, 4) for every crop so far, x1 y1 x2 y2 in units of the crop.
+    """
+
+    def __init__(self, first: SearchModel, second: SearchModel) -> None:
+        self.first, self.second = first, second
+        self.boxes: list[np.ndarray] = []
+        self._answers: tuple[NetworkOutput, NetworkOutput] | None = None  # of the last crops, until they are decoded
+
+    @property
+    def config(self) -> ModelConfig:
+        """Of the first model."""
+        return self.first.config
+
+    @property
+    def calibration(self) -> str | None:
+        """Of the first model."""
+        return self.first.calibration
+
+    @property
+    def uses_context(self) -> bool:
+        """Of the first model."""
+        return self.first.uses_context
+
+    @property
+    def device(self) -> torch.device:
+        """Of the first model."""
+        return self.first.device
+
+    @property
+    def io_dtype(self) -> torch.dtype:
+        """Of the first model."""
+        return self.first.io_dtype
+
+    def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory:
+        """Both models' memories, joined."""
+        own = (None, None) if memory is None else self._parts(memory)
+        first = self.first.encode_templates(templates, template_boxes, own[0])
+        return first + self.second.encode_templates(templates, template_boxes, own[1])
+
+    def forward_search(self, search: Tensor, memory: Memory, context: TemporalContext | None = None) -> NetworkOutput:
+        """The first model's answer; the second's is kept for :meth:`decode`."""
+        first, second = self._parts(memory)
+        answer = self.first.forward_search(search, first, context)
+        self._answers = answer, self.second.forward_search(search, second, context)
+        return answer
+
+    def decode(self, output: NetworkOutput, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The first model's boxes and scores; both models' boxes are noted.
+
+        Raises:
+            ValueError: the maps are not those of the last crops.
+        """
+        if self._answers is None or output is not self._answers[0]:
+            raise ValueError("a pair decodes the maps of the crops that it saw last")
+        boxes, scores = self.first.decode(output, window)
+        others, _ = self.second.decode(self._answers[1], window)
+        self._answers = None
+        self.boxes += list(torch.stack([boxes, others], 1).double().cpu().numpy())
+        return boxes, scores
+
+    def _parts(self, memory: Memory) -> tuple[Memory, Memory]:
+        return memory[: self.config.depth], memory[self.config.depth :]
+
+
+def compare(
+    first: ViLTrackerNet | SearchModel,
+    second: SearchModel,
+    frames: Iterable[np.ndarray],
+    box: BoxLike,
+    config: TrackConfig | None = None,
+) -> Parity:
+    """Track with the first model, show the second the same, and track with the second.
 
     Args:
-        network, exported: the two models.
-        frames: at least two.
+        first, second: models of one configuration.
+        frames: RGB images, at least two; read one after the other.
         box: x, y, w, h of the target on the first one.
+        config: of the sessions.
+
+    Raises:
+        UserError: fewer than two frames, or the box cannot be tracked.
     """
-    trackers = [Tracker(network), Tracker(exported)]
-    for tracker in trackers:
-        tracker.init(frames[0], box)
-    pairs = [[tracker.update(frame).box for tracker in trackers] for frame in frames[1:]]
-    overlap = iou(*np.array(pairs).transpose(1, 0, 2))
-    return Parity(len(pairs), float(overlap.mean()), float(overlap.min()))
+    pair = Pair(prepare_for_inference(first) if isinstance(first, ViLTrackerNet) else first, second)
+    sessions = [Tracker(pair, config), Tracker(second, config)]
+    tracks: list[list[np.ndarray]] = []
+    for index, frame in enumerate(frames):
+        if index == 0:
+            for session in sessions:
+                session.init(frame, box)
+        else:
+            tracks.append([session.update(frame).box for session in sessions])
+    if not tracks:
+        raise UserError("models are compared over two frames or more: give a longer video")
+    return Parity(convert(np.stack(pair.boxes, 1), "xyxy", "xywh"), np.array(tracks).transpose(1, 0, 2))
