@@ -1,4 +1,4 @@
-"""Fill the tables of docs/performance.md from the measured JSON files.
+"""Write the tables of docs/performance.md from the measured JSON files, all of them: what has no file says so.
 
 example: python scripts/performance_tables.py docs/performance.md --results docs/results
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from typing import Any
 from vil_tracker import cli
 from vil_tracker.errors import UserError, atomic_write
 
+MODELS = ("nano", "tiny", "small")
+MISSING = "not measured with this version."
 PARTS = ("stem", "projections", "convolution", "q, k, v", "cell", "norms, gates", "modulation", "head", "frame")
 
 
@@ -107,6 +110,33 @@ def scaling_tables(found: dict[str, Any]) -> str:
     return "\n\n".join(blocks)
 
 
+def precision_table(found: dict[str, Any]) -> str:
+    """Overlap with float32 and AUC of every reduced precision on every set."""
+    rows = []
+    for name, precisions in found["sets"].items():
+        for precision, row in precisions.items():
+            gains = [sequence["auc"] - sequence["auc_float32"] for sequence in row["sequences"].values()]
+            error = statistics.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else float("nan")
+            rows.append(
+                [
+                    name,
+                    precision,
+                    f"{row['frames']:,}",
+                    f"{row['same_crops']['mean']:.4f}",
+                    f"{row['own_tracks']['mean']:.4f}",
+                    f"{row['auc_float32']:.4f}",
+                    f"{row['auc']:.4f}",
+                    f"{row['auc'] - row['auc_float32']:+.4f} ± {error:.4f}",
+                ]
+            )
+    header = ["set", "precision", "frames", "IoU, same crops", "IoU, own tracks", "AUC, float32", "AUC", "difference"]
+    machine = found["machine"]
+    command = f"python scripts/precision.py {found['weights']} --data-root {' '.join(found['sets'])}"
+    if found["config"]:
+        command += f" --config {found['config']}"
+    return f"`{command}` on {machine['processor']}, PyTorch {machine['torch']}.\n\n{table(header, rows)}"
+
+
 def fill(text: str, name: str, content: str) -> str:
     """Replace what stands between the markers of ``name``."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -115,23 +145,43 @@ def fill(text: str, name: str, content: str) -> str:
     return pattern.sub(lambda match: f"{match[1]}\n{content}\n\n{match[2]}", text)
 
 
+def sections(results: Path) -> dict[str, str]:
+    """What stands between each pair of markers."""
+    found = dict.fromkeys(("ratios", "scaling", "precision"), MISSING.capitalize())
+    found |= {f"{part} {model}": f"{model}: {MISSING}" for part in ("parts", "video") for model in MODELS}
+    for file in sorted(results.glob("benchmark*.json")):
+        measured = json.loads(file.read_text(encoding="utf-8"))
+        name = measured["model"]["name"]
+        command = f"vil-tracker benchmark --model {name}"
+        if measured["model"]["weights"] != "random":
+            command += f" --weights {measured['model']['weights']}"
+        if any("against_vit" in part for part in measured["dtypes"].values()):
+            line = machine_line(measured, f"{command} --peers")
+            found["ratios"] = f"{line}\n\n{ratio_table(measured)}"
+        found[f"parts {name}"] = f"{machine_line(measured, command)}\n\n{part_table(measured)}"
+        if "end_to_end" in measured:
+            line = machine_line(measured | {"clock": "wall time"}, command)
+            found[f"video {name}"] = f"{line}\n\n{video_table(measured)}"
+    if (results / "scaling.json").is_file():
+        measured = json.loads((results / "scaling.json").read_text(encoding="utf-8"))
+        line = machine_line(measured, f"python scripts/scaling.py --model {measured['model']}")
+        found["scaling"] = f"{line}\n\n{scaling_tables(measured)}"
+    if (results / "precision.json").is_file():
+        measured = json.loads((results / "precision.json").read_text(encoding="utf-8"))
+        found["precision"] = precision_table(measured)
+    return found
+
+
+def filled(page: str, results: Path) -> str:
+    """The text of the page with every table as the results give it."""
+    for name, content in sections(results).items():
+        page = fill(page, name, content)
+    return page
+
+
 def run(page: Path, results: Path) -> int:
     """Rewrite the page; returns 0."""
-    text = page.read_text(encoding="utf-8")
-    for file in sorted(results.glob("benchmark*.json")):
-        found = json.loads(file.read_text(encoding="utf-8"))
-        line = machine_line(found, f"vil-tracker benchmark --peers --model {found['model']['name']}")
-        if any("against_vit" in measured for measured in found["dtypes"].values()):
-            text = fill(text, "ratios", f"{line}\n\n{ratio_table(found)}")
-        name = found["model"]["name"]
-        text = fill(text, f"parts {name}", part_table(found))
-        if "end_to_end" in found:
-            text = fill(text, f"video {name}", f"{line}\n\n{video_table(found)}")
-    scaling = results / "scaling.json"
-    if scaling.is_file():
-        found = json.loads(scaling.read_text(encoding="utf-8"))
-        line = machine_line(found, f"python scripts/scaling.py --model {found['model']}")
-        text = fill(text, "scaling", f"{line}\n\n{scaling_tables(found)}")
+    text = filled(page.read_text(encoding="utf-8"), results)
     with atomic_write(page) as stream:
         stream.write(text.encode())
     return 0
@@ -141,7 +191,9 @@ def main() -> int:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
-    parser.add_argument("--results", type=Path, required=True, help="folder of benchmark*.json and scaling.json")
+    parser.add_argument(
+        "--results", type=Path, required=True, help="folder of benchmark*.json, scaling.json and precision.json"
+    )
     args = parser.parse_args()
     return cli.guarded(lambda: run(args.page, args.results))
 

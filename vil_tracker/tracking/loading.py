@@ -46,7 +46,7 @@ def load_search_model(
                 f"vil-tracker export --format {RUNTIMES[str(backend)]} and give its folder as --weights"
             )
         if precision != "float32" or compiled or device not in ("auto", "cpu"):
-            raise UserError("an exported tracker runs in float32 on the CPU: leave --dtype, --compile and --device out")
+            raise UserError("an exported tracker runs in float32 on the CPU: leave --dtype and --device out")
         exported = ExportedModel(weights)
         if backend is not None and RUNTIMES[backend] != exported.format:
             raise UserError(
