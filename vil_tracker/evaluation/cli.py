@@ -132,7 +132,9 @@ def run(args: argparse.Namespace) -> int:
     from vil_tracker.evaluation.benchmarks import get_benchmark, load_sequences, load_truth
     from vil_tracker.evaluation.report import Report, to_text, write_csv, write_json
     from vil_tracker.evaluation.run import Rank
+    from vil_tracker.runtime import keep_freed_memory
 
+    keep_freed_memory()
     benchmark = get_benchmark(args.benchmark)
     wanted = None if args.sequences is None else tuple(filter(None, args.sequences.split(",")))
     conventions = _conventions(args.convention)

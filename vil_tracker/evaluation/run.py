@@ -28,6 +28,7 @@ from vil_tracker.data.sequence import Sequence
 from vil_tracker.errors import UserError, atomic_write
 from vil_tracker.evaluation.results import ResultStore, Trajectory
 from vil_tracker.evaluation.trackers import SequenceTracker, TrackerSpec
+from vil_tracker.runtime import keep_freed_memory
 
 _log = logging.getLogger(__name__)
 
@@ -214,6 +215,7 @@ _worker: _Worker | None = None
 
 def _start_worker(spec: TrackerSpec, places: Queue[int], threads: int) -> None:
     global _worker
+    keep_freed_memory()
     torch.set_num_threads(threads)
     cv2.setNumThreads(threads)
     spec = _for_device(spec, places.get())

@@ -124,9 +124,11 @@ def load_tracker_factory(
     backend: str | None = None,
 ) -> Callable[[], TrackerLike]:
     """Load a network once; every tracker that the result makes shares it."""
+    from vil_tracker.runtime import keep_freed_memory
     from vil_tracker.tracking.loading import load_search_model
     from vil_tracker.tracking.tracker import Tracker
 
+    keep_freed_memory()
     model = load_search_model(weights, device, precision=precision, compiled=compiled, backend=backend)
     return lambda: Tracker(model)
 
