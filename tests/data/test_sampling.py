@@ -25,7 +25,9 @@ from vil_tracker.images import write_image
 MODEL = ModelConfig(name="test", dim=32, depth=2, template_size=32, search_size=64, head_channels=16)
 WIDTH, HEIGHT, SIDE = 120, 90, 20
 RED = (235, 30, 30)
-PLAIN = DataConfig(grey=0, flip=0, brightness=0, motion_blur=0, negatives=0, rotation=0, curriculum=0, clip_length=3)
+PLAIN = DataConfig(
+    grey=0, flip=0, brightness=0, motion_blur=0, negatives=0, rotation=0, aspect_jitter=0, curriculum=0, clip_length=3
+)
 
 
 def box_at(k: int) -> tuple[int, int, int, int]:
@@ -123,6 +125,8 @@ def test_every_option_of_the_look_has_its_effect(videos: SequenceDataset) -> Non
     assert not np.array_equal(pair(flip=1.0).search, plain.search)
     assert not np.array_equal(pair(brightness=0.5).template, plain.template)
     assert not np.array_equal(pair(rotation=20.0).search, plain.search)
+    stretched, was = (np.ptp(p.search_box.reshape(2, 2), axis=0) for p in (pair(aspect_jitter=0.4), plain))
+    assert abs(math.log(stretched[0] / stretched[1])) > 0.05 and stretched.prod() == pytest.approx(was.prod(), rel=0.01)
     blurred = pair(motion_blur=1.0)
     assert not np.array_equal(blurred.search, plain.search) and np.array_equal(blurred.template, plain.template)
     absent = [

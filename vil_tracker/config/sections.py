@@ -113,7 +113,8 @@ class DataConfig:
     """What the network is trained on.
 
     Synthetic pairs are composed rather than cut out, and take of the following only ``centre_jitter``,
-    ``scale_jitter``, ``rotation``, ``grey`` and ``negatives``: their mirroring, light and blur are of their own.
+    ``scale_jitter``, ``aspect_jitter``, ``rotation``, ``grey`` and ``negatives``: their mirroring, light and blur are
+    of their own.
 
     Attributes:
         sources: the mixture.
@@ -125,7 +126,10 @@ class DataConfig:
         centre_jitter: range of the search crop's shift, in units of the target's √(w·h): 3 is ±1.5. In synthetic pairs
             most targets are anywhere in the crop, and this is about those near its centre: they are shifted normally,
             with a standard deviation of 0.12 of it.
-        scale_jitter: standard deviation of the log of the search crop's scale.
+        scale_jitter: standard deviation of the log of the search crop's scale. The larger, the less the network takes
+            the crop's size for the target's.
+        aspect_jitter: standard deviation of the log of width over height in a search crop against its picture, in
+            pairs; clips keep the frame's.
         rotation: standard deviation of the search crop's turn against the template's, in degrees; clips stay upright.
         epoch_samples: samples per epoch, the unit in which randomness is counted.
         curriculum: share of the run over which gap and jitter widen from a quarter to their full value.
@@ -145,6 +149,7 @@ class DataConfig:
     max_gap: int = 200
     centre_jitter: float = 3.0
     scale_jitter: float = 0.25
+    aspect_jitter: float = 0.12
     rotation: float = 7.0
     epoch_samples: int = 60_000
     curriculum: float = 0.3
@@ -159,7 +164,7 @@ class DataConfig:
         _require(self.clip_length >= 2, "data.clip_length", self.clip_length, "at least 2")
         for key in ("clip_stride", "max_gap", "epoch_samples"):
             _require(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "at least 1")
-        for key in ("centre_jitter", "scale_jitter", "rotation"):
+        for key in ("centre_jitter", "scale_jitter", "aspect_jitter", "rotation"):
             _require(getattr(self, key) >= 0, f"data.{key}", getattr(self, key), "at least 0")
         _require(0 <= self.brightness < 1, "data.brightness", self.brightness, "in [0, 1)")
         for key in ("curriculum", "grey", "flip", "motion_blur", "negatives", "max_damaged"):

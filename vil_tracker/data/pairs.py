@@ -73,6 +73,7 @@ def cut(
     size: int,
     *,
     angle: float = 0.0,
+    stretch: float = 0.0,
     flip: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resample a square region once, turned and mirrored about its centre.
@@ -83,6 +84,7 @@ def cut(
         centre, side: of the region, in pixels.
         size: side of the crop.
         angle: turn in radians.
+        stretch: log of what width over height is multiplied by, at the same area.
         flip: mirror left to right.
 
     Returns:
@@ -91,7 +93,7 @@ def cut(
     """
     scale = size / max(side, MIN_SIDE)
     c, s = math.cos(angle) * scale, math.sin(angle) * scale
-    linear = np.array([[-c if flip else c, -s], [-s if flip else s, c]])
+    linear = np.array([[-c if flip else c, -s], [-s if flip else s, c]]) * np.exp([[stretch / 2], [-stretch / 2]])
     matrix = np.column_stack([linear, size / 2 - linear @ np.asarray(centre, np.float64)])
     crop = warp(image, matrix, (size, size), cv2.BORDER_CONSTANT, mean_colour(image))
     x, y, w, h = (float(v) for v in box)
@@ -171,6 +173,7 @@ class PairCutter:
             model.search_factor * math.sqrt(max(w * h, 1.0)),
             model.search_size,
             angle=math.radians(float(np.clip(rng.normal(0.0, config.rotation * difficulty), -45, 45))),
+            stretch=float(np.clip(rng.normal(0.0, config.aspect_jitter * difficulty), -0.7, 0.7)),
             flip=look.flip,
         )
         if rng.random() < config.motion_blur:

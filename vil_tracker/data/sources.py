@@ -62,6 +62,7 @@ def build_source(
                 grey=data.grey,
                 centre_jitter=SPREAD * data.centre_jitter / model.search_factor,
                 scale_jitter=data.scale_jitter,
+                aspect_jitter=data.aspect_jitter,
                 rotation=data.rotation,
             )
             synthetic = synthetic.only(source.kinds)

@@ -55,6 +55,7 @@ class SyntheticConfig:
         centre_jitter: standard deviation of the target's distance from the crop's centre, in crop sides, for the
             ``central`` ones.
         scale_jitter: standard deviation of the log of the target's size against its expected one.
+        aspect_jitter: standard deviation of the log of the target's aspect against the template's.
         rotation: standard deviation of the turn between template and search, in degrees.
         box_noise: standard deviation of the template box's sides, in units of the target's.
     """
@@ -72,6 +73,7 @@ class SyntheticConfig:
     central: float = 0.3
     centre_jitter: float = 0.09
     scale_jitter: float = 0.25
+    aspect_jitter: float = 0.12
     rotation: float = 7.0
     box_noise: float = 0.035
 
@@ -190,7 +192,9 @@ class SyntheticPairs:
         else:
             shift = rng.uniform(-0.38, 0.38, 2)
         x, y = np.clip(shift, -0.44, 0.44)
-        scale = math.exp(min(max(rng.normal(0.0, config.scale_jitter * difficulty), -0.75), 0.75))
+        # Within three deviations, and smaller than the crop.
+        limit = min(3 * config.scale_jitter, 1.1)
+        scale = math.exp(min(max(rng.normal(0.0, config.scale_jitter * difficulty), -limit), limit))
         return (n * (0.5 + x), n * (0.5 + y)), n / self.search_factor * scale
 
     def _turn(self, rng: np.random.Generator, difficulty: float, flip: bool, free: bool) -> Pose:
@@ -201,8 +205,8 @@ class SyntheticPairs:
             angle = rng.uniform(-math.pi / 3, math.pi / 3)
         limit = 1.2 if free else math.radians(15)
         angle = min(max(angle, -limit), limit)
-        stretch, shear = rng.normal(0.0, 0.12 * difficulty), rng.normal(0.0, 0.05 * difficulty)
-        return Pose(angle, min(max(stretch, -0.4), 0.4), min(max(shear, -0.15), 0.15), flip)
+        stretch, shear = rng.normal(0.0, self.config.aspect_jitter * difficulty), rng.normal(0.0, 0.05 * difficulty)
+        return Pose(angle, min(max(stretch, -0.7), 0.7), min(max(shear, -0.15), 0.15), flip)
 
     # --- views of whole photos --------------------------------------------------------------------------------------
 
