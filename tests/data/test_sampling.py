@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -323,3 +328,42 @@ def test_the_same_look_for_all_frames_of_a_clip() -> None:
     stack = np.full((3, 8, 8, 3), 100, np.uint8)
     changed = look.apply(np.random.default_rng(0), stack)
     assert len(np.unique(changed)) == 1 and changed[0, 0, 0, 0] != 100
+
+
+_ORPHANS = """
+import sys, time
+from torch.utils.data import DataLoader
+from vil_tracker.data.sampling import _start_worker
+if __name__ == "__main__":
+    loader = DataLoader(range(10**5), num_workers=2, worker_init_fn=_start_worker, multiprocessing_context=sys.argv[1])
+    batches = iter(loader)
+    next(batches)
+    print(*(worker.pid for worker in batches._workers), flush=True)
+    time.sleep(100)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads the state of processes from /proc")
+@pytest.mark.parametrize("method", ["fork", "forkserver"])
+def test_workers_end_with_a_killed_training(tmp_path: Path, method: str) -> None:
+    script = tmp_path / "training.py"
+    script.write_text(_ORPHANS)
+    with subprocess.Popen([sys.executable, str(script), method], stdout=subprocess.PIPE, text=True) as training:
+        assert training.stdout is not None
+        workers = [int(pid) for pid in training.stdout.readline().split()]
+        training.kill()
+    assert len(workers) == 2
+
+    deadline = time.monotonic() + 30
+    while (waiting := [pid for pid in workers if _runs(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    for pid in waiting:
+        os.kill(pid, signal.SIGKILL)
+    assert not waiting
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -6,8 +6,10 @@ seen, and the number of loader workers or processes changes nothing.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
@@ -283,8 +285,17 @@ def _as_is(loaded: Loaded) -> Loaded:
 
 
 def _start_worker(_: int) -> None:
-    """One thread per worker: the cores belong to the workers as a whole."""
+    """One thread per worker: the cores belong to the workers as a whole. The worker ends with the training process."""
     import cv2
 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A killed process cannot stop its workers, and the fork server, whose children they are, lives on with them."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
