@@ -12,7 +12,7 @@ from vil_tracker.config import ModelConfig
 from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import TemporalContext, updated_context
 from vil_tracker.models.inference import InferenceNetwork, prepare_for_inference, warm_up
-from vil_tracker.models.inference_sublayer import chunk_length
+from vil_tracker.models.inference_sublayer import FastSublayer, chunk_length
 from vil_tracker.models.network import NetworkOutput, ViLTrackerNet, build_network
 
 
@@ -76,6 +76,29 @@ def test_any_decay(bias: float) -> None:
     memory = net.encode_templates(crops, boxes)
     expected = net.forward_search(search, memory, context)
     assert_close(InferenceNetwork(net).forward_search(search, memory, context), expected, 1e-10)
+
+
+@torch.no_grad()
+def test_trained_decays_stay_in_the_fast_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    """exp(-1.3) per token, as in trained networks: exp(-330) over the crop, exp(-84) over a chunk."""
+
+    def fail(*_: object) -> None:
+        raise AssertionError("the ordinary form was taken")
+
+    monkeypatch.setattr(FastSublayer, "any_decay", fail)
+    net = network(torch.float64)
+    for sublayer in net.backbone.sublayers:
+        sublayer.layer.mlstm_cell.fgate.bias.fill_(-1.0)
+    crops, boxes, search, context = inputs(net, (256, 256))
+    memory = net.encode_templates(crops, boxes)
+    expected = net.forward_search(search, memory, context)
+    assert_close(InferenceNetwork(net).forward_search(search, memory, context), expected, 1e-10)
+
+    expected = net.forward_search(search, memory)
+    single = InferenceNetwork(net.float())
+    memory = single.encode_templates(crops.float(), boxes.float())
+    found = single.forward_search(search.float(), memory)
+    assert (found.features - expected.features).abs().mean() < 5e-5  # values up to 5; a few are ratios of small sums
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])

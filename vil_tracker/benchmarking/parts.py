@@ -136,7 +136,7 @@ def time_parts(
     prepared = []
     for layer, state in layers:
         gates = layer.gates(a, xm)
-        scales = layer.scales(*gates, state.m.to(layer.wide))[0] if length else None
+        scales = layer.scales(*gates, state.m.to(layer.wide), length)[0] if length else None
         q, k, v = layer.map_heads(a, layer.q), layer.map_heads(a, layer.k), layer.map_heads(xm, layer.v)
         prepared.append((layer, state, q, k, v, gates, scales))
 

@@ -220,12 +220,12 @@ class InferenceNetwork:
 
     def _scan(self, x_BSD: Tensor, grid: Grid, memory: Memory, condition: tuple[Tensor, Tensor] | None) -> Tensor:
         """All sublayers, with the temporal modulation behind some of them."""
-        weakest: list[Tensor] = []
+        steepest: list[Tensor] = []
 
         def compiled(sublayer: FastSublayer, x: Tensor, state: MLSTMState) -> Tensor:
             assert self._compiled is not None
             x, exponent = self._compiled(sublayer, x, grid, state)
-            weakest.append(exponent)
+            steepest.append(exponent)
             return x
 
         def scan(run: Callable[[FastSublayer, Tensor, MLSTMState], Tensor]) -> Tensor:
@@ -238,7 +238,7 @@ class InferenceNetwork:
 
         if self._compiled is not None:
             y_BSD = scan(compiled)
-            if torch.stack(weakest).amin().item() >= -MAX_DECAY:
+            if torch.stack(steepest).amax().item() <= MAX_DECAY:
                 return y_BSD  # else a decay is too strong for the compiled form
         return scan(lambda sublayer, x, state: sublayer(x, grid, state))
 

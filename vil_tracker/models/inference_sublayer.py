@@ -4,9 +4,9 @@
   and one of its input;
 - block-diagonal projections are batched products that leave channels before tokens, so that heads need no copy;
 - odd sublayers keep the tokens where they are: the kernel is rotated by 180° and the cell sums from the other end;
-- the decays of the cell ride on the keys, w_j = exp(c_j - M_last): between chunks plain sums remain, and inside them a
-  triangle instead of an exponential per pair of tokens. Where the decay over the whole crop is too strong for the
-  number format, the ordinary form takes over.
+- the decays of the cell ride on the keys, w_j = exp(c_j - r) with one r per chunk: the memory is rescaled from chunk to
+  chunk, and inside them a triangle remains instead of an exponential per pair of tokens. Where the decay over one
+  chunk is too strong for the number format, the ordinary form takes over.
 
 Shapes: B batch, H heads, G = B H, S tokens, D model width, E = 2 D inner width, K = E / H head width, N chunks of L
 tokens.
@@ -27,7 +27,7 @@ from vil_tracker.models.vil import HEADS, BlockDiagonal, Grid, ViLSublayer
 
 CHUNK = 64  # tokens; least operations for head widths of 96 and 192
 MAP_BLOCK = 16  # columns of the merged block-diagonal maps: fewer leave vector units idle, more multiply zeros
-MAX_DECAY = 60.0  # exp(-60) times a product of activations is still a normal number in float32 and bfloat16
+MAX_DECAY = 120.0  # exp(±60) times a product of activations is still a normal number in float32 and bfloat16
 
 
 class FastConv:
@@ -83,11 +83,12 @@ def chunk_length(tokens: int) -> int:
 
 
 class Scales(NamedTuple):
-    """Factors that take the place of the decays.
+    """Factors that take the place of the decays, relative to a reference of each chunk.
 
     Attributes:
         keys: (B, H, S).
-        memory: (B, H), of the template's memory.
+        memory: (B, H, N), square root of that of the memory that a chunk is handed, which itself may be too small a
+            number; chunks in scan order, the first gets the template's.
         floor, epsilon: (B, H, S), least denominator and what is added to it.
     """
 
@@ -142,24 +143,23 @@ class FastSublayer:
 
     def __call__(self, x_BSD: Tensor, grid: Grid, state: MLSTMState) -> Tensor:
         """Search tokens after this sublayer."""
-        y_BSD, weakest = self.bounded(x_BSD, grid, state, check=True)
-        return y_BSD
+        return self.bounded(x_BSD, grid, state, check=True)[0]
 
     def bounded(self, x_BSD: Tensor, grid: Grid, state: MLSTMState, check: bool = False) -> tuple[Tensor, Tensor]:
         """As :meth:`__call__`, without a look at numbers, so that it can be compiled.
 
         Returns:
-            The tokens, and the smallest exponent of a decay: they are right if that is above -:data:`MAX_DECAY`. With
-            ``check`` they are right in any case.
+            The tokens, and the largest exponent of a decay over a chunk: they are right if that is at most
+            :data:`MAX_DECAY`. With ``check`` they are right in any case.
         """
         normed = F.layer_norm(x_BSD, x_BSD.shape[-1:], eps=self.norm_eps)
         xm_BSE = self.up_x(normed)
         image = rearrange(xm_BSE, "b (r c) e -> b e r c", r=grid[0])
         a_BSE = F.silu(rearrange(self.conv(image), "b e r c -> b (r c) e").to(self.wide), inplace=True)
-        y_BSE, weakest = self._cell(a_BSE, xm_BSE.to(self.wide), state, check)
+        y_BSE, steepest = self._cell(a_BSE, xm_BSE.to(self.wide), state, check)
         y_BSE.addcmul_(a_BSE, self.skip)
         y_BSE.mul_(F.silu(self.up_z(normed), inplace=True))
-        return x_BSD + self.down(y_BSE), weakest
+        return x_BSD + self.down(y_BSE), steepest
 
     def map_heads(self, x_BSE: Tensor, weight_and_bias: tuple[Tensor, Tensor]) -> Tensor:
         """A block-diagonal projection: (B, S, E) -> (B H, K, S)."""
@@ -170,24 +170,24 @@ class FastSublayer:
         return y.view(HEADS, E // HEADS, B, S).permute(2, 0, 1, 3).reshape(B * HEADS, E // HEADS, S)
 
     def _cell(self, a_BSE: Tensor, xm_BSE: Tensor, state: MLSTMState, check: bool) -> tuple[Tensor, Tensor]:
-        """The cell and the affine norm of its output, (B, S, E), and the smallest exponent."""
+        """The cell and the affine norm of its output, (B, S, E), and the largest exponent of a decay over a chunk."""
         B, S, _ = a_BSE.shape
         q, k, v = self.map_heads(a_BSE, self.q), self.map_heads(a_BSE, self.k), self.map_heads(xm_BSE, self.v)
         i, f = self.gates(a_BSE, xm_BSE)
-        scales, weakest = self.scales(i, f, state.m.to(self.wide))
         L = chunk_length(S)
-        if L == 0 or (check and weakest.item() < -MAX_DECAY):
+        scales, steepest = self.scales(i, f, state.m.to(self.wide), L or S)
+        if L == 0 or (check and steepest.item() > MAX_DECAY):
             h = self.any_decay(q, k, v, i, f, state)  # (B, H, S, K)
             h = F.layer_norm(h, h.shape[-1:], eps=self.outnorm_eps).transpose(1, 2)
-            return torch.addcmul(self.shift, h, self.gain).flatten(2), torch.zeros_like(weakest)
+            return torch.addcmul(self.shift, h, self.gain).flatten(2), torch.zeros_like(steepest)
         h = self.chunks(q, k, v, scales, state, L)  # (N, B H, L, K)
         h = F.layer_norm(h, h.shape[-1:], eps=self.outnorm_eps)
         h = h.view(S // L, B, HEADS, L, -1).permute(1, 0, 3, 2, 4)
         if torch.compiler.is_compiling():  # the compiler lays out for itself
-            return torch.addcmul(self.shift, h, self.gain).reshape(a_BSE.shape), weakest
+            return torch.addcmul(self.shift, h, self.gain).reshape(a_BSE.shape), steepest
         y_BSE = torch.empty_like(a_BSE)
         torch.addcmul(self.shift, h, self.gain, out=y_BSE.view(h.shape))
-        return y_BSE, weakest
+        return y_BSE, steepest
 
     def gates(self, a_BSE: Tensor, xm_BSE: Tensor) -> tuple[Tensor, Tensor]:
         """Pre-activations of the input and forget gates, (B, H, S)."""
@@ -197,21 +197,27 @@ class FastSublayer:
         i, f = gates.view(2, HEADS, B, S).transpose(1, 2)
         return i, f
 
-    def scales(self, i: Tensor, f: Tensor, m0: Tensor) -> tuple[Scales, Tensor]:
-        """Factors relative to the last M, from gates (B, H, S) and the memory's m (B, H); and the smallest exponent
-        with which a query's row is scaled: below -:data:`MAX_DECAY` they must not be used."""
+    def scales(self, i: Tensor, f: Tensor, m0: Tensor, L: int) -> tuple[Scales, Tensor]:
+        """Factors from gates (B, H, S) and the memory's m (B, H), for chunks of L tokens; and the largest growth of M
+        within a chunk: above :data:`MAX_DECAY` they must not be used.
+
+        M only grows. Half of its growth lies on either side of a chunk's reference, so that rows at one end are not
+        too small nor keys at the other too large.
+        """
         if self.reverse:
             i, f = i.flip(-1), f.flip(-1)
         b = torch.cumsum(F.logsigmoid(f), dim=-1)
         c = i - b
         M = torch.maximum(torch.cummax(c, dim=-1).values, m0[..., None])
-        last = M[..., -1:]
-        exponents = torch.stack([c, M, -b]).sub_(last)
-        weakest = exponents[1, ..., 0].amin()
+        first, last = M[..., ::L], M[..., L - 1 :: L]
+        reference = (first + last) / 2
+        exponents = torch.stack([c, M, -b])
+        exponents.unflatten(-1, (-1, L)).sub_(reference[..., None])
         factors = exponents.exp_()
         if self.reverse:
             factors = factors.flip(-1)
-        return Scales(factors[0], torch.exp(m0 - last[..., 0]), factors[2], factors[1] * EPS), weakest
+        memory = torch.exp((torch.cat([m0[..., None], reference[..., :-1]], dim=-1) - reference) / 2)
+        return Scales(factors[0], memory, factors[2], factors[1] * EPS), (last - first).amax()
 
     def chunks(
         self,
@@ -226,9 +232,9 @@ class FastSublayer:
         G, K, S = q.shape
         N, wide, dtype = S // L, self.wide, q.dtype
         k = k.mul_(scales.keys.to(dtype).reshape(G, 1, S))
-        memory_scale = scales.memory.reshape(G, 1, 1) * self.root
-        C = (state.C.to(wide).view(G, K, K) * memory_scale).to(dtype)
-        n = state.n.to(wide).view(G, K, 1) * memory_scale
+        scale = scales.memory.reshape(G, N, 1, 1)
+        C = (state.C.to(wide).view(G, K, K) * scale[:, 0] * (scale[:, 0] * self.root)).to(dtype)
+        n = state.n.to(wide).view(G, K) * scale[:, 0, 0] * (scale[:, 0, 0] * self.root)
 
         parts = [slice(start, start + L) for start in range(0, S, L)]
         W = q.new_empty(N, G, L, L)
@@ -237,25 +243,27 @@ class FastSublayer:
         W = W.triu_() if self.reverse else W.tril_()
 
         # Normaliser before each chunk, (G, K, N), and what each query reads of its own chunk's.
-        before = torch.cumsum(torch.cat([n, self._ordered(k.view(G, K, N, L).sum(-1, dtype=wide))[..., :-1]], -1), -1)
-        read = torch.bmm(q.transpose(1, 2), self._ordered(before).to(dtype)).view(G, N, L, N)
+        order = range(N - 1, -1, -1) if self.reverse else range(N)
+        added = k.view(G, K, N, L).sum(-1, dtype=wide)
+        before = torch.empty_like(added)
+        for step, index in enumerate(order):
+            before[..., index] = n
+            if step + 1 < N:
+                n = (n + added[..., index]) * scale[:, step + 1, 0] * scale[:, step + 1, 0]
+        read = torch.bmm(q.transpose(1, 2), before.to(dtype)).view(G, N, L, N)
         den = W.sum(-1, dtype=wide) + read.diagonal(dim1=1, dim2=3).permute(2, 0, 1)  # (N, G, L)
 
         num = q.new_empty(N, G, L, K)
-        order = range(N - 1, -1, -1) if self.reverse else range(N)
         for step, index in enumerate(order):
             part = parts[index]
             v_GLK = v[..., part].transpose(1, 2)
             torch.bmm(q[..., part].transpose(1, 2), C, out=num[index])
             num[index].baddbmm_(W[index], v_GLK)
             if step + 1 < N:
-                C = torch.baddbmm(C, k[..., part], v_GLK)
+                factor = scale[:, step + 1].to(dtype)
+                C = torch.baddbmm(C, k[..., part], v_GLK).mul_(factor).mul_(factor)
         floor, epsilon = (bound.reshape(G, N, L).transpose(0, 1) for bound in (scales.floor, scales.epsilon))
         return num.mul_(torch.maximum(den.abs_(), floor).add_(epsilon).reciprocal_().to(dtype)[..., None])
-
-    def _ordered(self, chunks: Tensor) -> Tensor:
-        """The last axis in scan order, or back."""
-        return chunks.flip(-1) if self.reverse else chunks
 
     def any_decay(self, q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MLSTMState) -> Tensor:
         """The cell without a limit on the decay, (B, H, S, K)."""
