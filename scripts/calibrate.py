@@ -46,11 +46,12 @@ def run(args: argparse.Namespace) -> int:
         )
     add_metadata(args.weights, output, {"calibration": calibration.to_json()})
 
-    shown = data.reported
+    shown = data.reported & data.typical
     error = reliability(probability[shown], data.correct[shown]).expected_error
     area = auroc(1 - probability[shown], ~data.correct[shown])
     print(
-        f"{len(shown)} boxes judged, {data.correct.mean():.0%} right; on clips left out of the fit: expected "
+        f"{len(shown)} boxes judged, {data.correct.mean():.0%} right; answers on undisturbed clips, left out of the "
+        f"fit, {data.correct[shown].mean():.0%} right: expected "
         f"calibration error {error:.3f}, AUROC of the lost signal {area or float('nan'):.3f}, temperature "
         f"{calibration.temperature:.2f}; {time.perf_counter() - begin:.0f} s"
     )

@@ -122,7 +122,7 @@ def judgements(count: int, seed: int = 0) -> tuple[Judgements, np.ndarray]:
     evidence = rng.normal(size=(count, len(EVIDENCE)))
     truth = 1 / (1 + np.exp(-(2 * evidence[:, 0] - evidence[:, 1] + 0.5 * evidence[:, 0] * evidence[:, 1])))
     correct = rng.random(count) < truth
-    return Judgements(evidence, correct, np.ones(count, bool), np.arange(count) % 12), truth
+    return Judgements(evidence, correct, np.ones(count, bool), np.arange(count) % 12, np.ones(count, bool)), truth
 
 
 def test_the_fit_finds_the_probability_and_is_calibrated_on_new_data() -> None:
@@ -136,13 +136,34 @@ def test_the_fit_finds_the_probability_and_is_calibrated_on_new_data() -> None:
     assert fit(data).to_json() == fit(data).to_json()
 
 
-def test_temperature_undoes_over_confidence() -> None:
+def test_temperature_and_bias_undo_over_confidence_and_modesty() -> None:
     data, truth = judgements(4000)
     logits = np.log(truth / (1 - truth))
-    assert fit_temperature(2.0 * logits, data.correct) == pytest.approx(2.0, rel=0.1)
-    assert fit_temperature(0.0 * logits + 1e3, data.correct) <= 4.0
+    assert fit_temperature(2.0 * logits, data.correct) == pytest.approx((2.0, 0.0), rel=0.1, abs=0.1)
+    assert fit_temperature(0.5 * logits - 1.0, data.correct) == pytest.approx((0.5, 1.0), rel=0.1)
+    temperature, bias = fit_temperature(0.0 * logits + 1e3, data.correct)
+    assert temperature <= 4.0 and abs(bias) <= 3.0
+
+
+def test_the_bias_suits_what_is_typical() -> None:
+    """Half of the boxes come from clips made hard, in which equal evidence is right less often."""
+    data, truth = judgements(6000)
+    rng = np.random.default_rng(5)
+    hard = data.clip >= 6
+    odds = truth / (1 - truth) * np.where(hard, np.exp(-1.5), 1.0)
+    data = replace(data, correct=rng.random(6000) < odds / (1 + odds), typical=~hard)
+    calibration, held_out = fit_with_held_out_temperature(data)
+    fresh, _ = judgements(3000, seed=1)
+    assert calibration.probability(fresh.evidence).mean() == pytest.approx(fresh.correct.mean(), abs=0.02)
+    assert held_out[~hard].mean() == pytest.approx(data.correct[~hard].mean(), abs=0.01)
+    modest = fit(data).probability(fresh.evidence).mean()
+    assert modest < fresh.correct.mean() - 0.05
+
+
+def test_a_fit_needs_right_and_wrong_boxes() -> None:
+    data, _ = judgements(40)
     with pytest.raises(UserError, match="both right and wrong"):
-        fit(replace(data, correct=np.ones(4000, bool)))
+        fit(replace(data, correct=np.ones(40, bool)))
 
 
 def test_the_score_is_the_calibrated_probability_or_else_the_peak() -> None:

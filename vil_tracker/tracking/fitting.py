@@ -2,8 +2,9 @@
 
 The first half of the clips is tracked with a score that always says yes, and now and then the box is moved, onto the
 target or away from it, so that every kind of crop is met; the second half as the tracker will run, with the
-calibration fitted on the first. The answer is fitted on both; its temperature on predictions for clips left out of
-the fit.
+calibration fitted on the first, on clips in which targets vanish about as often as in videos. The answer is fitted on
+both; its temperature and bias on what the tracker answered in the second half, predicted with each clip left out of
+the fit: how often it is right at a given evidence depends on how often it is right at all.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ HIDDEN_UNITS = 4
 FOLDS = 4
 _WEIGHT_DECAY = 3e-3
 _STEPS = 150
-_CLIPS = ClipConfig(occlusion=0.45, leave=0.3, jump=0.3, hidden_frames=(8, 25))
+_EVENTFUL = ClipConfig(occlusion=0.45, leave=0.3, jump=0.3, hidden_frames=(8, 25))
+_TYPICAL = ClipConfig(occlusion=0.2, leave=0.1, jump=0.05, hidden_frames=(5, 15))
 
 
 @dataclass(frozen=True)
@@ -43,18 +45,26 @@ class Judgements:
         correct: (J,) bool, the box overlaps the visible target by more than half.
         reported: (J,) bool, the box was the tracker's answer, rather than a candidate that it looked at.
         clip: (J,) number of the clip.
+        typical: (J,) bool, the clip was tracked undisturbed.
     """
 
     evidence: np.ndarray
     correct: np.ndarray
     reported: np.ndarray
     clip: np.ndarray
+    typical: np.ndarray
 
     @staticmethod
     def join(parts: Sequence[Judgements]) -> Judgements:
         """All of them in turn."""
-        names = ("evidence", "correct", "reported", "clip")
+        names = ("evidence", "correct", "reported", "clip", "typical")
         return Judgements(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+
+    def rows(self, chosen: np.ndarray) -> Judgements:
+        """Those where ``chosen`` (J,) bool is True."""
+        return Judgements(
+            self.evidence[chosen], self.correct[chosen], self.reported[chosen], self.clip[chosen], self.typical[chosen]
+        )
 
 
 def credulous() -> Calibration:
@@ -66,11 +76,17 @@ def credulous() -> Calibration:
 
 
 def training_clips(pool: PhotoPool, count: int, frames: int, seed: int) -> Iterator[Clip]:
-    """Generated clips of varied difficulty, most of them with an absence."""
-    clips = SyntheticClips(pool, _CLIPS)
+    """Generated clips of varied difficulty: most of the first half with an absence, a third of the second."""
+    eventful, typical = SyntheticClips(pool, _EVENTFUL), SyntheticClips(pool, _TYPICAL)
     for index in range(count):
         rng = np.random.default_rng((seed, index))
+        clips = eventful if index < exploring(count) else typical
         yield clips.sample_clip(rng, frames, difficulty=float(rng.uniform(0.4, 1.2)))
+
+
+def exploring(count: int) -> int:
+    """How many of ``count`` clips are tracked with the box moved now and then: the first half."""
+    return (count + 1) // 2
 
 
 def judge_clip(tracker: Tracker, clip: Clip, number: int, rng: np.random.Generator | None = None) -> Judgements:
@@ -92,7 +108,10 @@ def judge_clip(tracker: Tracker, clip: Clip, number: int, rng: np.random.Generat
             _move(tracker, clip, index, float(iou(result.box, clip.boxes[index])), rng)
     overlap = iou(np.stack(boxes), np.stack(truth))
     correct = overlap > CORRECT_OVERLAP
-    return Judgements(np.stack(evidence), correct, np.array(reported), np.full(len(correct), number))
+    rows = len(correct)
+    return Judgements(
+        np.stack(evidence), correct, np.array(reported), np.full(rows, number), np.full(rows, rng is None)
+    )
 
 
 def _move(tracker: Tracker, clip: Clip, index: int, overlap: float, rng: np.random.Generator) -> None:
@@ -153,33 +172,51 @@ def minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
     optimiser.step(closure)
 
 
-def fit_temperature(logits: np.ndarray, correct: np.ndarray) -> float:
-    """The temperature of least log loss over logits (J,) and answers (J,) bool, within 0.25 and 4."""
+def fit_temperature(logits: np.ndarray, correct: np.ndarray) -> tuple[float, float]:
+    """Temperature T and bias b of least log loss for probabilities sigmoid((logit + b) / T).
+
+    Platt, "Probabilistic outputs for support vector machines", 1999, with a little weight on T = 1 and b = 0, so that
+    answers that are all right do not send them to infinity.
+
+    Args:
+        logits: (J,).
+        correct: (J,) bool.
+
+    Returns:
+        The temperature, within 0.25 and 4, and the bias, within -3 and 3.
+    """
     log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
     logit, target = torch.from_numpy(logits), torch.from_numpy(correct.astype(np.float64))
-    minimise(
-        lambda: torch.nn.functional.binary_cross_entropy_with_logits(logit * torch.exp(-log_temperature), target),
-        [log_temperature],
-    )
-    return float(np.clip(np.exp(log_temperature.item()), 0.25, 4.0))
+
+    def loss() -> Tensor:
+        log_loss = torch.nn.functional.binary_cross_entropy_with_logits(
+            (logit + bias) * torch.exp(-log_temperature), target
+        )
+        return log_loss + _WEIGHT_DECAY * (log_temperature.square() + bias.square())
+
+    minimise(loss, [log_temperature, bias])
+    return float(np.clip(np.exp(log_temperature.item()), 0.25, 4.0)), float(np.clip(bias.item(), -3.0, 3.0))
 
 
 def fit_with_held_out_temperature(data: Judgements) -> tuple[Calibration, np.ndarray]:
-    """Fit on everything, with the temperature that suits predictions of clips left out of the fit.
+    """Fit on everything, with the temperature and bias that suit predictions of clips left out of the fit.
 
     Returns:
-        The calibration, and the left-out probabilities (J,) after the temperature.
+        The calibration, and the left-out probabilities (J,) after temperature and bias.
     """
     logits = np.zeros(len(data.correct))
     for fold in range(FOLDS):
         out = data.clip % FOLDS == fold
         if not out.any():
             continue
-        kept = Judgements(data.evidence[~out], data.correct[~out], data.reported[~out], data.clip[~out])
-        logits[out] = fit(kept).logit(data.evidence[out])
-    temperature = fit_temperature(logits[data.reported], data.correct[data.reported])
-    probability = 1.0 / (1.0 + np.exp(-np.clip(logits / temperature, -30, 30)))
-    return replace(fit(data), temperature=temperature), probability
+        logits[out] = fit(data.rows(~out)).logit(data.evidence[out])
+    answers = data.reported & data.typical
+    temperature, bias = fit_temperature(logits[answers], data.correct[answers])
+    probability = 1.0 / (1.0 + np.exp(-np.clip((logits + bias) / temperature, -30, 30)))
+    whole = fit(data)
+    output = np.append(whole.output[:-1], whole.output[-1] + bias)
+    return replace(whole, output=output, temperature=temperature), probability
 
 
 def calibrate(
@@ -213,11 +250,10 @@ def calibrate(
     for number, clip in enumerate(clips):
         if number == count:
             break
-        if number == (count + 1) // 2:
+        if number == exploring(count):
             model.calibration = fit(Judgements.join(parts)).to_json()
             tracker = Tracker(model, settings)
-        exploring = number < (count + 1) // 2
-        rng = np.random.default_rng((seed, number)) if exploring else None
+        rng = np.random.default_rng((seed, number)) if number < exploring(count) else None
         parts.append(judge_clip(tracker, clip, number, rng))
         on_clip(number + 1)
     data = Judgements.join(parts)
