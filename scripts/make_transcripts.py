@@ -49,6 +49,37 @@ from vil_tracker.data.demo_clip import DemoClip
 with open(sys.argv[1], "w") as stream:
     for box in DemoClip().boxes: print(",".join(f"{value:.2f}" for value in box), file=stream)
 """
+TAKE_CODE = """\
+import pathlib, re, sys
+howto, *files = sys.argv[1:]
+blocks = re.findall(r"```python\\n(.*?)```", pathlib.Path(howto).read_text(), re.S)
+for file, code in zip(files, blocks): pathlib.Path(file).write_text(code)
+"""
+REGISTER = r"""cp -r vil-tracker/vil_tracker checkout
+readers=checkout/data/readers
+python take_code.py vil-tracker/docs/howto/add_a_data_set.md $readers/roadcam.py
+sed -i 's/^from .*import COCO.*/&\nfrom vil_tracker.data.readers.roadcam import RoadCam/' $readers/__init__.py
+sed -i 's/VastTrack())/VastTrack(), RoadCam())/' $readers/__init__.py
+mkdir -p checked && rm -rf checked/vil_tracker && mv checkout checked/vil_tracker
+"""
+PAINT_ROADCAM = """\
+from pathlib import Path
+import numpy as np
+from vil_tracker.data.demo_clip import DemoClip
+from vil_tracker.images import write_image
+clip = DemoClip()
+for number, (split, start) in enumerate((("train", 0), ("train", 60), ("test", 120)), start=1):
+    drive = Path("roads/RoadCam") / split / f"drive_{number:02}"
+    (drive / "cam").mkdir(parents=True, exist_ok=True)
+    for k in range(30): write_image(drive / "cam" / f"{k + 1:04}.jpg", clip[start + k])
+    np.savetxt(drive / "target.txt", clip.boxes[start : start + 30], "%.2f", ",")
+    (drive / "hidden.txt").write_text(",".join(["0"] * 30))
+"""
+ENTRY = r"""table=checked/vil_tracker/evaluation/benchmarks.py
+sed -i 's/^from .*import TNL2K.*/&\nfrom vil_tracker.data.readers.roadcam import RoadCam/' $table
+roadcam='"roadcam": lambda: Benchmark("roadcam", "RoadCam", RoadCam, "test", official=conventions.OTB),'
+sed -i "s/^    \"folder\": lambda/    $roadcam\n&/" $table
+"""
 SMOKE = "vil-tracker train vil-tracker/configs/smoke.yaml --data-root painted"
 TWO_NODES = f"""\
 # both nodes of this example are on one machine; on two, each runs its own line with the first one's address
@@ -113,6 +144,25 @@ TRANSCRIPTS = {
             "vil-tracker evaluate --benchmark folder --data-root data/mine --output evaluated --tracker vil still",
             "ls evaluated",
         ),
+    ),
+    "add_a_data_set": Transcript(
+        "Add a data set",
+        "../howto/add_a_data_set.md",
+        (
+            "bash register.sh && python paint_roadcam.py",
+            "cd checked && python -m vil_tracker doctor --data-root ../roads --scan | grep -i -A 9 roadcam",
+        ),
+        (("take_code.py", TAKE_CODE), ("register.sh", REGISTER), ("paint_roadcam.py", PAINT_ROADCAM)),
+    ),
+    "add_a_benchmark": Transcript(
+        "Add a benchmark",
+        "../howto/add_a_benchmark.md",
+        (
+            "bash entry.sh",
+            "cd checked && python -m vil_tracker evaluate --benchmark roadcam --data-root ../roads --sequences all "
+            "--tracker vil still --output ../roadcam_scores",
+        ),
+        (("entry.sh", ENTRY),),
     ),
     "training": Transcript(
         "Training",
@@ -194,7 +244,7 @@ def _run(command: str, folder: Path, timeout: float) -> tuple[str, int]:
     except subprocess.TimeoutExpired:
         return "[stopped: it took too long]\n", 124
     text = done.stdout.replace(f"{folder}/", "").replace(str(folder), ".").replace(f"{REPOSITORY}/", "vil-tracker/")
-    return text.replace(str(Path.home()), "~"), done.returncode
+    return text.replace(sys.prefix, ".venv").replace(str(Path.home()), "~"), done.returncode
 
 
 def shorten(text: str) -> str:
