@@ -104,13 +104,18 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     model.add_argument(
         "--backend", choices=BACKENDS, help="what runs the network (default: torch, or what an exported one is for)"
     )
+    model.add_argument(
+        "--compile", action="store_true", help="compile the network first: minutes, for long videos and streams"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``track``; returns 0, or 128 plus the number of the signal that ended it."""
 
     def load() -> Callable[[], TrackerLike]:
-        return load_tracker_factory(args.weights, args.device, precision=args.dtype, backend=args.backend)
+        return load_tracker_factory(
+            args.weights, args.device, precision=args.dtype, compiled=args.compile, backend=args.backend
+        )
 
     return track(args, load)
 

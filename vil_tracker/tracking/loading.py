@@ -46,7 +46,9 @@ def load_search_model(
                 f"vil-tracker export --format {RUNTIMES[str(backend)]} and give its folder as --weights"
             )
         if precision != "float32" or compiled or device not in ("auto", "cpu"):
-            raise UserError("an exported tracker runs in float32 on the CPU: leave --dtype and --device out")
+            raise UserError(
+                "an exported tracker runs in float32 on the CPU, as it is: leave --dtype, --device and --compile out"
+            )
         exported = ExportedModel(weights)
         if backend is not None and RUNTIMES[backend] != exported.format:
             raise UserError(
@@ -58,5 +60,12 @@ def load_search_model(
 
     network = InferenceNetwork(load_model(weights, device), precision, compiled=compiled)
     if compiled:
-        warm_up(network)
+        try:
+            warm_up(network)
+        except RuntimeError as error:  # PyTorch's faults of compiling are such, of many lines
+            what = next((line for line in str(error).splitlines() if "rror" in line or "ompiler" in line), "")
+            raise UserError(
+                f"the network cannot be compiled here ({what or type(error).__name__}): install a C++ compiler, or "
+                "leave --compile out"
+            ) from error
     return network

@@ -1,0 +1,58 @@
+"""Which model a session runs, from the command line to the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from track_clips import small_network
+from tracking_fakes import write_video
+
+from vil_tracker.cli import main
+from vil_tracker.models.pretrained import save_model
+
+
+@pytest.fixture
+def words(tmp_path: Path) -> list[str]:
+    """A command that tracks six frames with a small network."""
+    save_model(small_network(), tmp_path / "small.safetensors")
+    clip = write_video(tmp_path / "clip.mp4", 6)
+    files = ["--weights", str(tmp_path / "small.safetensors"), "--output", str(tmp_path / "out")]
+    return ["track", str(clip), "--box", "8,4,20,10", "--no-video", *files]
+
+
+def test_compiled_programs_track_the_same(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler itself takes minutes: here it hands the function back, and counts its calls."""
+    calls: list[int] = []
+
+    def compile(function: Callable[..., Any], **_: object) -> Callable[..., Any]:
+        def program(*arguments: Any) -> Any:
+            calls.append(1)
+            return function(*arguments)
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", compile)
+    assert main(words) == 0 and not calls
+    expected = (tmp_path / "out/boxes.csv").read_text()
+    assert main([*words, "--compile"]) == 0 and calls
+    assert (tmp_path / "out/boxes.csv").read_text() == expected
+
+
+def test_a_missing_compiler_is_told_in_a_line(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def compile(function: Callable[..., Any], **_: object) -> Callable[..., Any]:
+        def program(*arguments: Any) -> Any:
+            raise RuntimeError("backend='inductor' raised:\nInvalidCxxCompiler: No working C++ compiler found\n\nmore")
+
+        return program
+
+    monkeypatch.setattr(torch, "compile", compile)
+    assert main([*words, "--compile"]) == 2
+    message = capsys.readouterr().err.strip()
+    assert "No working C++ compiler found" in message and "leave --compile out" in message and "\n" not in message
+    assert not (tmp_path / "out").exists()
