@@ -22,7 +22,7 @@ from tqdm import tqdm
 from weights_script import start, weights_parser
 
 from vil_tracker.boxes import iou
-from vil_tracker.config import Config, TrackConfig, load_config, override
+from vil_tracker.config import TrackConfig
 from vil_tracker.data.dataset import open_folder
 from vil_tracker.data.photo_pool import PhotoPool, pool_from_arrays
 from vil_tracker.data.sequence import Sequence as Clip
@@ -31,6 +31,7 @@ from vil_tracker.errors import UserError, atomic_write
 from vil_tracker.evaluation.calibration import ConfidenceFrames, measure
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.models.pretrained import load_model
+from vil_tracker.tracking.options import add_track_options, track_config
 from vil_tracker.tracking.timing import StageTimer
 from vil_tracker.tracking.tracker import Tracker
 
@@ -154,8 +155,7 @@ def main() -> int:
     parser.add_argument("--objects", type=Path, nargs="+", required=True, help="folders of annotated sequences")
     parser.add_argument("--clips", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1000)
-    parser.add_argument("--config", type=Path, help="YAML file with a track section")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="track.motion=false")
+    add_track_options(parser)
     parser.add_argument("--json", type=Path, help="file to write the figures to")
     return start(parser, run)
 
@@ -163,7 +163,7 @@ def main() -> int:
 def run(args: argparse.Namespace) -> int:
     if args.clips < 1:
         raise UserError(f"--clips {args.clips} is below 1: give how many clips to generate")
-    config = override(load_config(args.config) if args.config else Config(), args.set).track
+    config = track_config(args)
     model = load_model(args.weights, device=args.device)
     pool = object_pool(args.objects)
     if not len(pool.cutouts):

@@ -85,7 +85,7 @@ def test_as_a_sequence() -> None:
 
 
 def test_demo_tracks_its_clip_and_says_where_the_files_are(tmp_path: Path, monkeypatch, capsys) -> None:
-    monkeypatch.setattr(cli, "load_tracker_factory", lambda weights, device, **options: FakeTracker)
+    monkeypatch.setattr(cli, "load_tracker_factory", lambda *arguments, **options: FakeTracker)
     monkeypatch.setattr(demo, "DemoClip", lambda seed: DemoClip(seed, frames=12, width=160, height=90))
     assert demo.main(["--output", str(tmp_path / "demo")]) == 0
     files = {p.name for p in (tmp_path / "demo").iterdir()}

@@ -12,7 +12,11 @@ from track_clips import small_network
 from tracking_fakes import write_video
 
 from vil_tracker.cli import main
+from vil_tracker.config import TrackConfig
+from vil_tracker.evaluation.trackers import parse_tracker
 from vil_tracker.models.pretrained import save_model
+from vil_tracker.tracking import tracker
+from vil_tracker.tracking.tracker import Tracker
 
 
 @pytest.fixture
@@ -56,3 +60,35 @@ def test_a_missing_compiler_is_told_in_a_line(
     message = capsys.readouterr().err.strip()
     assert "No working C++ compiler found" in message and "leave --compile out" in message and "\n" not in message
     assert not (tmp_path / "out").exists()
+
+
+def test_options_of_the_session_reach_it(tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[TrackConfig] = []
+    monkeypatch.setattr(tracker, "Tracker", lambda model, config: seen.append(config) or Tracker(model, config))
+    file = tmp_path / "track.yaml"
+    file.write_text("track: {lost_after: 7, window: 0.3}\n")
+    assert main([*words, "--config", str(file), "--set", "track.window=0.4", "track.motion=false"]) == 0
+    assert seen == [TrackConfig(lost_after=7, window=0.4, motion=False)]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "train.steps=3"], "only track.KEY=VALUE acts"),
+        (["--set", "track.redetct=false"], "redetect"),
+        (["--set", "track.window=2"], "window"),
+        (["--config", "missing.yaml"], "missing.yaml"),
+    ],
+)
+def test_mistaken_options_are_told(
+    words: list[str], tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, *options]) == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and "\n" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_under_other_options_are_told_apart() -> None:
+    plain, changed = parse_tracker("vil"), parse_tracker("vil", config=TrackConfig(motion=False))
+    assert plain.identity() == parse_tracker("vil", config=TrackConfig()).identity() != changed.identity()

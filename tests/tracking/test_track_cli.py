@@ -34,7 +34,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def fake_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "load_tracker_factory", lambda weights, device, **options: FakeTracker)
+    monkeypatch.setattr(cli, "load_tracker_factory", lambda *arguments, **options: FakeTracker)
     monkeypatch.setattr(sinks, "find_ffmpeg", lambda: None)
 
 
@@ -250,7 +250,7 @@ def test_interruption_leaves_complete_files(tmp_path, clip, monkeypatch, capsys,
                 signal.raise_signal(number)
             return super().update(frame)
 
-    monkeypatch.setattr(cli, "load_tracker_factory", lambda weights, device, **options: Interrupting)
+    monkeypatch.setattr(cli, "load_tracker_factory", lambda *arguments, **options: Interrupting)
     before = signal.getsignal(number)
     assert track(clip, "--box", BOX, "-o", tmp_path, "--format", "csv,coco", "--strip") == 128 + number
     assert signal.getsignal(number) is before
@@ -285,7 +285,7 @@ def test_ctrl_c_in_another_process(tmp_path: Path, clip: Path) -> None:
         from tracking_fakes import FakeTracker
         from vil_tracker import cli as top
         from vil_tracker.tracking import cli
-        cli.load_tracker_factory = lambda weights, device, **options: lambda: FakeTracker(delay=0.2)
+        cli.load_tracker_factory = lambda *arguments, **options: lambda: FakeTracker(delay=0.2)
         sys.exit(top.main(sys.argv[1:]))
     """
     out = tmp_path / "out"
@@ -375,7 +375,7 @@ def test_fault_in_mid_run_keeps_the_results_before(tmp_path: Path, clip: Path, m
         def update(self, frame):
             raise RuntimeError("not the user's fault")
 
-    monkeypatch.setattr(cli, "load_tracker_factory", lambda weights, device, **options: Broken)
+    monkeypatch.setattr(cli, "load_tracker_factory", lambda *arguments, **options: Broken)
     with pytest.raises(RuntimeError, match="not the user's fault"):
         track(clip, "--box", BOX, "-o", tmp_path / "fresh")
     assert not (tmp_path / "fresh").exists()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vil_tracker.errors import UserError, check_folder
 from vil_tracker.tracking.loading import PRECISIONS
+from vil_tracker.tracking.options import add_track_options, track_config
 
 if TYPE_CHECKING:
     from vil_tracker.data.sequence import Sequence
@@ -74,7 +75,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--tracker", nargs="+", action="extend", metavar="NAME", help="one or several; see below (default: vil)"
     )
     trackers.add_argument("--weights", default="nano", metavar="NAME|FILE", help="weights of vil (default nano)")
-    trackers.add_argument("--config", metavar="FILE", help="YAML whose track section configures vil")
+    add_track_options(trackers)
     trackers.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
     trackers.add_argument(
         "--dtype",
@@ -213,6 +214,7 @@ def _specs(args: argparse.Namespace) -> tuple[list[TrackerSpec], list[str]]:
     from vil_tracker.evaluation import peers
     from vil_tracker.evaluation.trackers import parse_tracker
 
+    config = track_config(args)
     notes, specs = [], []
     folder = Path(args.peers_dir) if args.peers_dir else None
     for text in ",".join(args.tracker or ["vil"]).split(","):
@@ -231,7 +233,7 @@ def _specs(args: argparse.Namespace) -> tuple[list[TrackerSpec], list[str]]:
                     name,
                     weights=args.weights,
                     device=args.device,
-                    config=args.config,
+                    config=config,
                     dtype=dtype,
                     peers_dir=args.peers_dir,
                 )

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from vil_tracker.config import TrackConfig
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation import peers
 from vil_tracker.tracking.state import Result
@@ -57,7 +59,7 @@ class TrackerSpec:
         kind: "vil", "opencv", "still" or "python".
         target: weights (name or file), OpenCV's tracker name, or "module:factory"; empty for "still".
         device: "auto", "cpu", "cuda", "cuda:1" or "mps"; for kind "vil".
-        config: YAML file whose `track` section configures the session; for kind "vil".
+        config: of the session; for kind "vil".
         dtype: what the network computes in, one of :data:`vil_tracker.tracking.loading.PRECISIONS`; for kind "vil".
         peers_dir: folder with the networks of OpenCV's trackers.
     """
@@ -66,7 +68,7 @@ class TrackerSpec:
     kind: str
     target: str = ""
     device: str = "auto"
-    config: str | None = None
+    config: TrackConfig | None = None
     dtype: Precision = "float32"
     peers_dir: str | None = None
 
@@ -90,8 +92,8 @@ class TrackerSpec:
             weights = shipped_weights().get(self.target, Path(self.target))
             if weights.is_file():
                 identity["target"] = f"sha256:{_sha256(weights)}"
-        if self.config is not None:
-            identity["config"] = f"sha256:{_sha256(Path(self.config))}"
+        if self.config is not None and self.config != TrackConfig():
+            identity["config"] = json.dumps(asdict(self.config), sort_keys=True)
         return identity
 
     def build(self) -> SequenceTracker:
@@ -114,7 +116,7 @@ def parse_tracker(
     *,
     weights: str = "nano",
     device: str = "auto",
-    config: str | None = None,
+    config: TrackConfig | None = None,
     dtype: Precision = "float32",
     peers_dir: str | None = None,
 ) -> TrackerSpec:
@@ -147,14 +149,12 @@ def parse_tracker(
     )
 
 
-def _build_vil(weights: str, device: str, config: str | None, dtype: Precision) -> SequenceTracker:
-    from vil_tracker.config import load_config
+def _build_vil(weights: str, device: str, config: TrackConfig | None, dtype: Precision) -> SequenceTracker:
     from vil_tracker.models.inference import InferenceNetwork
     from vil_tracker.models.pretrained import load_model
     from vil_tracker.tracking.tracker import Tracker
 
-    track_config = None if config is None else load_config(config).track
-    return Tracker(InferenceNetwork(load_model(weights, device=device), dtype), track_config)
+    return Tracker(InferenceNetwork(load_model(weights, device=device), dtype), config)
 
 
 def _build_from_python(target: str) -> SequenceTracker:

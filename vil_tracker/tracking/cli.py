@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from vil_tracker.errors import UserError
 from vil_tracker.tracking.loading import BACKENDS, PRECISIONS
+from vil_tracker.tracking.options import add_track_options, track_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from vil_tracker.config import TrackConfig
     from vil_tracker.models.inference import Precision
     from vil_tracker.tracking.run import OutputSettings, Summary, TrackerLike
     from vil_tracker.tracking.select import Target, Window
@@ -107,14 +109,17 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     model.add_argument(
         "--compile", action="store_true", help="compile the network first: minutes, for long videos and streams"
     )
+    add_track_options(parser.add_argument_group("session"))
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``track``; returns 0, or 128 plus the number of the signal that ended it."""
 
+    config = track_config(args)
+
     def load() -> Callable[[], TrackerLike]:
         return load_tracker_factory(
-            args.weights, args.device, precision=args.dtype, compiled=args.compile, backend=args.backend
+            args.weights, args.device, config, precision=args.dtype, compiled=args.compile, backend=args.backend
         )
 
     return track(args, load)
@@ -123,6 +128,7 @@ def run(args: argparse.Namespace) -> int:
 def load_tracker_factory(
     weights: str,
     device: str,
+    config: TrackConfig | None = None,
     *,
     precision: Precision = "float32",
     compiled: bool = False,
@@ -135,7 +141,7 @@ def load_tracker_factory(
 
     keep_freed_memory()
     model = load_search_model(weights, device, precision=precision, compiled=compiled, backend=backend)
-    return lambda: Tracker(model)
+    return lambda: Tracker(model, config)
 
 
 def track(

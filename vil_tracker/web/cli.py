@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from vil_tracker.errors import UserError
+from vil_tracker.tracking.options import add_track_options, track_config
 
 EPILOG = """\
 examples:
@@ -36,6 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--weights", default="nano", metavar="NAME|FILE", help="shipped weights by name, or a file (default nano)"
     )
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+    add_track_options(model)
     limits = parser.add_argument_group("limits")
     limits.add_argument("--workers", type=int, default=1, metavar="N", help="videos tracked at once (default 1)")
     limits.add_argument("--queue", type=int, default=16, metavar="N", help="videos that may wait (default 16)")
@@ -79,11 +81,12 @@ def run(args: argparse.Namespace) -> int:
         keep_seconds=args.keep_minutes * 60,
     )
     quiet = getattr(args, "quiet", False)
+    load = partial(load_tracker_factory, args.weights, args.device, track_config(args))
     listener = listen(args.host, args.port)
     try:
         if not quiet:
             print("loading the network …", file=sys.stderr)
-        server, close = build(partial(load_tracker_factory, args.weights, args.device), limits, listener, args.host)
+        server, close = build(load, limits, listener, args.host)
         try:
             address = _address(args.host, listener.getsockname()[1])
             if not quiet:

@@ -1,0 +1,33 @@
+"""The options of every command that tracks: thresholds and switches of the session."""
+
+from __future__ import annotations
+
+import argparse
+
+from vil_tracker.config import Config, TrackConfig, load_config, override
+from vil_tracker.errors import UserError
+
+
+def add_track_options(parser: argparse._ActionsContainer) -> None:
+    """Add ``--config`` and ``--set``."""
+    parser.add_argument("--config", metavar="FILE", help="YAML file whose track section sets thresholds and switches")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="replace some of them, such as track.redetect=false track.lost_after=5",
+    )
+
+
+def track_config(args: argparse.Namespace) -> TrackConfig:
+    """What the options of :func:`add_track_options` say.
+
+    Raises:
+        UserError: a file that cannot be read, an unknown key, a value out of range, or a key of another section.
+    """
+    for assignment in args.set:
+        if "=" in assignment and not assignment.startswith("track."):
+            raise UserError(f"--set {assignment}: only track.KEY=VALUE acts on a session; train reads the others")
+    return override(load_config(args.config) if args.config else Config(), args.set).track
