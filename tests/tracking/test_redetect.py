@@ -11,7 +11,7 @@ from track_clips import peak_calibration, scene, small_network
 from vil_tracker.config import TrackConfig
 from vil_tracker.tracking import group
 from vil_tracker.tracking.redetect import FRAMES_PER_SWEEP, OVERLAP, Sweep, coarse_grid
-from vil_tracker.tracking.tracker import Tracker
+from vil_tracker.tracking.tracker import Tracker, best_of
 
 
 @settings(max_examples=50, deadline=None)
@@ -100,3 +100,10 @@ def test_the_search_can_be_switched_off(lost_tracker, monkeypatch) -> None:
     monkeypatch.setattr(group, "look", lambda m, f, c, requests, *rest: _count(counts, requests, look, m, f, c, rest))
     assert [tracker.update(frame).state for frame in frames[:5]][-1] == "lost"
     assert counts == [1] * 5
+
+
+def test_the_best_of_many_places_needs_better_evidence() -> None:
+    """Bayes: a match with odds of 3 to 1 against chance, at any of six places alike, has odds of 1 to 2."""
+    assert best_of(0.75, 6) == pytest.approx(1 / 3)
+    assert best_of(0.75, 1) == pytest.approx(0.75)
+    assert best_of(0.0, 6) == 0 and best_of(1.0, 6) == 1

@@ -177,10 +177,11 @@ class Tracker:
         view, *others = yield requests
         score = self._score(state, frame, view, appearance(view), _TYPICAL_DISTANCE)
         if others:
-            # What looks best from afar must look right from near, too.
+            # What looks best from afar must look right from near, too, and the best of many looks good by chance.
             candidate = max(others, key=lambda other: other.peak)
             (near,) = yield [Request(self._search_crop(state, candidate.box), first)]
             near_score = self._score(state, frame, near, appearance(near), _TYPICAL_DISTANCE)
+            near_score = best_of(near_score, len(others))
             if near_score > max(score, config.recover_above):
                 view, score = near, near_score
 
@@ -259,6 +260,11 @@ def hann_window(grid: int, strength: float) -> torch.Tensor:
     """(grid, grid): (1 - strength) + strength · outer Hann, whose maximum lies at the centre of the crop."""
     hann = torch.hann_window(grid + 2, periodic=False)[1:-1]
     return (1 - strength) + strength * torch.outer(hann, hann)
+
+
+def best_of(probability: float, places: int) -> float:
+    """The probability of the best of so many places: its odds shared among them, as each was as likely beforehand."""
+    return probability / (probability + places * (1 - probability))
 
 
 def _finish(state: TrackState, frame: np.ndarray, view: View, score: float) -> Result:
