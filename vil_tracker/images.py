@@ -43,14 +43,36 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
     Raises:
         UserError: as :func:`read_image`.
     """
-    _check_header(data, name)
+    size = jpeg_size(data)
+    if size is not None:
+        check_pixels(*size, f"image {name}")
+    else:
+        _check_header(data, name)
+    kind = cv2.IMREAD_UNCHANGED if size is None else cv2.IMREAD_COLOR_RGB  # a JPEG has neither alpha nor 16 bits
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
         image = None
     if image is None:
         raise UserError(f"image {name} is damaged or of an unsupported kind: open it in a viewer or save it again")
-    return to_rgb8(image)
+    return to_rgb8(image) if size is None else image
+
+
+def jpeg_size(data: bytes) -> tuple[int, int] | None:
+    """Width and height of a JPEG by its frame header (ITU-T T.81, B.2.2), or None where none is found at once.
+
+    Pillow takes a third of the time of decoding a small frame for it.
+    """
+    position = 2
+    while data[:2] == b"\xff\xd8" and data[position : position + 1] == b"\xff" and len(data) >= position + 9:
+        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = (int.from_bytes(data[position + at : position + at + 2], "big") for at in (5, 7))
+            return (width, height) if width and height and data[position + 4] == 8 else None  # else Pillow's business
+        if marker in (0xD9, 0xDA) or length < 2:
+            return None
+        position += 2 + length
+    return None
 
 
 def _check_header(data: bytes, name: str) -> None:
