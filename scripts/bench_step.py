@@ -24,6 +24,7 @@ from torch import nn
 
 from vil_tracker.cli import guarded
 from vil_tracker.config import Config, load_config, override
+from vil_tracker.config.command_line import add_set_option
 from vil_tracker.data.crops import to_input
 from vil_tracker.data.sampling import PairBatch, PairSample, collate
 from vil_tracker.errors import UserError
@@ -42,7 +43,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=10, help="steps of each kind (default: 10)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
-    parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="replace values")
+    add_set_option(parser, "replace values")
     args = parser.parse_args()
     keep_freed_memory()
     if args.threads:

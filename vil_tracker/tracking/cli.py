@@ -114,7 +114,6 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``track``; returns 0, or 128 plus the number of the signal that ended it."""
-
     config = track_config(args)
 
     def load() -> Callable[[], TrackerLike]:

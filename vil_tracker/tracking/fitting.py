@@ -10,7 +10,7 @@ the fit: how often it is right at a given evidence depends on how often it is ri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -57,14 +57,11 @@ class Judgements:
     @staticmethod
     def join(parts: Sequence[Judgements]) -> Judgements:
         """All of them in turn."""
-        names = ("evidence", "correct", "reported", "clip", "typical")
-        return Judgements(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
+        return Judgements(*(np.concatenate([getattr(part, f.name) for part in parts]) for f in fields(Judgements)))
 
     def rows(self, chosen: np.ndarray) -> Judgements:
         """Those where ``chosen`` (J,) bool is True."""
-        return Judgements(
-            self.evidence[chosen], self.correct[chosen], self.reported[chosen], self.clip[chosen], self.typical[chosen]
-        )
+        return Judgements(*(getattr(self, f.name)[chosen] for f in fields(self)))
 
 
 def credulous() -> Calibration:

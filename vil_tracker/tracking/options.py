@@ -5,20 +5,14 @@ from __future__ import annotations
 import argparse
 
 from vil_tracker.config import Config, TrackConfig, load_config, override
+from vil_tracker.config.command_line import add_set_option
 from vil_tracker.errors import UserError
 
 
 def add_track_options(parser: argparse._ActionsContainer) -> None:
     """Add ``--config`` and ``--set``."""
     parser.add_argument("--config", metavar="FILE", help="YAML file whose track section sets thresholds and switches")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="replace some of them, such as track.redetect=false track.lost_after=5",
-    )
+    add_set_option(parser, "replace some of them, such as track.redetect=false track.lost_after=5")
 
 
 def track_config(args: argparse.Namespace) -> TrackConfig:

@@ -6,20 +6,15 @@ import argparse
 import logging
 from pathlib import Path
 
+from vil_tracker.config.command_line import add_set_option
+
 EXAMPLE = "example: vil-tracker train configs/nano_starter.yaml --data-root ~/data --output runs/nano"
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser = subparsers.add_parser("train", help="train a network", epilog=EXAMPLE)
     parser.add_argument("config", type=Path, help="configuration file, such as configs/nano_starter.yaml")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="KEY=VALUE",
-        help="replace values: train.steps=2000 ...",
-    )
+    add_set_option(parser, "replace values: train.steps=2000 ...")
     parser.add_argument("--data-root", type=Path, help="folder that holds the data sets (default: $VIL_DATA)")
     parser.add_argument("--output", type=Path, help="folder of the run (default: runs/<name of the config>)")
     parser.add_argument(
