@@ -153,11 +153,18 @@ def bend(sprite: Sprite, grid: np.ndarray) -> Sprite:
 
     Args:
         grid: (K, K, 2) displacements (x, y) in units of the sprite's width and height, on a coarse grid over it.
+
+    Returns:
+        The bent sprite, with a margin as wide as the largest displacement on every side.
     """
     h, w = sprite.rgba.shape[:2]
-    field = cv2.resize(grid.astype(np.float32), (w, h), interpolation=cv2.INTER_CUBIC)
-    map_x = field[..., 0] * w + np.arange(w, dtype=np.float32)
-    map_y = field[..., 1] * h + np.arange(h, dtype=np.float32)[:, None]
+    # What moves outwards needs room, or it would be cut off straight at the sprite's edge. Cubics overshoot a little.
+    reach_x, reach_y = 1.25 * np.abs(grid).max((0, 1))
+    left, top = math.ceil(reach_x * w) + 1, math.ceil(reach_y * h) + 1
+    width, height = w + 2 * left, h + 2 * top
+    field = cv2.resize(grid.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    map_x = field[..., 0] * w + np.arange(-left, w + left, dtype=np.float32)
+    map_y = field[..., 1] * h + np.arange(-top, h + top, dtype=np.float32)[:, None]
     rgba = cv2.remap(sprite.rgba, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     return Sprite(rgba, outline(rgba[..., 3]))
 

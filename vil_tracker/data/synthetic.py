@@ -57,13 +57,14 @@ class SyntheticConfig:
         scale_jitter: standard deviation of the log of the target's size against its expected one.
         aspect_jitter: standard deviation of the log of the target's aspect against the template's.
         rotation: standard deviation of the turn between template and search, in degrees.
+        bend: how far a cut-out is bent at most: standard deviation of the displacements, in units of its size.
         box_noise: standard deviation of the template box's sides, in units of the target's.
     """
 
-    still: float = 0.22
-    boxed: float = 0.16
-    cutout: float = 0.40
-    pseudo: float = 0.20
+    still: float = 0.14
+    boxed: float = 0.18
+    cutout: float = 0.48
+    pseudo: float = 0.17
     clip: float = 0.03
     negatives: float = 0.03
     far: float = 0.2
@@ -75,6 +76,7 @@ class SyntheticConfig:
     scale_jitter: float = 0.25
     aspect_jitter: float = 0.12
     rotation: float = 7.0
+    bend: float = 0.05
     box_noise: float = 0.035
 
     def __post_init__(self) -> None:
@@ -201,7 +203,7 @@ class SyntheticPairs:
         """A pose relative to upright; ``free`` allows what a cut-out may do and a whole photo may not."""
         sigma = math.radians(self.config.rotation) * difficulty
         angle = rng.normal(0.0, sigma)
-        if free and rng.random() < 0.06 * difficulty:
+        if free and rng.random() < 0.12 * difficulty:
             angle = rng.uniform(-math.pi / 3, math.pi / 3)
         limit = 1.2 if free else math.radians(15)
         angle = min(max(angle, -limit), limit)
@@ -265,7 +267,7 @@ class SyntheticPairs:
     def _composed(
         self, rng: np.random.Generator, mode: str, sizes: tuple[int, int], difficulty: float, present: bool
     ) -> tuple[View, np.ndarray, View]:
-        material, strength = self.material, min(difficulty, 1.0)
+        config, material, strength = self.config, self.material, min(difficulty, 1.0)
         sprite, group = material.target(rng, mode)
         if rng.random() < 0.3:
             sprite = recast(sprite, Photometry().changed(rng, 0.8))
@@ -282,15 +284,15 @@ class SyntheticPairs:
         if rng.random() < 0.25 * difficulty:
             self._scatter(rng, template, sprite, group, size, 1, front=0.0)
         put(template, sprite, place(sprite.hull, base, centre, size))
-        if rng.random() < self.config.fill:
+        if rng.random() < config.fill:
             limits = template_box * sizes[0]
             template.frame = random_frame(rng, limits, sizes[0], cut=0.0)
 
         # Things turn round: now and then the far side, which looks much like a mirror image.
-        pose = self._turn(rng, difficulty, bool(rng.random() < 0.06 * difficulty), True).linear() @ base
+        pose = self._turn(rng, difficulty, bool(rng.random() < 0.1 * difficulty), True).linear() @ base
         seen = sprite
-        if rng.random() < 0.35 * difficulty:
-            seen = bend(sprite, rng.normal(0.0, 0.025 * strength, (4, 4, 2)))
+        if rng.random() < 0.6 * difficulty:
+            seen = bend(sprite, rng.normal(0.0, rng.uniform(0.2, 1.0) * config.bend * strength, (4, 4, 2)))
         centre, size = self._search_target(rng, sizes[1], difficulty)
         search = View(backgrounds[1], np.zeros(4))
         count = int(np.searchsorted((0.2, 0.5, 0.72, 0.86, 0.94), rng.random())) if rng.random() < difficulty else 0
@@ -299,9 +301,9 @@ class SyntheticPairs:
         if present:
             put(search, seen, place(seen.hull, pose, centre, size))
         self._scatter(rng, search, sprite, group, size, count - behind, front=1.0)
-        if present and rng.random() < self.config.occlusion * difficulty:
+        if present and rng.random() < config.occlusion * difficulty:
             self._occlude(rng, search)
-        if rng.random() < self.config.fill:
+        if rng.random() < config.fill:
             box = search.box if present else np.array([0.4, 0.4, 0.6, 0.6]) * sizes[1]
             search.frame = random_frame(rng, box, sizes[1], cut=0.35)
         return template, template_box, search
