@@ -10,8 +10,8 @@ from track_clips import peak_calibration, scene, small_network
 
 from vil_tracker.config import TrackConfig
 from vil_tracker.tracking import group
-from vil_tracker.tracking.redetect import FRAMES_PER_SWEEP, OVERLAP, Sweep, coarse_grid
-from vil_tracker.tracking.tracker import Tracker, best_of
+from vil_tracker.tracking.redetect import FRAMES_PER_SWEEP, OVERLAP, Suspect, Sweep, coarse_grid
+from vil_tracker.tracking.tracker import Tracker
 
 
 @settings(max_examples=50, deadline=None)
@@ -73,7 +73,8 @@ def test_cost_per_frame_is_bounded_while_lost(lost_tracker, monkeypatch) -> None
         before = sum(counts)
         states.append(tracker.update(frame).state)
         cost = sum(counts) - before
-        assert cost <= 1 + 5 + 1 if len(states) > 2 else cost == 1
+        # the last place, the likeliest one, five others, one from near
+        assert cost <= 1 + 1 + 5 + 1 if len(states) > 2 else cost == 1
     assert states[:2] == ["uncertain", "lost"] and set(states[2:]) == {"lost"}
 
 
@@ -104,6 +105,34 @@ def test_the_search_can_be_switched_off(lost_tracker, monkeypatch) -> None:
 
 def test_the_best_of_many_places_needs_better_evidence() -> None:
     """Bayes: a match with odds of 3 to 1 against chance, at any of six places alike, has odds of 1 to 2."""
-    assert best_of(0.75, 6) == pytest.approx(1 / 3)
-    assert best_of(0.75, 1) == pytest.approx(0.75)
-    assert best_of(0.0, 6) == 0 and best_of(1.0, 6) == 1
+    box = np.array([1.0, 2.0, 3.0, 4.0])
+    assert Suspect.best_of(box, 0.75, 6).probability == pytest.approx(1 / 3)
+    assert Suspect.best_of(box, 0.75, 1).probability == pytest.approx(0.75)
+    assert Suspect.best_of(box, 0.0, 6).probability < 1e-5 and Suspect.best_of(box, 1.0, 6).probability > 1 - 1e-5
+
+
+def test_looking_again_multiplies_the_odds_of_a_place() -> None:
+    """Odds of 3 : 1 at the best of six places, 3 : 1 again in the next frame: 3 * 3 / 6. One denial undoes it."""
+    first = Suspect.best_of(np.array([1.0, 2.0, 3.0, 4.0]), 0.75, 6)
+    second = first.seen_again(np.array([5.0, 6.0, 3.0, 4.0]), 0.75)
+    assert second is not None and second.probability == pytest.approx(0.6) and second.box[0] == 5.0
+    assert first.seen_again(first.box, 0.2) is None  # 3 / 6 / 4 is below any place's 1 / 6
+
+
+def test_a_place_that_looks_right_twice_ends_the_search(lost_tracker, monkeypatch) -> None:
+    """Where one look is not enough for the best of several places, a second look at that place is."""
+    tracker, frames = lost_tracker
+    for frame in frames[:4]:
+        tracker.update(frame)
+    tracker.state.suspect = None
+    right = iter(
+        [0.01, 0.8, 0.01, 0.8, 0.01]
+    )  # the last place, the best of n; then the last place, the suspect, others
+    monkeypatch.setattr(tracker, "_score", lambda *_: next(right))
+    assert tracker.update(frames[4]).state == "lost"
+    suspect = tracker.state.suspect
+    assert suspect is not None and suspect.places > 1
+    assert suspect.probability == pytest.approx(4 / (4 + suspect.places))
+    result = tracker.update(frames[5])
+    assert result.state == "recovered" and result.score == pytest.approx(16 / (16 + suspect.places))
+    assert tracker.state.suspect is None

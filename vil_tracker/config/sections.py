@@ -278,7 +278,8 @@ class TrackConfig:
         gate: probability that a true position passes the forecast's chi-square gate; one outside makes the frame
             uncertain unless its score is at least ``tracking_above``.
         redetect: search the whole frame while lost.
-        redetect_crops: search crops per frame for that, beside the ordinary one and one to verify.
+        redetect_crops: search crops per frame for that, beside the ordinary one, one on the likeliest place so far and
+            one to verify.
         uncertain_below, tracking_above: scores at which "uncertain" begins and ends.
         lost_below, lost_after: a score below the first for so many frames in a row makes the target lost.
         uncertain_frames: so many uncertain frames make it lost, too.

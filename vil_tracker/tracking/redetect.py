@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,6 +12,44 @@ from vil_tracker.data.crops import CropGeometry
 OVERLAP = 0.4  # of neighbouring crops, so that a target of a quarter of the crop lies whole in one of them
 SCALES = (1.0, 1.5, 2.0, 2.5, 3.0)  # crops may be wider than the ordinary search crop by these factors
 FRAMES_PER_SWEEP = 4  # the finest scale is taken whose grid is searched within so many frames
+
+
+@dataclass(frozen=True)
+class Suspect:
+    """A place where a lost target may be, found by a search and looked at again in the frames that follow.
+
+    The best of many places looks good by chance: at first its odds are divided by the number of places searched. In
+    later frames it is looked at wherever it moves, without a choice, and every look multiplies its odds.
+
+    Attributes:
+        box: (4,) xywh in pixels.
+        log_odds: that the target is there; the odds of the prior, one place among many, are included.
+        places: how many places it was the best of.
+    """
+
+    box: np.ndarray
+    log_odds: float
+    places: int
+
+    @staticmethod
+    def best_of(box: np.ndarray, probability: float, places: int) -> Suspect:
+        """The best of so many places, judged from near to be right with this probability."""
+        return Suspect(box, _log_odds(probability) - math.log(places), places)
+
+    def seen_again(self, box: np.ndarray, probability: float) -> Suspect | None:
+        """After another look, which moved the box; None if it is now less likely than any place was at first."""
+        log_odds = self.log_odds + _log_odds(probability)
+        return Suspect(box, log_odds, self.places) if log_odds > -math.log(self.places) else None
+
+    @property
+    def probability(self) -> float:
+        """That the target is there, in [0, 1]."""
+        return 1.0 / (1.0 + math.exp(-self.log_odds))
+
+
+def _log_odds(probability: float) -> float:
+    inside = min(max(probability, 1e-6), 1 - 1e-6)
+    return math.log(inside / (1 - inside))
 
 
 class Sweep:

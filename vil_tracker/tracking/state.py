@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vil_tracker.tracking.confidence import Appearance
     from vil_tracker.tracking.memory import TemplateMemory
     from vil_tracker.tracking.motion import MotionModel
-    from vil_tracker.tracking.redetect import Sweep
+    from vil_tracker.tracking.redetect import Suspect, Sweep
 
 STATES = ("tracking", "uncertain", "lost", "recovered")
 
@@ -104,6 +104,7 @@ class TrackState:
         motion: forecast of the centre.
         phase: the state machine.
         sweep: which places of the frame were searched while the target is lost; None while it is not.
+        suspect: the likeliest place found by that search so far.
         score: of the last frame.
         frame: frames since ``init``.
         last_template: frame of the last template added.
@@ -119,6 +120,7 @@ class TrackState:
     appearance: Appearance | None = None
     phase: Phase = field(default_factory=Phase)
     sweep: Sweep | None = None
+    suspect: Suspect | None = None
     score: float = 1.0
     frame: int = 0
     last_template: int = 0

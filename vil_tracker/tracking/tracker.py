@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from vil_tracker.boxes import BoxLike, check_box, clip_box
+from vil_tracker.boxes import BoxLike, check_box, clip_box, iou
 from vil_tracker.config import TrackConfig
 from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box, mean_colour, to_input
 from vil_tracker.errors import UserError
@@ -25,12 +25,13 @@ from vil_tracker.tracking.group import check_frame, update_together
 from vil_tracker.tracking.looking import Request, Timer, View, look
 from vil_tracker.tracking.memory import TemplateMemory
 from vil_tracker.tracking.motion import MotionModel, box_centre, box_scale, centred_box, gate_distance
-from vil_tracker.tracking.redetect import Sweep
+from vil_tracker.tracking.redetect import Suspect, Sweep
 from vil_tracker.tracking.state import Result, TrackState
 
 Steps = Generator[list[Request], list[View], Result]
 
 _MAX_RESIZE = 2.0  # while unsure, the search crop stays within this factor of the size last known for sure
+_SAME_PLACE = 0.2  # boxes that overlap by more are of one thing
 _TYPICAL_DISTANCE = 1.386  # median of the chi-square distribution, 2 dof: for boxes that no forecast applies to
 
 
@@ -159,37 +160,53 @@ class Tracker:
 
     def _find_again(self, state: TrackState, frame: np.ndarray) -> Steps:
         """While lost: the last place and some other ones, with the first template alone."""
-        config, first = self.config, state.memory.first
+        config, first, suspect = self.config, state.memory.first, state.suspect
         requests = [replace(self._request(state, box_centre(state.box)), memory=first)]
+        if suspect is not None:
+            requests.append(Request(self._search_crop(state, suspect.box), first))
+        known = len(requests)
         if config.redetect:
-            state.sweep = state.sweep or Sweep()
-            height, width = frame.shape[:2]
-            wide = requests[0].geometry
-            places = state.sweep.crops(
-                width,
-                height,
-                box_centre(state.box),
-                self.model.config.search_factor * state.sure_size,
-                wide.size,
-                config.redetect_crops,
-            )
-            requests += [Request(place.snapped(), first, windowed=False) for place in places]
-        view, *others = yield requests
-        score = self._score(state, frame, view, appearance(view), _TYPICAL_DISTANCE)
+            requests += [Request(place, first, windowed=False) for place in self._places(state, frame)]
+        views = yield requests
+        view, others = views[0], views[known:]
+        score = self._judge(state, frame, view)
+        if suspect is not None:
+            again = views[1]
+            suspect = suspect.seen_again(again.box, self._judge(state, frame, again))
+            if suspect is not None:
+                others = [other for other in others if iou(other.box, suspect.box) < _SAME_PLACE]
         if others:
-            # What looks best from afar must look right from near, too, and the best of many looks good by chance.
+            # What looks best from afar must look right from near, too.
             candidate = max(others, key=lambda other: other.peak)
             (near,) = yield [Request(self._search_crop(state, candidate.box), first)]
-            near_score = self._score(state, frame, near, appearance(near), _TYPICAL_DISTANCE)
-            near_score = best_of(near_score, len(others))
-            if near_score > max(score, config.recover_above):
-                view, score = near, near_score
+            found = Suspect.best_of(near.box, self._judge(state, frame, near), len(others))
+            if suspect is None or found.log_odds > suspect.log_odds:
+                suspect, again = found, near
+        if suspect is not None and suspect.probability > max(score, config.recover_above):
+            view, score = again, suspect.probability
 
+        state.suspect = suspect
         verified = score >= config.recover_above
         state.phase.advance(score, config, verified=verified)
         if verified:
-            state.sweep, state.sure_size, state.motion = None, box_scale(view.box), MotionModel(view.box)
+            state.sweep, state.suspect = None, None
+            state.sure_size, state.motion = box_scale(view.box), MotionModel(view.box)
         return _finish(state, frame, view, score)
+
+    def _places(self, state: TrackState, frame: np.ndarray) -> list[CropGeometry]:
+        """The crops in which a lost target is looked for in this frame."""
+        state.sweep = state.sweep or Sweep()
+        height, width = frame.shape[:2]
+        settings = self.model.config
+        side = settings.search_factor * state.sure_size
+        places = state.sweep.crops(
+            width, height, box_centre(state.box), side, settings.search_size, self.config.redetect_crops
+        )
+        return [place.snapped() for place in places]
+
+    def _judge(self, state: TrackState, frame: np.ndarray, view: View) -> float:
+        """The score of a view to which no motion forecast applies."""
+        return self._score(state, frame, view, appearance(view), _TYPICAL_DISTANCE)
 
     def _request(self, state: TrackState, centre: np.ndarray) -> Request:
         """The ordinary search crop: size of the last box, around ``centre`` (2,)."""
@@ -260,11 +277,6 @@ def hann_window(grid: int, strength: float) -> torch.Tensor:
     """(grid, grid): (1 - strength) + strength · outer Hann, whose maximum lies at the centre of the crop."""
     hann = torch.hann_window(grid + 2, periodic=False)[1:-1]
     return (1 - strength) + strength * torch.outer(hann, hann)
-
-
-def best_of(probability: float, places: int) -> float:
-    """The probability of the best of so many places: its odds shared among them, as each was as likely beforehand."""
-    return probability / (probability + places * (1 - probability))
 
 
 def _finish(state: TrackState, frame: np.ndarray, view: View, score: float) -> Result:
