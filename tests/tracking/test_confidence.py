@@ -19,7 +19,7 @@ from vil_tracker.errors import UserError
 from vil_tracker.evaluation.calibration import reliability
 from vil_tracker.models.pretrained import add_metadata, load_model, save_model
 from vil_tracker.tracking.confidence import EVIDENCE, Calibration, appearance, gather_evidence, pool_tokens
-from vil_tracker.tracking.fitting import Judgements, calibrate, fit, fit_temperature, fit_with_held_out_temperature
+from vil_tracker.tracking.fitting import Judgements, calibrate, fit, fit_scaling, fit_with_held_out_scaling
 from vil_tracker.tracking.looking import View
 from vil_tracker.tracking.tracker import Tracker
 
@@ -127,7 +127,7 @@ def judgements(count: int, seed: int = 0) -> tuple[Judgements, np.ndarray]:
 
 def test_the_fit_finds_the_probability_and_is_calibrated_on_new_data() -> None:
     data, _ = judgements(1500)
-    calibration, held_out = fit_with_held_out_temperature(data)
+    calibration, held_out = fit_with_held_out_scaling(data)
     fresh, truth = judgements(3000, seed=1)
     probability = calibration.probability(fresh.evidence)
     assert np.abs(probability - truth).mean() < 0.07
@@ -139,9 +139,9 @@ def test_the_fit_finds_the_probability_and_is_calibrated_on_new_data() -> None:
 def test_temperature_and_bias_undo_over_confidence_and_modesty() -> None:
     data, truth = judgements(4000)
     logits = np.log(truth / (1 - truth))
-    assert fit_temperature(2.0 * logits, data.correct) == pytest.approx((2.0, 0.0), rel=0.1, abs=0.1)
-    assert fit_temperature(0.5 * logits - 1.0, data.correct) == pytest.approx((0.5, 1.0), rel=0.1)
-    temperature, bias = fit_temperature(0.0 * logits + 1e3, data.correct)
+    assert fit_scaling(2.0 * logits, data.correct) == pytest.approx((2.0, 0.0), rel=0.1, abs=0.1)
+    assert fit_scaling(0.5 * logits - 1.0, data.correct) == pytest.approx((0.5, 1.0), rel=0.1)
+    temperature, bias = fit_scaling(0.0 * logits + 1e3, data.correct)
     assert temperature <= 4.0 and abs(bias) <= 3.0
 
 
@@ -152,7 +152,7 @@ def test_the_bias_suits_what_is_typical() -> None:
     hard = data.clip >= 6
     odds = truth / (1 - truth) * np.where(hard, np.exp(-1.5), 1.0)
     data = replace(data, correct=rng.random(6000) < odds / (1 + odds), typical=~hard)
-    calibration, held_out = fit_with_held_out_temperature(data)
+    calibration, held_out = fit_with_held_out_scaling(data)
     fresh, _ = judgements(3000, seed=1)
     assert calibration.probability(fresh.evidence).mean() == pytest.approx(fresh.correct.mean(), abs=0.02)
     assert held_out[~hard].mean() == pytest.approx(data.correct[~hard].mean(), abs=0.01)

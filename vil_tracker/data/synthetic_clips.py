@@ -37,6 +37,8 @@ class ClipConfig:
         hidden_frames: range of the number of frames that hiding or being away lasts.
         size: range of the target's √(w·h) in units of the frame's shorter side.
         speed: scale of the motion; 1 is a target that crosses the frame in about three seconds at 25 fps.
+        pose: scale of the target's bending, turning and change of proportions; 1 is a thing that turns by some ten
+            degrees and keeps its shape roughly.
         distractors: largest number of other moving things.
     """
 
@@ -47,6 +49,7 @@ class ClipConfig:
     hidden_frames: tuple[int, int] = (20, 60)
     size: tuple[float, float] = (0.07, 0.45)
     speed: float = 1.0
+    pose: float = 1.0
     distractors: int = 4
 
     def __post_init__(self) -> None:
@@ -196,14 +199,15 @@ class SyntheticClips:
             rng, n, np.array([margin, margin]), np.array([width - margin, height - margin]), self._knots(rng)
         )
         scale = np.exp(np.clip(0.25 * difficulty * wander(rng, n, 45, 1)[:, 0], -0.8, 0.6))
-        grid = rng.normal(0.0, 0.03, (4, 4, 2)) if rng.random() < 0.5 else None
+        pose = self.config.pose
+        grid = rng.normal(0.0, min(0.03 * pose, 0.055), (4, 4, 2)) if rng.random() < 0.5 * pose else None
         phase = np.sin(np.arange(n) * rng.uniform(0.1, 0.5) + rng.uniform(0, 6.3)) * min(difficulty, 1.0)
         return Mover(
             sprite,
             xy,
             np.clip(size * scale, 6.0, 0.75 * min(width, height)),
-            np.clip(0.18 * difficulty * wander(rng, n, 30, 1)[:, 0], -1.0, 1.0) + rng.normal(0.0, 0.08),
-            np.clip(0.15 * difficulty * wander(rng, n, 30, 1)[:, 0], -0.5, 0.5),
+            np.clip(0.18 * pose * difficulty * wander(rng, n, 30, 1)[:, 0], -1.0, 1.0) + rng.normal(0.0, 0.08),
+            np.clip(0.15 * pose * difficulty * wander(rng, n, 30, 1)[:, 0], -0.5, 0.5),
             bool(rng.random() < 0.5),
             grid,
             phase,

@@ -32,8 +32,8 @@ HIDDEN_UNITS = 4
 FOLDS = 4
 _WEIGHT_DECAY = 3e-3
 _STEPS = 150
-_EVENTFUL = ClipConfig(occlusion=0.45, leave=0.3, jump=0.3, hidden_frames=(8, 25))
-_TYPICAL = ClipConfig(occlusion=0.2, leave=0.1, jump=0.05, hidden_frames=(5, 15))
+_EVENTFUL = ClipConfig(occlusion=0.45, leave=0.3, jump=0.3, hidden_frames=(8, 25), pose=1.8)
+_TYPICAL = ClipConfig(occlusion=0.2, leave=0.1, jump=0.05, hidden_frames=(5, 15), pose=1.8)
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ def minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
     optimiser.step(closure)
 
 
-def fit_temperature(logits: np.ndarray, correct: np.ndarray) -> tuple[float, float]:
+def fit_scaling(logits: np.ndarray, correct: np.ndarray) -> tuple[float, float]:
     """Temperature T and bias b of least log loss for probabilities sigmoid((logit + b) / T).
 
     Platt, "Probabilistic outputs for support vector machines", 1999, with a little weight on T = 1 and b = 0, so that
@@ -196,7 +196,7 @@ def fit_temperature(logits: np.ndarray, correct: np.ndarray) -> tuple[float, flo
     return float(np.clip(np.exp(log_temperature.item()), 0.25, 4.0)), float(np.clip(bias.item(), -3.0, 3.0))
 
 
-def fit_with_held_out_temperature(data: Judgements) -> tuple[Calibration, np.ndarray]:
+def fit_with_held_out_scaling(data: Judgements) -> tuple[Calibration, np.ndarray]:
     """Fit on everything, with the temperature and bias that suit predictions of clips left out of the fit.
 
     Returns:
@@ -209,7 +209,7 @@ def fit_with_held_out_temperature(data: Judgements) -> tuple[Calibration, np.nda
             continue
         logits[out] = fit(data.rows(~out)).logit(data.evidence[out])
     answers = data.reported & data.typical
-    temperature, bias = fit_temperature(logits[answers], data.correct[answers])
+    temperature, bias = fit_scaling(logits[answers], data.correct[answers])
     probability = 1.0 / (1.0 + np.exp(-np.clip((logits + bias) / temperature, -30, 30)))
     whole = fit(data)
     output = np.append(whole.output[:-1], whole.output[-1] + bias)
@@ -254,6 +254,6 @@ def calibrate(
         parts.append(judge_clip(tracker, clip, number, rng))
         on_clip(number + 1)
     data = Judgements.join(parts)
-    calibration, probability = fit_with_held_out_temperature(data)
+    calibration, probability = fit_with_held_out_scaling(data)
     model.calibration = calibration.to_json()
     return calibration, data, probability
