@@ -11,11 +11,12 @@ from vil_tracker.data.pairs import PairCutter
 from vil_tracker.data.photo_pool import PhotoPool
 from vil_tracker.data.sampling import ClipSample, PairSample
 from vil_tracker.data.sequence import Sequence
-from vil_tracker.data.synthetic_clips import SyntheticClips
+from vil_tracker.data.synthetic_clips import ClipConfig, SyntheticClips
 
 Cutter = TypeVar("Cutter", ClipCutter, PairCutter)
 
 BOX_NOISE = 0.03  # standard deviation of a template box's sides: users' boxes are not exact
+VIDEOS = ClipConfig(pose=1.5)  # what must be learnt is a box that follows a target through changes of its shape
 SYNTHETIC_GAP = 60  # frames between a video's template and its first search frame, at most
 
 
@@ -48,7 +49,7 @@ class _SyntheticVideos(Generic[Cutter]):
     skipped = None  # everything is decoded beforehand: no picture can turn out to be damaged
 
     def __init__(self, pool: PhotoPool, cutter: Cutter) -> None:
-        self.videos = SyntheticClips(pool)
+        self.videos = SyntheticClips(pool, VIDEOS)
         self.cutter: Cutter = cutter
 
 
