@@ -18,8 +18,8 @@ from faulty_files import picture
 
 from vil_tracker import cli
 from vil_tracker.errors import UserError
-from vil_tracker.tracking.run import prefetch
 from vil_tracker.tracking.stream import LiveSource
+from vil_tracker.tracking.threads import prefetch
 from vil_tracker.tracking.timing import StageTimer
 from vil_tracker.tracking.video import Frame
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import socket
 import threading
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from vil_tracker import cli
 from vil_tracker.boxes import check_box, clip_box
 from vil_tracker.tracking.state import STATES, Result
 
@@ -153,3 +155,14 @@ def serve(plans: list[list[np.ndarray | float | bytes]], interval: float = 0.02)
         yield server.address
     finally:
         server.close()
+
+
+def track(*words: object) -> int:
+    """``vil-tracker track`` with these words; its exit status."""
+    return cli.main(["track", *map(str, words)])
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with open(path, newline="") as stream:
+        return list(csv.DictReader(stream))
