@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -103,16 +104,7 @@ def _write(network: ViLTrackerNet, folder: Path, format: Format) -> None:
             torch.export.save(program, path)
             continue
         onnx_path = folder / f"{name}.onnx"
-        torch.onnx.export(
-            program,
-            f=str(onnx_path),
-            input_names=input_names,
-            output_names=output_names,
-            opset_version=OPSET,
-            dynamo=True,
-            external_data=False,
-            verbose=False,
-        )
+        _write_onnx(program, onnx_path, input_names, output_names)
         if format == "openvino":
             openvino: Any = require_extra("openvino", "openvino", "export to openvino")
             openvino.save_model(openvino.convert_model(str(onnx_path)), str(path), compress_to_fp16=False)
@@ -126,6 +118,29 @@ def _write(network: ViLTrackerNet, folder: Path, format: Format) -> None:
         "frame": {"inputs": FRAME_INPUTS, "outputs": FRAME_OUTPUTS},
     }
     (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_onnx(
+    program: torch.export.ExportedProgram, path: Path, input_names: tuple[str, ...], output_names: tuple[str, ...]
+) -> None:
+    onnx = torch.onnx.export(
+        program,
+        input_names=input_names,
+        output_names=output_names,
+        opset_version=OPSET,
+        dynamo=True,
+        verbose=False,
+        optimize=False,
+    )
+    assert onnx is not None
+    # Of the exporter's own optimisation, its search for patterns takes three quarters of the export and gives nothing
+    # here: the runtimes fuse what they can, and a frame takes as long.
+    optimizer: Any = importlib.import_module("onnxscript.optimizer")
+    optimizer.inline(onnx.model)
+    for _ in range(2):
+        optimizer.fold_constants(onnx.model)
+        optimizer.remove_unused_nodes(onnx.model)
+    onnx.save(str(path), external_data=False)
 
 
 @contextlib.contextmanager
