@@ -30,9 +30,11 @@ from vil_tracker.tracking.tracker import Tracker
 CORRECT_OVERLAP = 0.5
 HIDDEN_UNITS = 4
 FOLDS = 4
-_WEIGHT_DECAY = 3e-3
+_WEIGHT_DECAY = 3e-2  # strong: what tells right from wrong on generated clips is less telling on real ones
+_SCALING_DECAY = 3e-3
+_HARD, _ORDINARY = (0.5, 2.0), (0.4, 1.2)  # range of the clips' difficulty in the first and in the second half
 _STEPS = 150
-_EVENTFUL = ClipConfig(occlusion=0.45, leave=0.3, jump=0.3, hidden_frames=(8, 25), pose=1.8)
+_EVENTFUL = ClipConfig(occlusion=0.45, leave=0.3, jump=0.3, hidden_frames=(8, 25), pose=2.5)
 _TYPICAL = ClipConfig(occlusion=0.2, leave=0.1, jump=0.05, hidden_frames=(5, 15), pose=1.8)
 
 
@@ -73,12 +75,13 @@ def credulous() -> Calibration:
 
 
 def training_clips(pool: PhotoPool, count: int, frames: int, seed: int) -> Iterator[Clip]:
-    """Generated clips of varied difficulty: most of the first half with an absence, a third of the second."""
+    """Generated clips: hard ones first, most with an absence, then ordinary ones, a third of them with one."""
     eventful, typical = SyntheticClips(pool, _EVENTFUL), SyntheticClips(pool, _TYPICAL)
     for index in range(count):
         rng = np.random.default_rng((seed, index))
-        clips = eventful if index < exploring(count) else typical
-        yield clips.sample_clip(rng, frames, difficulty=float(rng.uniform(0.4, 1.2)))
+        first_half = index < exploring(count)
+        difficulty = float(rng.uniform(*(_HARD if first_half else _ORDINARY)))
+        yield (eventful if first_half else typical).sample_clip(rng, frames, difficulty)
 
 
 def exploring(count: int) -> int:
@@ -190,7 +193,7 @@ def fit_scaling(logits: np.ndarray, correct: np.ndarray) -> tuple[float, float]:
         log_loss = torch.nn.functional.binary_cross_entropy_with_logits(
             (logit + bias) * torch.exp(-log_temperature), target
         )
-        return log_loss + _WEIGHT_DECAY * (log_temperature.square() + bias.square())
+        return log_loss + _SCALING_DECAY * (log_temperature.square() + bias.square())
 
     minimise(loss, [log_temperature, bias])
     return float(np.clip(np.exp(log_temperature.item()), 0.25, 4.0)), float(np.clip(bias.item(), -3.0, 3.0))
