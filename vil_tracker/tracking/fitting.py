@@ -30,7 +30,7 @@ from vil_tracker.tracking.tracker import Tracker
 CORRECT_OVERLAP = 0.5
 HIDDEN_UNITS = 4
 FOLDS = 4
-_WEIGHT_DECAY = 3e-2  # strong: what tells right from wrong on generated clips is less telling on real ones
+_WEIGHT_DECAY = 3e-3
 _SCALING_DECAY = 3e-3
 _HARD, _ORDINARY = (0.5, 2.0), (0.4, 1.2)  # range of the clips' difficulty in the first and in the second half
 _STEPS = 150
