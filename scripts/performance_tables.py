@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from vil_tracker import cli
+from vil_tracker.benchmarking.report import PARTS
 from vil_tracker.errors import UserError, atomic_write
 
 MODELS = ("nano", "tiny", "small")
 MISSING = "not measured with this version."
-PARTS = ("stem", "projections", "convolution", "q, k, v", "cell", "norms, gates", "modulation", "head", "frame")
 
 
 def table(header: list[str], rows: list[list[str]]) -> str:
@@ -61,10 +61,12 @@ def part_table(found: dict[str, Any]) -> str:
     blocks = []
     for dtype, measured in found["dtypes"].items():
         rows = []
-        for part in PARTS:
+        for part in (*PARTS, "frame"):
             milliseconds, work = measured["milliseconds"].get(part), measured["gflop"].get(part)
+            if milliseconds is None:
+                continue
             rate = f"{1e3 * work / milliseconds:.0f}" if work and milliseconds else ""
-            rows.append([part, f"{work:.3f}" if work else "", f"{milliseconds:.2f}" if milliseconds else "", rate])
+            rows.append([part, f"{work:.3f}" if work else "", f"{milliseconds:.2f}", rate])
         blocks.append(
             f"{found['model']['name']}, {dtype}:\n\n{table(['part', 'GFLOP', 'ms', 'GFLOP/s'], rows)}\n\n"
             f"Matmul rate {measured['matmul_gflops']:.0f} GFLOP/s, copy rate "

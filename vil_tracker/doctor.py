@@ -137,6 +137,8 @@ def check_device() -> list[Check]:
     """The device that ``--device auto`` takes, and the threads of the CPU."""
     import torch
 
+    from vil_tracker.native import why_not
+
     checks = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -157,6 +159,10 @@ def check_device() -> list[Check]:
         checks.append(Check("device", "cuda", "note", f"no GPU ({build}); the CPU is used"))
     cores = os.cpu_count() or 1
     checks.append(Check("device", "cpu", "ok", f"{torch.get_num_threads()} threads on {cores} cores"))
+    fault = why_not("sublayer")
+    text = "compiled" if fault is None else f"not compiled ({fault}); PyTorch's operations are used, slower by a half"
+    cure = "install a C++ compiler, such as g++" if fault is not None and sys.platform == "linux" else ""
+    checks.append(Check("device", "cpu kernel", "ok" if fault is None else "note", text, cure))
     limit = os.environ.get("OMP_NUM_THREADS")
     if limit and limit.isdigit() and int(limit) < cores // 2:
         cure = "unset it for full speed, unless several processes share the cores"

@@ -1,10 +1,12 @@
-"""Settings of the process that cost nothing and save much time, made once by each command at its start."""
+"""What concerns the process rather than any task: how it keeps memory, and where it keeps files between runs."""
 
 from __future__ import annotations
 
 import ctypes
+import os
 import platform
 import sys
+from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
 _HALF_GIB = 1 << 29
@@ -25,3 +27,11 @@ def keep_freed_memory() -> bool:
     libc = ctypes.CDLL("libc.so.6")
     settings = ((_M_TRIM_THRESHOLD, 2 * _HALF_GIB), (_M_TOP_PAD, _HALF_GIB // 8), (_M_MMAP_THRESHOLD, _HALF_GIB))
     return all([libc.mallopt(ctypes.c_int(key), ctypes.c_int(value)) == 1 for key, value in settings])
+
+
+def cache_folder(choice: str | os.PathLike[str] | None = None) -> Path:
+    """Where indices and compiled kernels are kept: ``choice``, else VIL_CACHE, else the user's cache folder."""
+    if choice or os.environ.get("VIL_CACHE"):
+        return Path(choice or os.environ["VIL_CACHE"])
+    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "vil-tracker"

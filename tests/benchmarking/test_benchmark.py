@@ -9,11 +9,12 @@ import torch
 from vil_tracker import cli
 from vil_tracker.benchmarking import end_to_end, run
 from vil_tracker.benchmarking.machine import time_interleaved
-from vil_tracker.benchmarking.parts import count_operations, frame_inputs
+from vil_tracker.benchmarking.parts import KERNEL, count_operations, frame_inputs, time_parts
 from vil_tracker.benchmarking.vit import OneStreamViT
 from vil_tracker.config import ModelConfig
 from vil_tracker.models.inference import InferenceNetwork
 from vil_tracker.models.network import build_network
+from vil_tracker.native import why_not
 
 TOY = ModelConfig(
     name="toy", dim=32, depth=2, template_size=32, search_size=64, modulation_interval=2, head_channels=16
@@ -34,13 +35,24 @@ def test_command_measures_everything(
     assert found["ratios"].keys() == KEYS and all(ratio > 0 for ratio in found["ratios"].values())
     assert found["dtypes"].keys() == {"float32", "bfloat16"}
     assert found["dtypes"]["bfloat16"]["ratios"].keys() == KEYS
-    for part in ("stem", "projections", "cell", "head", "frame"):
+    inside = "cell" if why_not("sublayer") else KERNEL
+    for part in ("stem", "projections", inside, "head", "frame"):
         assert found["dtypes"]["float32"]["milliseconds"][part] > 0
     assert found["end_to_end"]["boxes_and_video"]["frames_per_second"] > 0
     assert {"decode", "network", "write"} <= found["end_to_end"]["boxes_and_video"]["milliseconds"].keys()
     assert found["peers"]["MIL"] > 0 and isinstance(found["peers"]["GOTURN"], str)
     text = capsys.readouterr().out
     assert "peak memory" in text and "matmul rate" in text and "GFLOP" in text
+
+
+def test_parts_without_the_kernel() -> None:
+    """As on other devices: the parts between the projections, which together count the same operations."""
+    network = build_network(TOY).eval()
+    plain = time_parts(InferenceNetwork(network, kernel=False), repeats=2)
+    assert {"projections", "convolution", "q, k, v", "cell"} <= plain.keys() and KERNEL not in plain
+    one, several = count_operations(network, kernel=True), count_operations(network)
+    assert one[KERNEL] == sum(several[name] for name in ("convolution", "q, k, v", "cell"))
+    assert sum(one.values()) == pytest.approx(sum(several.values()))
 
 
 def test_operations_against_a_count_of_the_products() -> None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from vil_tracker.data import index as index_module
 from vil_tracker.data.dataset import IndexedFrames, SequenceDataset, open_dataset, open_folder
-from vil_tracker.data.index import cache_folder, decode_names, encode_names
+from vil_tracker.data.index import decode_names, encode_names
 from vil_tracker.data.readers.lasot import LaSOT
 from vil_tracker.errors import UserError
+from vil_tracker.runtime import cache_folder
 
 
 @pytest.fixture

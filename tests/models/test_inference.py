@@ -14,6 +14,9 @@ from vil_tracker.models.film_temporal import TemporalContext, updated_context
 from vil_tracker.models.inference import InferenceNetwork, prepare_for_inference, warm_up
 from vil_tracker.models.inference_sublayer import FastSublayer, chunk_length
 from vil_tracker.models.network import NetworkOutput, ViLTrackerNet, build_network
+from vil_tracker.native import why_not
+
+HAS_KERNEL = why_not("sublayer") is None
 
 
 def network(dtype: torch.dtype = torch.float32, **changes: object) -> ViLTrackerNet:
@@ -44,17 +47,22 @@ def assert_close(found: NetworkOutput, expected: NetworkOutput, tolerance: float
 
 
 @pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)], ids=["float64", "float32"]
+    ("dtype", "kernel", "tolerance"),
+    [(torch.float64, False, 1e-10), (torch.float32, False, 1e-5), (torch.float32, True, 1e-5)],
+    ids=["float64", "float32", "kernel"],
 )
 @pytest.mark.parametrize("stem", ["patch", "conv"])
 @pytest.mark.parametrize(
     ("size", "batch"), [((128, 128), 1), ((192, 192), 2), ((256, 256), 1), ((176, 176), 1), ((272, 272), 1)], ids=str
 )
 @torch.no_grad()
-def test_same_function(stem: str, size: tuple[int, int], batch: int, dtype: torch.dtype, tolerance: float) -> None:
+def test_same_function(
+    stem: str, size: tuple[int, int], batch: int, dtype: torch.dtype, kernel: bool, tolerance: float
+) -> None:
     """64, 144, 256, 121 and 289 tokens: one chunk, several, and numbers that no chunk length divides."""
     net = network(dtype, stem=stem)
-    prepared = InferenceNetwork(net)
+    prepared = InferenceNetwork(net, kernel=kernel)
+    assert all((sublayer.kernel is not None) == (kernel and HAS_KERNEL) for sublayer in prepared.sublayers)
     crops, boxes, search, context = inputs(net, size, batch)
     memory = prepared.encode_templates(crops, boxes)
     assert_close(prepared.forward_search(search, memory), net.forward_search(search, memory), tolerance)
@@ -76,6 +84,45 @@ def test_any_decay(bias: float) -> None:
     memory = net.encode_templates(crops, boxes)
     expected = net.forward_search(search, memory, context)
     assert_close(InferenceNetwork(net).forward_search(search, memory, context), expected, 1e-10)
+
+
+@pytest.mark.skipif(not HAS_KERNEL, reason="no C++ compiler")
+@pytest.mark.parametrize("bias", [-8.0, 3.0, 12.0], ids=["strong decay", "weak decay", "none"])
+@pytest.mark.parametrize(("size", "batch", "dim"), [((80, 1024), 2, 64), ((512, 512), 1, 192)], ids=str)
+@torch.no_grad()
+def test_kernel_against_float64(size: tuple[int, int], batch: int, dim: int, bias: float) -> None:
+    """A grid wider than high, 1,024 tokens, heads of 32 and 96 channels: no further from float64 than PyTorch is."""
+    net = network(torch.float64, dim=dim)
+    for sublayer in net.backbone.sublayers:
+        sublayer.layer.mlstm_cell.fgate.bias.fill_(bias)
+    crops, boxes, search, _ = inputs(net, size, batch)
+    expected = net.forward_search(search, net.encode_templates(crops, boxes)).features
+    net = net.float()
+    memory = net.encode_templates(crops.float(), boxes.float())
+    found = InferenceNetwork(net).forward_search(search.float(), memory).features
+    ordinary = net.forward_search(search.float(), memory).features
+    assert (found - expected).abs().mean() < 1.5 * (ordinary - expected).abs().mean()
+    assert (found - expected).abs().max() < 2 * (ordinary - expected).abs().max()
+
+
+@pytest.mark.skipif(not HAS_KERNEL, reason="no C++ compiler")
+@torch.no_grad()
+def test_kernel_gives_the_same_for_any_number_of_threads() -> None:
+    net = network()
+    crops, boxes, _, _ = inputs(net, (192, 192), batch=3)
+    memory = net.encode_templates(crops, boxes)[0]
+    kernel = InferenceNetwork(net).sublayers[0].kernel
+    assert kernel is not None
+    tokens = torch.randn(3, 144, 256)
+    before = torch.get_num_threads()
+    try:
+        found = []
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            found.append(kernel(tokens, (12, 12), memory))
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
 @torch.no_grad()
@@ -101,12 +148,13 @@ def test_trained_decays_stay_in_the_fast_form(monkeypatch: pytest.MonkeyPatch) -
     assert (found.features - expected.features).abs().mean() < 5e-5  # values up to 5; a few are ratios of small sums
 
 
+@pytest.mark.parametrize("kernel", [False, True])
 @pytest.mark.parametrize("precision", ["bfloat16", "int8"])
 @torch.no_grad()
-def test_lower_precision_stays_near(precision: str) -> None:
+def test_lower_precision_stays_near(precision: str, kernel: bool) -> None:
     net = network()
     crops, boxes, search, context = inputs(net, (192, 192))
-    prepared = InferenceNetwork(net, precision)  # type: ignore[arg-type]
+    prepared = InferenceNetwork(net, precision, kernel=kernel)  # type: ignore[arg-type]
     memory = prepared.encode_templates(crops, boxes)
     found, expected = prepared.forward_search(search, memory, context), net.forward_search(search, memory, context)
     assert found.features.dtype == found.score_logits.dtype == torch.float32

@@ -20,9 +20,12 @@ from torch import Tensor, nn
 from vil_tracker.benchmarking.machine import time_interleaved
 from vil_tracker.models.film_temporal import TemporalContext, updated_context
 from vil_tracker.models.inference import InferenceNetwork
-from vil_tracker.models.inference_sublayer import chunk_length
+from vil_tracker.models.inference_sublayer import FastSublayer, chunk_length
+from vil_tracker.models.mlstm import MLSTMState
 from vil_tracker.models.network import ViLTrackerNet
-from vil_tracker.models.vil import BLOCK, HEADS, Memory
+from vil_tracker.models.vil import BLOCK, HEADS, Grid, Memory
+
+KERNEL = "between the projections"  # convolution, q, k, v, cell, norms and gates as one program
 
 
 @dataclass(frozen=True)
@@ -51,8 +54,8 @@ def frame_inputs(network: InferenceNetwork, templates: int = 1, batch: int = 1, 
     return FrameInputs(torch.randn(batch, 3, search_side, search_side, **kind), memory, context)
 
 
-def count_operations(network: ViLTrackerNet) -> dict[str, float]:
-    """Floating-point operations of one frame by part."""
+def count_operations(network: ViLTrackerNet, kernel: bool = False) -> dict[str, float]:
+    """Floating-point operations of one frame by part; with ``kernel``, what the C++ program runs is one part."""
     config = network.config
     side = config.search_size // config.patch_size
     S, D, E = side**2, config.dim, 2 * config.dim
@@ -60,13 +63,16 @@ def count_operations(network: ViLTrackerNet) -> dict[str, float]:
     films = len(network.temporal.film_layers) if network.temporal is not None else 0
     image = torch.zeros(1, 3, config.search_size, config.search_size)
     features = torch.zeros(1, D, side, side)
-    return {
-        "stem": _convolution_operations(network.backbone.patch_embed, image),
-        "projections": config.depth * 2.0 * S * D * 3 * E,
+    inside = {
         "convolution": config.depth * 2.0 * S * E * 9,
         "q, k, v": config.depth * 2.0 * S * E * 3 * BLOCK,
         # pairs inside chunks (half a square), queries of the memory, and the memory carried from chunk to chunk
         "cell": config.depth * 2.0 * (S * L * E + S * E * K + (S - L) * E * K),
+    }
+    return {
+        "stem": _convolution_operations(network.backbone.patch_embed, image),
+        "projections": config.depth * 2.0 * S * D * 3 * E,
+        **({KERNEL: sum(inside.values())} if kernel else inside),
         "modulation": films * 2.0 * S * D * D + (2.0 * S * D * D * 1.25 if films else 0.0),
         "head": _convolution_operations(network.head, features),
     }
@@ -108,17 +114,71 @@ def time_parts(
 ) -> dict[str, float]:
     """Seconds of each part of a frame, and of the whole ``frame``; all sublayers together.
 
-    ``norms, gates`` is what is left of the sublayers: norms, gates, activations, sums and the way between the parts.
+    Where the C++ program runs what lies between the projections, that is one part. ``norms, gates`` is what is left of
+    the sublayers: norms, gates, activations, sums and the way between the parts.
     """
     inputs = frame_inputs(network)
     config = network.config
     side = config.search_size // config.patch_size
-    grid, S, E = (side, side), side**2, 2 * config.dim
+    grid, S = (side, side), side**2
     kind: dict[str, Any] = {"device": network.device, "dtype": network.io_dtype}
-    x, xm = torch.randn(1, S, config.dim, **kind), torch.randn(1, S, E, **kind)
-    a = F.silu(xm)
-    image = rearrange(xm.to(network.dtype), "b (r c) e -> b e r c", r=side)
+    x = torch.randn(1, S, config.dim, **kind)
     layers = list(zip(network.sublayers, inputs.memory, strict=True))
+
+    def sublayers() -> None:
+        y = x
+        for layer, state in layers:
+            y = layer(y, grid, state)
+
+    def modulation() -> None:
+        condition = None if inputs.context is None else network.condition(inputs.context, grid)
+        if condition is not None:
+            for film in network.films.values():
+                film(x, *condition)
+
+    inside = (_kernel_parts if network.sublayers[0].kernel is not None else _operator_parts)(network, x, grid, layers)
+    functions: dict[str, Callable[[], object]] = {
+        "frame": lambda: network.decode(network.forward_search(inputs.search, inputs.memory, inputs.context)),
+        "stem": lambda: network.embed(inputs.search),
+        "sublayers": sublayers,
+        **inside,
+        "modulation": modulation,
+        "head": lambda: network.predict(x, grid),
+    }
+    with torch.inference_mode():
+        seconds = time_interleaved(functions, repeats, network.device, clock)
+    seconds["norms, gates"] = max(seconds["sublayers"] - sum(seconds[name] for name in inside), 0.0)
+    return seconds
+
+
+Layers = list[tuple[FastSublayer, MLSTMState]]
+
+
+def _kernel_parts(network: InferenceNetwork, x: Tensor, grid: Grid, layers: Layers) -> dict[str, Callable[[], object]]:
+    """Parts of sublayers that the C++ program runs between their projections."""
+    xm_and_z = torch.randn(1, x.shape[1], 4 * x.shape[2]).to(network.dtype)
+    y = torch.randn(1, x.shape[1], 2 * x.shape[2]).to(network.dtype)
+
+    def projections() -> None:
+        for layer, _ in layers:
+            layer.up(x), layer.down.add_to(x, y)
+
+    def kernel() -> None:
+        for layer, state in layers:
+            assert layer.kernel is not None
+            layer.kernel(xm_and_z, grid, state)
+
+    return {"projections": projections, KERNEL: kernel}
+
+
+def _operator_parts(
+    network: InferenceNetwork, x: Tensor, grid: Grid, layers: Layers
+) -> dict[str, Callable[[], object]]:
+    """Parts of sublayers that run as PyTorch's operations."""
+    S, E = x.shape[1], 2 * x.shape[2]
+    xm = torch.randn(1, S, E, device=x.device, dtype=x.dtype)
+    a = F.silu(xm)
+    image = rearrange(xm.to(network.dtype), "b (r c) e -> b e r c", r=grid[0])
 
     def projections() -> None:
         for layer, _ in layers:
@@ -147,30 +207,4 @@ def time_parts(
             else:
                 layer.chunks(q, k, v, scales, state, length)
 
-    def sublayers() -> None:
-        y = x
-        for layer, state in layers:
-            y = layer(y, grid, state)
-
-    def modulation() -> None:
-        condition = None if inputs.context is None else network.condition(inputs.context, grid)
-        if condition is not None:
-            for film in network.films.values():
-                film(x, *condition)
-
-    functions: dict[str, Callable[[], object]] = {
-        "frame": lambda: network.decode(network.forward_search(inputs.search, inputs.memory, inputs.context)),
-        "stem": lambda: network.embed(inputs.search),
-        "sublayers": sublayers,
-        "projections": projections,
-        "convolution": convolution,
-        "q, k, v": maps,
-        "cell": cell,
-        "modulation": modulation,
-        "head": lambda: network.predict(x, grid),
-    }
-    with torch.inference_mode():
-        seconds = time_interleaved(functions, repeats, network.device, clock)
-    inner = sum(seconds[name] for name in ("projections", "convolution", "q, k, v", "cell"))
-    seconds["norms, gates"] = max(seconds["sublayers"] - inner, 0.0)
-    return seconds
+    return {"projections": projections, "convolution": convolution, "q, k, v": maps, "cell": cell}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-_PARTS = ("stem", "projections", "convolution", "q, k, v", "cell", "norms, gates", "modulation", "head")
+from vil_tracker.benchmarking.parts import KERNEL
+
+PARTS = ("stem", "projections", KERNEL, "convolution", "q, k, v", "cell", "norms, gates", "modulation", "head")
 
 
 def as_text(measured: dict[str, Any]) -> str:
@@ -18,13 +20,13 @@ def as_text(measured: dict[str, Any]) -> str:
         f"{model['search_tokens']} search and {model['template_tokens']} template tokens",
     ]
     for dtype, found in measured["dtypes"].items():
-        lines += ["", f"{dtype:<22}{'ms':>9}{'GFLOP':>9}{'GFLOP/s':>9}"]
+        lines += ["", f"{dtype:<26}{'ms':>9}{'GFLOP':>9}{'GFLOP/s':>9}"]
         milliseconds, gflop = found["milliseconds"], found["gflop"]
-        for name in (*_PARTS, "frame", "compiled frame"):
+        for name in (*PARTS, "frame", "compiled frame"):
             if name in milliseconds:
                 work = gflop.get(name.removeprefix("compiled "))
                 rate = f"{work:9.3f}{1e3 * work / milliseconds[name]:9.1f}" if work and milliseconds[name] else ""
-                lines.append(f"  {name:<20}{milliseconds[name]:9.2f}{rate}")
+                lines.append(f"  {name:<24}{milliseconds[name]:9.2f}{rate}")
         lines.append(
             f"  matmul rate {found['matmul_gflops']:.0f} GFLOP/s, of which a frame reaches "
             f"{found['share_of_matmul_rate']:.0%}; floor {found['floor_milliseconds']:.1f} ms"

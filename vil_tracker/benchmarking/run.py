@@ -160,7 +160,8 @@ def _parts(network: ViLTrackerNet, precision: Precision, settings: Settings) -> 
                 settings.clock,
             )
         seconds["compiled frame"] = timed["frame"]
-    operations = count_operations(network)
+    kernel = prepared.sublayers[0].kernel is not None
+    operations = count_operations(network, kernel)
     read = count_bytes(network, precision)
     rate, copied = (
         matmul_rate(prepared.dtype, prepared.device, clock=settings.clock),

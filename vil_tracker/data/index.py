@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from vil_tracker.data.readers.base import Candidate, Item, Reader, split_number
 from vil_tracker.errors import UserError, atomic_write, make_folder
+from vil_tracker.runtime import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -37,14 +38,6 @@ Run = tuple[str, int, str, int, int]
 """Consecutive frame names: prefix, digits (minimum), suffix, first number, count. Count 0 is one unnumbered name."""
 
 _CHUNK = 256  # sequences read between two writes; bounds memory on data sets of millions of frames
-
-
-def cache_folder(choice: str | os.PathLike[str] | None = None) -> Path:
-    """Where indices are kept: ``choice``, else VIL_CACHE, else the user's cache folder."""
-    if choice or os.environ.get("VIL_CACHE"):
-        return Path(choice or os.environ["VIL_CACHE"])
-    base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "vil-tracker"
 
 
 def encode_names(names: Iterable[str]) -> list[Run]:

@@ -146,6 +146,7 @@ class InferenceNetwork:
         network: in evaluation mode; its weights are copied where they are folded.
         precision: "float32" is the weights' own; "int8" quantises the projections and leaves the rest, on a CPU.
         compiled: let torch.compile make programs of the sublayers, at the first frame of each crop and batch size.
+        kernel: let the C++ program run what lies between their projections, on a CPU where it can be compiled.
 
     Attributes:
         device: where it computes.
@@ -155,7 +156,9 @@ class InferenceNetwork:
         UserError: int8 somewhere else than on a CPU.
     """
 
-    def __init__(self, network: ViLTrackerNet, precision: Precision = "float32", *, compiled: bool = False) -> None:
+    def __init__(
+        self, network: ViLTrackerNet, precision: Precision = "float32", *, compiled: bool = False, kernel: bool = True
+    ) -> None:
         parameter = next(network.parameters())
         self.device = parameter.device
         self.precision = precision
@@ -170,7 +173,8 @@ class InferenceNetwork:
             backbone = network.backbone
             self._stem = _fast_stem(backbone.patch_embed, self.dtype)
             sublayers: list[Any] = list(backbone.sublayers)
-            self.sublayers = [FastSublayer(sublayer, self.dtype, int8) for sublayer in sublayers]
+            kernel = kernel and not compiled
+            self.sublayers = [FastSublayer(sublayer, self.dtype, int8, kernel=kernel) for sublayer in sublayers]
             self._gain, self._shift = (1 + backbone.norm.weight).to(self.io_dtype), backbone.norm.bias.to(self.io_dtype)
             self._norm_eps = backbone.norm.eps
             self._head = FastHead(network.head, self.dtype)

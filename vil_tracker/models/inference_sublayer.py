@@ -4,6 +4,8 @@
   and one of its input;
 - block-diagonal projections are batched products that leave channels before tokens, so that heads need no copy;
 - odd sublayers keep the tokens where they are: the kernel is rotated by 180° and the cell sums from the other end;
+- what lies between the projections is one C++ program where that can be compiled (:mod:`inference_kernel`); else, on
+  other devices, in float64 and for torch.compile it is PyTorch's operations, arranged as follows:
 - the decays of the cell ride on the keys, w_j = exp(c_j - r) with one r per chunk: the memory is rescaled from chunk to
   chunk, and inside them a triangle remains instead of an exponential per pair of tokens. Where the decay over one
   chunk is too strong for the number format, the ordinary form takes over.
@@ -22,6 +24,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
+from vil_tracker.models.inference_kernel import SublayerKernel, normalise, usable
 from vil_tracker.models.mlstm import EPS, MLSTMState, mlstm_scan
 from vil_tracker.models.vil import HEADS, BlockDiagonal, Grid, ViLSublayer
 
@@ -37,10 +40,8 @@ class FastConv:
         self.bias, self.stride, self.padding, self.groups = bias, stride, padding, groups
         self.weight = weight.contiguous(memory_format=torch.channels_last)
         # PyTorch has no public way to keep a packed weight; without the operator each call packs it anew.
-        packed = getattr(torch.ops.mkldnn, "_convolution_pointwise", None)
-        usable = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
         self.packed = None
-        if packed is not None and usable and torch.backends.mkldnn.is_available():
+        if _packs(weight, weight.dtype) and hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
             size = [1, weight.shape[1] * groups, 16 * stride, 16 * stride]
             reorder: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
             self.packed = reorder(weight.contiguous().to_mkldnn(), [padding] * 2, [stride] * 2, [1, 1], groups, size)
@@ -59,19 +60,37 @@ class FastLinear:
 
     def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype, int8: bool = False) -> None:
         self.weight, self.bias = weight.to(dtype).contiguous(), bias.to(dtype)
-        self.quantised = None
+        self.quantised: Tensor | None = None
+        self.packed: Tensor | None = None
         if int8:
             self.scale = weight.abs().amax(dim=1).clamp(min=1e-12).div(127).to(dtype)
             self.quantised = (self.weight / self.scale[:, None]).round().to(torch.int8).t().contiguous()
+        elif _packs(weight, dtype) and hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight)
 
     def __call__(self, x: Tensor) -> Tensor:
         if self.quantised is None:
-            return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+            x = x.to(self.weight.dtype)
+            if self.packed is None or torch.compiler.is_compiling():
+                return F.linear(x, self.weight, self.bias)
+            return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
         rows = x.view(-1, x.shape[-1])
         scale = rows.abs().amax(dim=1, keepdim=True).clamp_(min=1e-12).div_(127)
         product = torch._int_mm((rows / scale).round_().to(torch.int8), self.quantised).to(x.dtype)
         product = torch.addcmul(self.bias, product.mul_(scale), self.scale)
         return product.view(*x.shape[:-1], -1)
+
+    def add_to(self, residual: Tensor, x: Tensor) -> Tensor:
+        """``residual`` plus the map of x."""
+        if self.packed is None or residual.dtype != self.packed.dtype or torch.compiler.is_compiling():
+            return residual + self(x)
+        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.packed, self.bias, "add")
+
+
+def _packs(weight: Tensor, dtype: torch.dtype) -> bool:
+    """Whether oneDNN computes with such weights, so that they may be kept in its layout."""
+    on_cpu = weight.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+    return on_cpu and torch.backends.mkldnn.is_available()
 
 
 def chunk_length(tokens: int) -> int:
@@ -99,26 +118,37 @@ class Scales(NamedTuple):
 
 
 class FastSublayer:
-    """One sublayer on search tokens in storage order, starting from a template's memory."""
+    """One sublayer on search tokens in storage order, starting from a template's memory.
 
-    def __init__(self, sublayer: ViLSublayer, dtype: torch.dtype, int8: bool = False) -> None:
+    Args:
+        sublayer: its weights are copied where they are folded.
+        dtype: of the projections and the convolution.
+        int8: quantise the projections.
+        kernel: let the C++ program run what lies between them, where there is one.
+    """
+
+    def __init__(self, sublayer: ViLSublayer, dtype: torch.dtype, int8: bool = False, *, kernel: bool = True) -> None:
         layer = sublayer.layer
         cell = layer.mlstm_cell
         wide = torch.promote_types(dtype, torch.float32)
         width = layer.width
-        self.reverse = sublayer.reverse
+        self.dtype, self.reverse = dtype, sublayer.reverse
         self.norm_eps, self.outnorm_eps = sublayer.norm.eps, cell.outnorm.eps
         self.block = math.gcd(layer.map_block, MAP_BLOCK)
 
         weight = layer.proj_up.weight * (1 + sublayer.norm.weight)
         bias = layer.proj_up.bias + layer.proj_up.weight @ sublayer.norm.bias
-        self.up_x = FastLinear(weight[:width], bias[:width], dtype, int8)
-        self.up_z = FastLinear(weight[width:], bias[width:], dtype, int8)
+        self.kernel: SublayerKernel | None = None
+        if kernel and usable(width, dtype, weight.device):
+            self.up = FastLinear(weight, bias, dtype, int8)
+        else:
+            self.up_x = FastLinear(weight[:width], bias[:width], dtype, int8)
+            self.up_z = FastLinear(weight[width:], bias[width:], dtype, int8)
         self.down = FastLinear(layer.proj_down.weight, layer.proj_down.bias, dtype, int8)
 
-        kernel = layer.conv.weight.flip(2, 3) if self.reverse else layer.conv.weight
+        kernel_3x3 = layer.conv.weight.flip(2, 3) if self.reverse else layer.conv.weight
         assert layer.conv.bias is not None
-        self.conv = FastConv(kernel.to(dtype), layer.conv.bias.to(dtype), padding=1, groups=width)
+        self.conv = FastConv(kernel_3x3.to(dtype), layer.conv.bias.to(dtype), padding=1, groups=width)
 
         def block_map(projection: BlockDiagonal, scale: float = 1.0) -> tuple[Tensor, Tensor]:
             merged = scale * projection.merged(self.block).transpose(1, 2)  # (groups, out, in)
@@ -141,8 +171,27 @@ class FastSublayer:
         self.gain, self.shift = (1 + cell.outnorm.weight).to(wide).view(heads), cell.outnorm.bias.to(wide).view(heads)
         self.skip = layer.learnable_skip.to(wide)
 
+        if kernel and usable(width, dtype, weight.device):
+            self.kernel = SublayerKernel(
+                conv=(kernel_3x3, layer.conv.bias),
+                q=layer.q_proj,
+                k=layer.k_proj,
+                v=layer.v_proj,
+                gate_a=self.gate_a,
+                gate_x=self.gate_x,
+                gate_bias=self.gate_bias,
+                gain=self.gain,
+                shift=self.shift,
+                skip=self.skip,
+                norm_eps=self.outnorm_eps,
+                reverse=self.reverse,
+            )
+
     def __call__(self, x_BSD: Tensor, grid: Grid, state: MLSTMState) -> Tensor:
         """Search tokens after this sublayer."""
+        if self.kernel is not None:
+            normed = normalise(x_BSD, self.norm_eps, self.dtype)
+            return self.down.add_to(x_BSD, self.kernel(self.up(normed), grid, state))
         return self.bounded(x_BSD, grid, state, check=True)[0]
 
     def bounded(self, x_BSD: Tensor, grid: Grid, state: MLSTMState, check: bool = False) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,150 @@
+"""A sublayer between its projections as one C++ program (native/sublayer.cpp), where it can be compiled.
+
+Shapes as in :mod:`vil_tracker.models.inference_sublayer`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from vil_tracker import native
+from vil_tracker.models.mlstm import MLSTMState
+from vil_tracker.models.vil import BLOCK, HEADS, BlockDiagonal, Grid
+
+# Tensors in the order of the C++ program's structures.
+_WEIGHTS = (
+    *("conv", "conv_bias", "q", "k", "v", "q_bias", "k_bias", "v_bias"),
+    *("gate_a", "gate_x", "gate_bias", "gain", "shift", "skip"),
+)
+_TENSORS = ("xm", "z", "y", "C", "n", "m", "scratch")
+
+
+class _Weights(ctypes.Structure):
+    """``Weights`` of the C++ program."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in _WEIGHTS),
+        ("E", ctypes.c_int32),
+        ("reverse", ctypes.c_int32),
+        ("norm_eps", ctypes.c_float),
+    )
+
+
+class _Call(ctypes.Structure):
+    """``Call`` of the C++ program."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in _TENSORS),
+        ("row", ctypes.c_int64),
+        *((name, ctypes.c_int32) for name in ("B", "rows", "columns", "threads", "half")),
+    )
+
+
+@functools.cache
+def _program() -> ctypes.CDLL | None:
+    library = native.load("sublayer")
+    if library is not None:
+        library.scratch_size.restype = ctypes.c_int64
+        library.run_sublayer.restype = None
+    return library
+
+
+def usable(width: int, dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether the program can run sublayers of inner width E in this dtype: float32 or bfloat16, on this CPU."""
+    if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
+        return False
+    program = _program()
+    return program is not None and width % (HEADS * program.lanes()) == 0
+
+
+def normalise(x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
+    """Tokens (B, S, D) in float32 with mean 0 and variance 1, in dtype; D as :func:`usable` asks of E."""
+    program: Any = _program()
+    out = torch.empty(x.shape, dtype=dtype)
+    x = x.contiguous()
+    width = x.shape[-1]
+    rows, half = x.numel() // width, int(dtype == torch.bfloat16)
+    eps_and_threads = ctypes.c_float(eps), torch.get_num_threads(), half
+    program.normalise(_pointer(x), _pointer(out), ctypes.c_int64(rows), width, *eps_and_threads)
+    return out
+
+
+def _pointer(tensor: Tensor) -> ctypes.c_void_p:
+    return ctypes.c_void_p(tensor.data_ptr())
+
+
+class SublayerKernel:
+    """What lies between a sublayer's projections, for search tokens in storage order.
+
+    Args:
+        conv: depthwise kernel (E, 1, 3, 3) for tokens as they are stored, and its bias (E).
+        q, k, v: the block-diagonal maps.
+        gate_a, gate_x: (2 H, E) gates as maps of the convolution's output and input; input gates come first.
+        gate_bias: (2 H).
+        gain, shift, skip: (E), affine part of the output's norm, and of the skip.
+        norm_eps: of that norm.
+        reverse: whether the scan begins at the last token.
+    """
+
+    def __init__(
+        self,
+        *,
+        conv: tuple[Tensor, Tensor],
+        q: BlockDiagonal,
+        k: BlockDiagonal,
+        v: BlockDiagonal,
+        gate_a: Tensor,
+        gate_x: Tensor,
+        gate_bias: Tensor,
+        gain: Tensor,
+        shift: Tensor,
+        skip: Tensor,
+        norm_eps: float,
+        reverse: bool,
+    ) -> None:
+        self._width = len(skip)
+        scale = 1 / math.sqrt(self._width // HEADS)  # the cell's, of the keys
+        tensors: dict[str, Tensor] = {
+            "conv": rearrange(conv[0], "e 1 r c -> (r c) e"),
+            "conv_bias": conv[1],
+            "gate_a": gate_a,
+            "gate_x": gate_x,
+            "gate_bias": gate_bias.flatten(),
+            "gain": gain.flatten(),
+            "shift": shift.flatten(),
+            "skip": skip,
+        }
+        for name, block, factor in (("q", q, 1.0), ("k", k, scale), ("v", v, 1.0)):
+            tensors[name], tensors[f"{name}_bias"] = factor * _diagonals(block.weight), factor * block.bias
+        self._tensors = {name: tensors[name].detach().float().contiguous() for name in _WEIGHTS}
+        pointers = [tensor.data_ptr() for tensor in self._tensors.values()]
+        self._weights = _Weights(*pointers, self._width, int(reverse), norm_eps)
+
+    def __call__(self, xm_and_z: Tensor, grid: Grid, state: MLSTMState) -> Tensor:
+        """What goes into the down-projection, (B, S, E), from the up-projection's output (B, S, 2 E) in its dtype."""
+        program: Any = _program()
+        B, S, _ = xm_and_z.shape
+        threads = torch.get_num_threads()
+        xm_and_z = xm_and_z.contiguous()
+        C, n, m = (part.float().contiguous() for part in state)
+        y = xm_and_z.new_empty(B, S, self._width)
+        scratch = torch.empty(program.scratch_size(B, S, self._width, threads), dtype=torch.float32)
+        begin, width = xm_and_z.data_ptr(), self._width * xm_and_z.element_size()
+        pointers = (begin, begin + width, y.data_ptr(), C.data_ptr(), n.data_ptr(), m.data_ptr(), scratch.data_ptr())
+        half = xm_and_z.dtype == torch.bfloat16
+        call = _Call(*pointers, 2 * self._width, B, *grid, threads, int(half))
+        program.run_sublayer(ctypes.byref(self._weights), ctypes.byref(call))
+        return y
+
+
+def _diagonals(weight: Tensor) -> Tensor:
+    """Blocks (E/4, 4 out, 4 in) as (4, E): what multiplies a channel itself, the next one of its block, and so on."""
+    out = torch.arange(BLOCK, device=weight.device)
+    return torch.stack([weight[:, out, (out + shift) % BLOCK].flatten() for shift in range(BLOCK)])

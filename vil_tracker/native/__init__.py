@@ -1,0 +1,91 @@
+"""C++ programs of this package, compiled on the machine they run on, once, when first asked for.
+
+They need a C++ compiler (GCC, or Clang with OpenMP) and Linux. Everything works without one, in more time.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from vil_tracker.runtime import cache_folder
+
+_log = logging.getLogger(__name__)
+_FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
+
+
+@functools.cache
+def load(name: str) -> ctypes.CDLL | None:
+    """The shared library made of ``name``.cpp in this folder; None where it cannot be had (see :func:`why_not`)."""
+    try:
+        return ctypes.CDLL(str(build(name, cache_folder() / "native")))
+    except (OSError, subprocess.SubprocessError) as error:
+        _failures[name] = _first_line(error)
+        _log.info("%s.cpp is not used: %s", name, _failures[name])
+        return None
+
+
+def why_not(name: str) -> str | None:
+    """Why :func:`load` gave None, in one line; None if it gave a library."""
+    return None if load(name) is not None else _failures[name]
+
+
+_failures: dict[str, str] = {}
+
+
+def build(name: str, folder: Path) -> Path:
+    """Compile ``name``.cpp into a folder, unless that was done before for this source, compiler and processor.
+
+    Raises:
+        OSError: no compiler, another system than Linux, or the folder cannot be written.
+        subprocess.SubprocessError: the compiler failed.
+    """
+    if sys.platform != "linux":
+        raise OSError(f"compiled for Linux only, this is {sys.platform}")
+    compiler = next((path for path in map(shutil.which, _compilers()) if path is not None), None)
+    if compiler is None:
+        raise OSError("no C++ compiler: install g++")
+    source = Path(__file__).with_name(f"{name}.cpp")
+    version = _run([compiler, "--version"]).splitlines()[0]
+    key = "\n".join([source.read_text(), version, *_FLAGS, platform.machine(), _processor()])
+    target = folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
+    if target.is_file():
+        return target
+    _log.info("compiling %s with %s, once", source.name, version)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as own:  # so that no other process sees half a file
+        made = Path(own) / target.name
+        _run([compiler, *_FLAGS, "-o", str(made), str(source)])
+        os.replace(made, target)
+    return target
+
+
+def _compilers() -> tuple[str, ...]:
+    chosen = os.environ.get("CXX")
+    return (chosen,) if chosen else ("g++", "clang++")
+
+
+def _run(command: list[str]) -> str:
+    """What a command prints; 120 s at most."""
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+
+
+def _processor() -> str:
+    """What ``-march=native`` depends on."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def _first_line(error: Exception) -> str:
+    text = (error.stderr if isinstance(error, subprocess.CalledProcessError) else "") or str(error)
+    lines = text.splitlines()
+    return next((line for line in lines if "error" in line), lines[0] if lines else type(error).__name__)

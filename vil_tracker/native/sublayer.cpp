@@ -1,0 +1,573 @@
+// What a ViL sublayer does between its two projections, for inference on a CPU: 3x3 depthwise convolution and SiLU, the
+// block-diagonal q, k and v, both gates, the mLSTM cell from a template's memory, the norm of its output, the skip and
+// the output gate. The equations are those of models/vil.py and models/mlstm.py; every exponent is at most 0, as there.
+//
+// PyTorch runs this as some sixty operations that each pass over memory. Here a thread takes one chunk of one head
+// through all of them while it lies in its cache:
+//
+//   1 convolution, SiLU, gates        for each row of the grid
+//   2 decays                          for each head
+//   3 k, v, what the chunk remembers  for each chunk of each head
+//   4 memory before each chunk        for each head, a part of its rows
+//   5 q, h, norm, skip, output gate   for each chunk of each head
+//
+// Shapes: B batch, S tokens, H = 4 heads, E inner width, K = E / H head width, N chunks of L tokens. s counts tokens in
+// scan order, which for odd sublayers runs from the last token to the first; t counts them as they are stored.
+//
+// Compiled by vil_tracker/native/__init__.py with GCC or Clang for the processor it runs on.
+
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, TILE_ROWS = 4, TILE_VECTORS = 6;  // 24 of 32 registers hold sums
+#elif defined(__AVX2__)
+constexpr int LANES = 8, TILE_ROWS = 4, TILE_VECTORS = 3;  // 12 of 16
+#else
+constexpr int LANES = 4, TILE_ROWS = 4, TILE_VECTORS = 3;
+#endif
+constexpr int HEADS = 4;
+constexpr int BLOCK = 4;  // of the block-diagonal maps
+constexpr int L = 64;     // tokens in a chunk; the last chunk may be shorter
+constexpr int MEMORY_PARTS = 4;
+constexpr float EPSILON = 1e-6f;
+constexpr float LARGEST_EXPONENT = 0.9f * 88.722839f;  // of the denominator's floor, as in models/mlstm.py
+
+typedef float Vec __attribute__((vector_size(LANES * 4)));
+typedef float LooseVec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
+typedef int32_t IntVec __attribute__((vector_size(LANES * 4)));
+typedef uint16_t HalfVec __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+inline Vec load(const float* from) { return *reinterpret_cast<const LooseVec*>(from); }
+
+inline Vec load(const BFloat16* from) {
+  const HalfVec half = *reinterpret_cast<const HalfVec*>(from);
+  const IntVec wide = __builtin_convertvector(half, IntVec) << 16;
+  return (Vec)wide;  // the same bits
+}
+
+inline void store(float* to, Vec value) { *reinterpret_cast<LooseVec*>(to) = value; }
+
+inline void store(BFloat16* to, Vec value) {  // rounded to the nearest, ties to even
+  const IntVec bits = (IntVec)value;
+  const IntVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  *reinterpret_cast<HalfVec*>(to) = __builtin_convertvector(rounded, HalfVec);
+}
+
+inline Vec spread(float value) { return value - Vec{}; }
+
+inline float total(Vec value) {
+  float sum = 0;
+  for (int lane = 0; lane < LANES; ++lane) sum += value[lane];
+  return sum;
+}
+
+inline IntVec lane_numbers() {
+  IntVec numbers;
+  for (int lane = 0; lane < LANES; ++lane) numbers[lane] = lane;
+  return numbers;
+}
+
+// e^x to 2e-7, relatively; 1e-38 for x below -87. Polynomial of the Cephes library (Moshier).
+inline Vec exponential(Vec x) {
+  x = x < -87.3f ? spread(-87.3f) : x;
+  x = x > 88.0f ? spread(88.0f) : x;
+  const Vec magic = spread(12582912.0f);  // adding it rounds to an integer
+  const Vec n = (x * 1.44269504f + magic) - magic;
+  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
+  Vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * (r * r) + r + 1.0f;
+  const IntVec power = (__builtin_convertvector(n, IntVec) + 127) << 23;
+  return p * (Vec)power;
+}
+
+inline Vec silu(Vec x) { return x / (1.0f + exponential(-x)); }
+
+// Every lane takes the one `shift` further within its block of four.
+inline Vec rotate(Vec x, int shift) {
+  const IntVec lane = lane_numbers();
+  const IntVec from = (lane & ~(BLOCK - 1)) | ((lane + shift) & (BLOCK - 1));
+#if defined(__clang__)
+  Vec y;
+  for (int i = 0; i < LANES; ++i) y[i] = x[from[i]];
+  return y;
+#else
+  return __builtin_shuffle(x, from);
+#endif
+}
+
+// Lanes chosen from two vectors: a lane number below LANES is one of `a`, the others follow in `b`.
+inline Vec choose(Vec a, Vec b, IntVec from) {
+#if defined(__clang__)
+  Vec y;
+  for (int i = 0; i < LANES; ++i) y[i] = from[i] < LANES ? a[from[i]] : b[from[i] - LANES];
+  return y;
+#else
+  return __builtin_shuffle(a, b, from);
+#endif
+}
+
+// Turn a square of numbers in place: lane i of vector j becomes lane j of vector i.
+inline void transpose(Vec (&square)[LANES]) {
+  const IntVec lane = lane_numbers();
+#pragma GCC unroll 4
+  for (int half = 1; half < LANES; half *= 2) {
+    const IntVec upper = (lane & half) != 0;  // all bits set where true
+    const IntVec even = upper ? lane + (LANES - half) : lane, odd = upper ? lane + LANES : lane + half;
+#pragma GCC unroll 16
+    for (int row = 0; row < LANES; ++row) {
+      if (row & half) continue;
+      const Vec first = square[row], second = square[row + half];
+      square[row] = choose(first, second, even);
+      square[row + half] = choose(first, second, odd);
+    }
+  }
+}
+
+// A block-diagonal map of the LANES channels from e: weight (4, E) holds what multiplies a channel itself, the next one
+// of its block, and so on.
+inline Vec block_map(Vec x, const float* weight, const float* bias, int E, int e) {
+  Vec y = load(bias + e) + load(weight + e) * x;
+#pragma GCC unroll 3
+  for (int shift = 1; shift < BLOCK; ++shift) y += load(weight + shift * E + e) * rotate(x, shift);
+  return y;
+}
+
+// A factor of a product: the element (row, column) lies at row * by_row + column * by_column.
+struct Matrix {
+  const float* data;
+  ptrdiff_t by_row, by_column;
+};
+
+// sums (TILE_ROWS, VECTORS lanes) += a (TILE_ROWS, depth) @ b (depth, VECTORS lanes)
+template <int VECTORS>
+inline void accumulate(Vec (&sums)[TILE_ROWS][VECTORS], Matrix a, const float* b, ptrdiff_t b_row, int depth) {
+  for (int d = 0; d < depth; ++d) {
+    Vec right[VECTORS];
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; ++v) right[v] = load(b + d * b_row + v * LANES);
+#pragma GCC unroll 8
+    for (int r = 0; r < TILE_ROWS; ++r) {
+      const Vec left = spread(a.data[r * a.by_row + d * a.by_column]);
+#pragma GCC unroll 8
+      for (int v = 0; v < VECTORS; ++v) sums[r][v] += left * right[v];
+    }
+  }
+}
+
+// One summand of a product: a (rows, depth) @ b (depth, columns), b with neighbouring columns side by side.
+struct Product {
+  Matrix a;
+  const float* b;
+  ptrdiff_t b_row;
+  int depth;
+};
+
+template <int VECTORS, int COUNT>
+inline void tile(const Product (&products)[COUNT], int column, float* out, ptrdiff_t out_row) {
+  Vec sums[TILE_ROWS][VECTORS] = {};
+#pragma GCC unroll 2
+  for (int p = 0; p < COUNT; ++p) {
+    accumulate<VECTORS>(sums, products[p].a, products[p].b + column, products[p].b_row, products[p].depth);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < TILE_ROWS; ++r) {
+#pragma GCC unroll 8
+    for (int v = 0; v < VECTORS; ++v) store(out + r * out_row + column + v * LANES, sums[r][v]);
+  }
+}
+
+// out (TILE_ROWS, vectors lanes) = the sum of the products
+template <int COUNT>
+void tile_row(const Product (&products)[COUNT], int vectors, float* out, ptrdiff_t out_row) {
+  for (int done = 0; done < vectors;) {
+    const int column = done * LANES;
+    int width = std::min(vectors - done, TILE_VECTORS);
+    if (vectors - done > TILE_VECTORS && vectors - done < 2 * TILE_VECTORS) width = (vectors - done + 1) / 2;
+    switch (width) {
+      case 1: tile<1>(products, column, out, out_row); break;
+      case 2: tile<2>(products, column, out, out_row); break;
+      case 3: tile<3>(products, column, out, out_row); break;
+#if defined(__AVX512F__)
+      case 4: tile<4>(products, column, out, out_row); break;
+      case 5: tile<5>(products, column, out, out_row); break;
+      default: tile<6>(products, column, out, out_row); break;
+#endif
+    }
+    done += width;
+  }
+}
+
+}  // namespace
+
+extern "C" {
+
+// Of one sublayer; float32, made once.
+struct Weights {
+  const float* conv;       // (9, E), row by row of the kernel, for tokens as they are stored
+  const float* conv_bias;  // (E)
+  const float *q, *k, *v;  // (4, E), see block_map; k is divided by the square root of K
+  const float *q_bias, *k_bias, *v_bias;  // (E)
+  const float *gate_a, *gate_x;           // (2 H, E), input gates and then forget gates
+  const float* gate_bias;                 // (2 H)
+  const float *gain, *shift, *skip;       // (E)
+  int32_t E;
+  int32_t reverse;
+  float norm_eps;
+};
+
+// Of one call. xm and z are (B, S, E) with `row` elements from token to token, y (B, S, E) is contiguous: float32, or
+// bfloat16 if `half`. C (B, H, K, K), n (B, H, K), m (B, H) and the scratch are float32.
+struct Call {
+  const void *xm, *z;
+  void* y;
+  const float *C, *n, *m;
+  float* scratch;
+  int64_t row;
+  int32_t B, rows, columns, threads, half;
+};
+
+// Number of floats that a call needs as scratch.
+int64_t scratch_size(int32_t B, int32_t S, int32_t E, int32_t threads) {
+  const int64_t K = E / HEADS, N = (S + L - 1) / L, heads = int64_t(B) * HEADS;
+  return int64_t(B) * S * E + 5 * heads * S + heads * N * (2 * L * K + K * K + K) + threads * (2 * L * K + L * L + 2 * L);
+}
+}
+
+namespace {
+
+template <typename T>
+class Sublayer {
+ public:
+  Sublayer(const Weights& weights, const Call& call)
+      : w(weights), c(call), B(call.B), E(weights.E), S(call.rows * call.columns), K(E / HEADS), N((S + L - 1) / L) {
+    const int64_t heads = int64_t(B) * HEADS;
+    float* free = call.scratch;
+    auto take = [&](int64_t count) {
+      float* start = free;
+      free += count;
+      return start;
+    };
+    a = take(int64_t(B) * S * E);
+    gates = take(2 * heads * S);
+    source = take(heads * S);
+    highest = take(heads * S);
+    decayed = take(heads * S);
+    keys = take(heads * N * L * K);
+    values = take(heads * N * L * K);
+    memories = take(heads * N * K * K);
+    normalisers = take(heads * N * K);
+    own = take(int64_t(call.threads) * (2 * L * K + L * L + 2 * L));
+  }
+
+  void run() {
+#pragma omp parallel num_threads(c.threads)
+    {
+#pragma omp for schedule(static)
+      for (int item = 0; item < B * c.rows; ++item) convolve(item / c.rows, item % c.rows);
+#pragma omp for schedule(static)
+      for (int head = 0; head < B * HEADS; ++head) decay(head);
+#pragma omp for schedule(static)
+      for (int item = 0; item < B * HEADS * N; ++item) remember(item / N, item % N);
+#pragma omp for schedule(static)
+      for (int item = 0; item < B * HEADS * MEMORY_PARTS; ++item) carry(item / MEMORY_PARTS, item % MEMORY_PARTS);
+#pragma omp for schedule(static)
+      for (int item = 0; item < B * HEADS * N; ++item) read(item / N, item % N);
+    }
+  }
+
+ private:
+  const Weights& w;
+  const Call& c;
+  const int B, E, S, K, N;
+  float *a;                             // (B, S, E)
+  float *gates;                         // (B, 2 H, S)
+  // (B H, S) in scan order: c = i - b, its running maximum M, and b, the sum of log forget gates since the chunk began
+  float *source, *highest, *decayed;
+  float *keys, *values;                 // (B H, N, K, L) and (B H, N, L, K)
+  float *memories, *normalisers;        // (B H, N, K, K) and (B H, N, K) before each chunk but the first
+  float *own;                           // (threads, ...)
+
+  const T* xm(int b, int t) const { return static_cast<const T*>(c.xm) + (int64_t(b) * S + t) * c.row; }
+  const T* z(int b, int t) const { return static_cast<const T*>(c.z) + (int64_t(b) * S + t) * c.row; }
+  int stored(int s) const { return w.reverse ? S - 1 - s : s; }
+  float* workspace() const { return own + int64_t(omp_get_thread_num()) * (2 * L * K + L * L + 2 * L); }
+  int length(int chunk) const { return std::min(L, S - chunk * L); }
+
+  // The stabiliser m before a chunk: what the memory there is relative to.
+  float before(int head, int chunk) const {
+    const int64_t last = int64_t(head) * S + chunk * L - 1;
+    return chunk == 0 ? c.m[head] : decayed[last] + highest[last];
+  }
+
+  // The convolution, SiLU and gates of a row of the grid.
+  void convolve(int b, int row) {
+    int column = 0;
+    for (; column + 1 < c.columns; column += 2) convolve_tokens<2>(b, row, column);
+    if (column < c.columns) convolve_tokens<1>(b, row, column);
+  }
+
+  // The same of so many neighbours; two share the loads of the gates' weights.
+  template <int TOKENS>
+  void convolve_tokens(int b, int row, int column) {
+    const int t = row * c.columns + column;
+    const T* neighbours[TOKENS][9];
+    int taps[TOKENS][9], count[TOKENS] = {};
+    for (int i = 0; i < TOKENS; ++i) {
+      for (int tap = 0; tap < 9; ++tap) {
+        const int r = row + tap / 3 - 1, q = column + i + tap % 3 - 1;
+        if (r < 0 || r >= c.rows || q < 0 || q >= c.columns) continue;
+        taps[i][count[i]] = tap;
+        neighbours[i][count[i]++] = xm(b, r * c.columns + q);
+      }
+    }
+    float* out = a + (int64_t(b) * S + t) * E;
+    Vec sums[TOKENS][2 * HEADS] = {};
+    for (int e = 0; e < E; e += LANES) {
+      Vec y[TOKENS], x[TOKENS];
+#pragma GCC unroll 2
+      for (int i = 0; i < TOKENS; ++i) {
+        y[i] = load(w.conv_bias + e);
+        for (int n = 0; n < count[i]; ++n) y[i] += load(w.conv + taps[i][n] * E + e) * load(neighbours[i][n] + e);
+        y[i] = silu(y[i]);
+        store(out + i * E + e, y[i]);
+        x[i] = load(xm(b, t + i) + e);
+      }
+#pragma GCC unroll 8
+      for (int g = 0; g < 2 * HEADS; ++g) {
+        const Vec of_y = load(w.gate_a + g * E + e), of_x = load(w.gate_x + g * E + e);
+#pragma GCC unroll 2
+        for (int i = 0; i < TOKENS; ++i) sums[i][g] += of_y * y[i] + of_x * x[i];
+      }
+    }
+    for (int i = 0; i < TOKENS; ++i) {
+      for (int g = 0; g < 2 * HEADS; ++g) {
+        gates[(int64_t(b) * 2 * HEADS + g) * S + t + i] = total(sums[i][g]) + w.gate_bias[g];
+      }
+    }
+  }
+
+  void decay(int head) {
+    const int b = head / HEADS, h = head % HEADS;
+    const float* input = gates + (int64_t(b) * 2 * HEADS + h) * S;
+    const float* forget = input + int64_t(HEADS) * S;
+    const int64_t at = int64_t(head) * S;
+    double sum = 0;
+    float most = c.m[head];
+    for (int s = 0; s < S; ++s) {
+      const int t = stored(s);
+      if (s > 0 && s % L == 0) {  // afresh, so that the numbers stay small
+        most += float(sum);
+        sum = 0;
+      }
+      sum += std::min(forget[t], 0.0f) - std::log1p(std::exp(-std::abs(forget[t])));  // log sigmoid
+      decayed[at + s] = float(sum);
+      source[at + s] = float(input[t] - sum);
+      most = std::max(most, source[at + s]);
+      highest[at + s] = most;
+    }
+  }
+
+  // k and v of a chunk, and what it adds to the memory at its end.
+  void remember(int head, int chunk) {
+    const int b = head / HEADS, first = (head % HEADS) * K, count = length(chunk);
+    const int64_t item = int64_t(head) * N + chunk, at = int64_t(head) * S + chunk * L;
+    float* k = keys + item * K * L;
+    float* v = values + item * L * K;
+    for (int i = 0; i < count; ++i) {
+      const T* x = xm(b, stored(chunk * L + i)) + first;
+      for (int e = 0; e < K; e += LANES) {
+        store(v + i * K + e, block_map(load(x + e), w.v + first, w.v_bias + first, E, e));
+      }
+    }
+    for (int i = 0; i < L; i += LANES) {
+      for (int e = 0; e < K; e += LANES) {
+        Vec square[LANES];
+        for (int lane = 0; lane < LANES; ++lane) {
+          if (i + lane >= count) {
+            square[lane] = Vec{};  // keys that are not there
+            continue;
+          }
+          const float* from = a + (int64_t(b) * S + stored(chunk * L + i + lane)) * E + first;
+          square[lane] = block_map(load(from + e), w.k + first, w.k_bias + first, E, e);
+        }
+        transpose(square);
+        for (int lane = 0; lane < LANES; ++lane) store(k + (e + lane) * L + i, square[lane]);
+      }
+    }
+    if (chunk + 1 == N) return;
+
+    float* scaled = workspace();  // (L, K), decayed values
+    float* weight = scaled + 2 * L * K;
+    const float end = highest[at + count - 1];
+    for (int i = 0; i < count; i += LANES) store(weight + i, exponential(load(source + at + i) - end));
+    for (int i = 0; i < count; ++i) {
+      for (int e = 0; e < K; e += LANES) store(scaled + i * K + e, load(v + i * K + e) * weight[i]);
+    }
+    float* n = normalisers + (item + 1) * K;
+    for (int e = 0; e < K; ++e) {
+      Vec sum{};
+      for (int i = 0; i < count; i += LANES) sum += load(k + e * L + i) * load(weight + i);
+      n[e] = total(sum);
+    }
+    float* memory = memories + (item + 1) * K * K;
+    for (int row = 0; row < K; row += TILE_ROWS) {
+      const Product products[1] = {{{k + row * L, L, 1}, scaled, K, count}};
+      tile_row(products, K / LANES, memory + row * K, K);
+    }
+  }
+
+  // From what each chunk adds to the memory before each chunk.
+  void carry(int head, int part) {
+    const int64_t from = int64_t(K) * K * part / MEMORY_PARTS / LANES * LANES;
+    const int64_t to = int64_t(K) * K * (part + 1) / MEMORY_PARTS / LANES * LANES;
+    for (int chunk = 0; chunk + 1 < N; ++chunk) {
+      const int64_t item = int64_t(head) * N + chunk;
+      const float end = highest[int64_t(head) * S + (chunk + 1) * L - 1];
+      const float keep = std::exp(before(head, chunk) - end);
+      const float* C = chunk == 0 ? c.C + int64_t(head) * K * K : memories + item * K * K;
+      float* next = memories + (item + 1) * K * K;
+      for (int64_t i = from; i < to; i += LANES) store(next + i, load(next + i) + load(C + i) * keep);
+      if (part > 0) continue;
+      const float* n = chunk == 0 ? c.n + int64_t(head) * K : normalisers + item * K;
+      float* next_n = normalisers + (item + 1) * K;
+      for (int e = 0; e < K; e += LANES) store(next_n + e, load(next_n + e) + load(n + e) * keep);
+    }
+  }
+
+  void read(int head, int chunk) {
+    const int b = head / HEADS, first = (head % HEADS) * K, count = length(chunk);
+    const int64_t item = int64_t(head) * N + chunk, at = int64_t(head) * S + chunk * L;
+    const float* C = chunk == 0 ? c.C + int64_t(head) * K * K : memories + item * K * K;
+    const float* n = chunk == 0 ? c.n + int64_t(head) * K : normalisers + item * K;
+    const float start = before(head, chunk);
+    const IntVec lanes = lane_numbers();
+    float* q = workspace();              // (L, K)
+    float* h = q + L * K;                // (L, K)
+    float* products = h + L * K;         // (L, L), W
+    float* denominator = products + L * L;  // (L): at first its least value
+    float* kept = denominator + L;          // (L): decay since the chunk began
+
+    for (int i = 0; i < count; i += LANES) {
+      const Vec most = load(highest + at + i), m = load(decayed + at + i) + most;
+      store(kept + i, exponential(start - most));
+      store(denominator + i, exponential(-m < LARGEST_EXPONENT ? -m : spread(LARGEST_EXPONENT)));
+    }
+    for (int i = 0; i < L; ++i) {
+      if (i >= count) {
+        std::memset(q + i * K, 0, sizeof(float) * K);
+        continue;
+      }
+      const float* from = a + (int64_t(b) * S + stored(chunk * L + i)) * E + first;
+      for (int e = 0; e < K; e += LANES) {
+        store(q + i * K + e, block_map(load(from + e), w.q + first, w.q_bias + first, E, e));
+      }
+    }
+    for (int row = 0; row < count; row += TILE_ROWS) {
+      // W is q k^T with the decay, for keys no later than the query.
+      const Product scores[1] = {{{q + row * K, K, 1}, keys + item * K * L, L, K}};
+      const int vectors = (std::min(row + TILE_ROWS, L) + LANES - 1) / LANES;
+      tile_row(scores, vectors, products + row * L, L);
+      for (int i = row; i < std::min(row + TILE_ROWS, count); ++i) {
+        const float most = highest[at + i];
+        Vec sum{};
+        for (int v = 0; v < vectors; ++v) {
+          const IntVec past = lanes + v * LANES <= i;
+          float* here = products + i * L + v * LANES;
+          const Vec decay = exponential(load(source + at + v * LANES) - most);
+          const Vec product = past ? load(here) * decay : Vec{};
+          store(here, product);
+          sum += product;
+        }
+        Vec remembered{};
+        for (int e = 0; e < K; e += LANES) {
+          const Vec query = load(q + i * K + e) * kept[i];
+          remembered += query * load(n + e);
+          store(q + i * K + e, query);
+        }
+        denominator[i] = std::max(std::abs(total(sum + remembered)), denominator[i]) + EPSILON;
+      }
+      const Product sums[2] = {
+          {{q + row * K, K, 1}, C, K, K},
+          {{products + row * L, L, 1}, values + item * L * K, K, std::min(row + TILE_ROWS, count)},
+      };
+      tile_row(sums, K / LANES, h + row * K, K);
+    }
+    for (int i = 0; i < count; ++i) finish(b, stored(chunk * L + i), first, h + i * K, 1.0f / denominator[i]);
+  }
+
+  // Norm of h (K) times a factor, skip and output gate.
+  void finish(int b, int t, int first, const float* h, float factor) {
+    Vec sum{}, squares{};
+    for (int e = 0; e < K; e += LANES) sum += load(h + e);
+    const float mean = total(sum) / K;
+    for (int e = 0; e < K; e += LANES) {
+      const Vec away = load(h + e) - mean;
+      squares += away * away;
+    }
+    const float variance = total(squares) / K * factor * factor;
+    const float scale = factor / std::sqrt(variance + w.norm_eps);
+    const int64_t token = int64_t(b) * S + t;
+    const float* skipped = a + token * E + first;
+    const T* gate = z(b, t) + first;
+    T* y = static_cast<T*>(c.y) + token * E + first;
+    for (int e = 0; e < K; e += LANES) {
+      const Vec normed = (load(h + e) - mean) * scale;
+      Vec out = load(w.shift + first + e) + normed * load(w.gain + first + e);
+      out += load(w.skip + first + e) * load(skipped + e);
+      store(y + e, out * silu(load(gate + e)));
+    }
+  }
+};
+
+}  // namespace
+
+extern "C" void run_sublayer(const Weights* weights, const Call* call) {
+  if (call->half) {
+    Sublayer<BFloat16>(*weights, *call).run();
+  } else {
+    Sublayer<float>(*weights, *call).run();
+  }
+}
+
+// (rows, width) with mean 0 and variance 1 in every row; out is float32, or bfloat16 if `half`.
+extern "C" void normalise(const float* x, void* out, int64_t rows, int32_t width, float eps, int32_t threads,
+                          int32_t half) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t row = 0; row < rows; ++row) {
+    const float* from = x + row * width;
+    Vec sum{}, squares{};
+    for (int e = 0; e < width; e += LANES) sum += load(from + e);
+    const float mean = total(sum) / width;
+    for (int e = 0; e < width; e += LANES) {
+      const Vec away = load(from + e) - mean;
+      squares += away * away;
+    }
+    const float scale = 1.0f / std::sqrt(total(squares) / width + eps);
+    for (int e = 0; e < width; e += LANES) {
+      const Vec normed = (load(from + e) - mean) * scale;
+      if (half) {
+        store(static_cast<BFloat16*>(out) + row * width + e, normed);
+      } else {
+        store(static_cast<float*>(out) + row * width + e, normed);
+      }
+    }
+  }
+}
+
+extern "C" int32_t lanes() { return LANES; }
