@@ -42,7 +42,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads (default: PyTorch's)")
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or mps (default cpu)")
-    parser.add_argument("--compile", action="store_true", help="compile the network first (minutes, not timed)")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the network first (minutes, not timed)")
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="repeats of each timing (default 20)")
     parser.add_argument(
         "--frames", type=int, default=120, metavar="N", help="length of the video (default 120, 0: none)"

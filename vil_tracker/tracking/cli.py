@@ -107,7 +107,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--backend", choices=BACKENDS, help="what runs the network (default: torch, or what an exported one is for)"
     )
     model.add_argument(
-        "--compile", action="store_true", help="compile the network first: minutes, for long videos and streams"
+        "--compile", action="store_true", help="let torch.compile make programs of the network first: for a GPU"
     )
     add_track_options(parser.add_argument_group("session"))
 
