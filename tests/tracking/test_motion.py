@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vil_tracker.tracking import motion
-from vil_tracker.tracking.motion import MotionModel, box_centre, box_scale, gate_distance
+from vil_tracker.tracking.motion import BoxFilter, MotionModel, box_centre, box_scale, gate_distance
 
 
 def box_at(x: float, y: float, size: float = 20.0) -> np.ndarray:
@@ -69,3 +69,29 @@ def test_extreme_boxes_stay_finite() -> None:
     model.predict(np.array([0, 0, 1e-9, 1e-9]))
     assert model.squared_distance(box_at(1e9, 1e9), 0.5) == 1e6
     assert box_scale(np.zeros(4)) == 1.0 and np.array_equal(box_centre(np.array([1.0, 2, 4, 6])), [3, 5])
+
+
+def test_the_filter_follows_a_steady_motion_without_lag() -> None:
+    boxes = [np.array([100 + 5.0 * i, 80 - 2.0 * i, 40.0, 30.0]) for i in range(60)]
+    steady = BoxFilter(boxes[0])
+    found = [steady.update(box) for box in boxes[1:]]
+    np.testing.assert_allclose(found[-1], boxes[-1], atol=1e-3)
+
+
+def test_the_filter_takes_out_errors_that_differ_from_frame_to_frame() -> None:
+    rng = np.random.default_rng(0)
+    truth = np.array([[100 + 3.0 * i, 80.0, 40.0, 30.0] for i in range(300)])
+    noisy = truth + rng.normal(0, 2.0, truth.shape)
+    steady = BoxFilter(noisy[0])
+    found = np.stack([steady.update(box) for box in noisy[1:]])
+
+    def errors(boxes: np.ndarray) -> np.ndarray:
+        """Standard deviations of centre and size."""
+        wrong = (boxes - truth[1:])[20:]
+        return np.concatenate([(wrong[:, :2] + wrong[:, 2:] / 2).std(0), wrong[:, 2:].std(0)])
+
+    # Kalata, "The tracking index", 1984: an alpha-beta filter leaves sqrt((2 a² + b (2 - 3 a)) / (a (4 - 2 a - b))) of
+    # errors that are independent; a fading mean of gain g leaves sqrt(g / (2 - g)).
+    a, b, g = 0.8, 0.2, 0.5
+    expected = [((2 * a**2 + b * (2 - 3 * a)) / (a * (4 - 2 * a - b))) ** 0.5] * 2 + [(g / (2 - g)) ** 0.5] * 2
+    np.testing.assert_allclose(errors(found) / errors(noisy[1:]), expected, atol=0.06)

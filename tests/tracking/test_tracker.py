@@ -60,7 +60,7 @@ def test_the_session_is_crop_network_decode() -> None:
         )
         box, score = network.decode(output, hann_window(5, TrackConfig().window))
     expected = wide.to_image(box[0].double().numpy())
-    tracker = Tracker(network)
+    tracker = Tracker(network, TrackConfig(smooth=False))
     tracker.init(frames[0], boxes[0])
     result = tracker.update(frames[1])
     clipped = np.array([max(expected[0], 0), max(expected[1], 0)])
@@ -84,6 +84,18 @@ def test_rounding_is_not_fed_back(network) -> None:
     plain, rounded = (run(Tracker(model), frames, boxes[0]) for model in (network, Rounded(network)))
     apart = [float(np.abs(a.box - b.box).max()) for a, b in zip(plain, rounded, strict=True)]
     assert max(apart) < 1e-3 and max(apart[30:]) > 0
+
+
+def test_the_filter_changes_what_is_reported_not_where_is_searched(network) -> None:
+    frames, boxes = scene(9, 20)
+    runs = {}
+    for smooth in (True, False):
+        tracker = Tracker(network, TrackConfig(smooth=smooth))
+        tracker.init(frames[0], boxes[0])
+        runs[smooth] = [(tracker.update(frame), tracker.state.box) for frame in frames[1:]]
+    assert all(np.array_equal(a[1], b[1]) for a, b in zip(runs[True], runs[False], strict=True))
+    assert all(np.array_equal(result.box, found) for result, found in runs[False])
+    assert any(not np.array_equal(result.box, found) for result, found in runs[True])
 
 
 def test_snapped_crops_stay_where_they_are() -> None:

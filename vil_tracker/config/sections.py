@@ -274,6 +274,7 @@ class TrackConfig:
             ablations) token (row, column) of one crop stands for that of the next, wherever the crops were cut.
         context_confidence: score below which a frame does not teach the temporal context.
         calibrated: use the calibration stored with the weights: score, states and what follows from them.
+        smooth: steady the reported boxes while the target is followed; the search goes by the boxes as they are found.
         motion: centre the search on a motion forecast while uncertain.
         gate: probability that a true position passes the forecast's chi-square gate; one outside makes the frame
             uncertain unless its score is at least ``tracking_above``.
@@ -297,6 +298,7 @@ class TrackConfig:
     registration: bool = True
     context_confidence: float = 0.3
     calibrated: bool = True
+    smooth: bool = True
     motion: bool = True
     gate: float = 0.999
     redetect: bool = True

@@ -11,6 +11,7 @@ import numpy as np
 _ACCELERATION = 0.10  # change of velocity from one frame to the next
 _SURE, _UNSURE = 0.03, 0.6  # error of a measured centre at score 1 and at score 0
 _FIRST_VELOCITY = 0.3
+_CENTRE_GAIN, _VELOCITY_GAIN, _SIZE_GAIN = 0.8, 0.2, 0.5  # of BoxFilter: share of an error that is taken over
 _MAX_DISTANCE = 1e6  # of squared distances; keeps everything finite
 
 
@@ -57,6 +58,30 @@ class MotionModel:
     def _noise(box: np.ndarray, score: float) -> np.ndarray:
         deviation = (_SURE + (_UNSURE - _SURE) * (1.0 - score)) * box_scale(box)
         return np.eye(2) * deviation**2
+
+
+class BoxFilter:
+    """Steadies the boxes of a target that is followed, whose errors differ from frame to frame.
+
+    The centre goes through an alpha-beta filter (a Kalman filter of constant velocity in its steady state), which does
+    not lag behind a steady motion; the logarithm of the size through a fading mean.
+
+    Args:
+        box: (4,) xywh, the first box; at rest until shown otherwise.
+    """
+
+    def __init__(self, box: np.ndarray) -> None:
+        self._centre, self._velocity = box_centre(box), np.zeros(2)
+        self._log_size = np.log(np.maximum(box[2:], 1e-3))
+
+    def update(self, box: np.ndarray) -> np.ndarray:
+        """The steadied box (4,) xywh of the next frame, from the one measured there."""
+        expected = self._centre + self._velocity
+        error = box_centre(box) - expected
+        self._centre = expected + _CENTRE_GAIN * error
+        self._velocity = self._velocity + _VELOCITY_GAIN * error
+        self._log_size += _SIZE_GAIN * (np.log(np.maximum(box[2:], 1e-3)) - self._log_size)
+        return centred_box(self._centre, np.exp(self._log_size))
 
 
 def gate_distance(probability: float) -> float:

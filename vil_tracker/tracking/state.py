@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from vil_tracker.models.film_temporal import TemporalContext
     from vil_tracker.tracking.confidence import Appearance
     from vil_tracker.tracking.memory import TemplateMemory
-    from vil_tracker.tracking.motion import MotionModel
+    from vil_tracker.tracking.motion import BoxFilter, MotionModel
     from vil_tracker.tracking.redetect import Suspect, Sweep
 
 STATES = ("tracking", "uncertain", "lost", "recovered")
@@ -96,12 +96,13 @@ class TrackState:
     """Everything that one video needs, made by ``Tracker.init``.
 
     Attributes:
-        box: (4,) xywh in pixels, the last box.
+        box: (4,) xywh in pixels, the last box as it was found.
         memory: the templates' memory.
         sure_size: √(w·h) in pixels of the last box that the tracker was sure of.
         context: temporal context of the frames before; None until a frame was confident enough to teach it.
         appearance: how the target looked in the first frame; None without a calibrated score, which alone needs it.
         motion: forecast of the centre.
+        filter: steadies the reported boxes; None while the target is lost.
         phase: the state machine.
         sweep: which places of the frame were searched while the target is lost; None while it is not.
         suspect: the likeliest place found by that search so far.
@@ -116,6 +117,7 @@ class TrackState:
     memory: TemplateMemory
     sure_size: float
     motion: MotionModel
+    filter: BoxFilter | None = None
     context: TemporalContext | None = None
     appearance: Appearance | None = None
     phase: Phase = field(default_factory=Phase)

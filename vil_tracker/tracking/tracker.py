@@ -24,7 +24,7 @@ from vil_tracker.tracking.confidence import Appearance, Calibration, appearance,
 from vil_tracker.tracking.group import check_frame, update_together
 from vil_tracker.tracking.looking import Request, Timer, View, look
 from vil_tracker.tracking.memory import TemplateMemory
-from vil_tracker.tracking.motion import MotionModel, box_centre, box_scale, centred_box, gate_distance
+from vil_tracker.tracking.motion import BoxFilter, MotionModel, box_centre, box_scale, centred_box, gate_distance
 from vil_tracker.tracking.redetect import Suspect, Sweep
 from vil_tracker.tracking.state import Result, TrackState
 
@@ -93,7 +93,13 @@ class Tracker:
         template, template_box = self._template(frame, box_xywh)
         first = self.model.encode_templates(template[None, None], template_box[None, None])
         memory = TemplateMemory(first, first)
-        state = TrackState(box_xywh, memory, sure_size=box_scale(box_xywh), motion=MotionModel(box_xywh))
+        state = TrackState(
+            box_xywh,
+            memory,
+            sure_size=box_scale(box_xywh),
+            motion=MotionModel(box_xywh),
+            filter=BoxFilter(box_xywh),
+        )
         if self.calibration is not None:
             request = Request(self._search_crop(state, box_xywh), first)
             view = look(self.model, frame, mean_colour(frame), [request], self.window)[0]
@@ -134,7 +140,7 @@ class Tracker:
         (view,) = yield [self._request(state, box_centre(state.box))]
         if view.peak >= self.config.context_confidence:
             self._teach(state, view)
-        return _finish(state, frame, view, view.peak)
+        return self._finish(state, frame, view, view.peak)
 
     def _follow(self, state: TrackState, frame: np.ndarray) -> Steps:
         """While tracking, uncertain or just recovered."""
@@ -156,7 +162,7 @@ class Tracker:
             if score >= config.context_confidence:
                 self._teach(state, view)
             self._remember(state, frame, view, seen, score)
-        return _finish(state, frame, view, score)
+        return self._finish(state, frame, view, score)
 
     def _find_again(self, state: TrackState, frame: np.ndarray) -> Steps:
         """While lost: the last place and some other ones, with the first template alone."""
@@ -191,7 +197,21 @@ class Tracker:
         if verified:
             state.sweep, state.suspect = None, None
             state.sure_size, state.motion = box_scale(view.box), MotionModel(view.box)
-        return _finish(state, frame, view, score)
+        return self._finish(state, frame, view, score)
+
+    def _finish(self, state: TrackState, frame: np.ndarray, view: View, score: float) -> Result:
+        """Go on to the next frame with what was found in this one."""
+        height, width = frame.shape[:2]
+        state.box = clip_box(view.box, width, height)
+        state.score, state.frame = score, state.frame + 1
+        box = state.box
+        if state.phase.name == "lost" or not self.config.smooth:
+            state.filter = None
+        elif state.filter is None:
+            state.filter = BoxFilter(view.box)
+        else:
+            box = clip_box(state.filter.update(view.box), width, height)
+        return Result(box.copy(), score, state.phase.name)
 
     def _places(self, state: TrackState, frame: np.ndarray) -> list[CropGeometry]:
         """The crops in which a lost target is looked for in this frame."""
@@ -277,9 +297,3 @@ def hann_window(grid: int, strength: float) -> torch.Tensor:
     """(grid, grid): (1 - strength) + strength · outer Hann, whose maximum lies at the centre of the crop."""
     hann = torch.hann_window(grid + 2, periodic=False)[1:-1]
     return (1 - strength) + strength * torch.outer(hann, hann)
-
-
-def _finish(state: TrackState, frame: np.ndarray, view: View, score: float) -> Result:
-    state.box = clip_box(view.box, frame.shape[1], frame.shape[0])
-    state.score, state.frame = score, state.frame + 1
-    return Result(state.box.copy(), score, state.phase.name)
