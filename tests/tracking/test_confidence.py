@@ -194,6 +194,7 @@ def test_calibrate_and_store_beside_the_weights(tmp_path: Path) -> None:
     save_model(network, tmp_path / "plain.safetensors", {"note": "kept"})
     calibration, data, probability = calibrate(network, clips, 8)
     assert data.correct.any() and not data.correct.all() and set(data.clip) == set(range(8))
+    assert all(data.reported[data.clip == number].sum() == 7 for number in range(8))  # one box a frame is the answer
     assert data.evidence.shape == (len(probability), len(EVIDENCE)) and np.isfinite(probability).all()
     add_metadata(tmp_path / "plain.safetensors", tmp_path / "new.safetensors", {"calibration": calibration.to_json()})
     loaded = load_model(tmp_path / "new.safetensors", device="cpu")

@@ -45,7 +45,7 @@ class Judgements:
     Attributes:
         evidence: (J, F).
         correct: (J,) bool, the box overlaps the visible target by more than half.
-        reported: (J,) bool, the box was the tracker's answer, rather than a candidate that it looked at.
+        reported: (J,) bool, the box was the one that the tracker took, rather than a candidate that it looked at.
         clip: (J,) number of the clip.
         typical: (J,) bool, the clip was tracked undisturbed.
     """
@@ -95,7 +95,7 @@ def judge_clip(tracker: Tracker, clip: Clip, number: int, rng: np.random.Generat
     tracker.init(clip.frames[0], clip.boxes[0])
     for index in range(1, len(clip.frames)):
         frame = clip.frames[index]
-        result = tracker.update(frame)
+        tracker.update(frame)
         state = tracker.state
         assert state is not None
         for box, values in state.judged:
@@ -103,9 +103,9 @@ def judge_clip(tracker: Tracker, clip: Clip, number: int, rng: np.random.Generat
             boxes.append(inside)
             evidence.append(values)
             truth.append(clip.boxes[index])
-            reported.append(np.array_equal(inside, result.box))
+            reported.append(np.array_equal(inside, state.box))
         if rng is not None:
-            _move(tracker, clip, index, float(iou(result.box, clip.boxes[index])), rng)
+            _move(tracker, clip, index, float(iou(state.box, clip.boxes[index])), rng)
     overlap = iou(np.stack(boxes), np.stack(truth))
     correct = overlap > CORRECT_OVERLAP
     rows = len(correct)
