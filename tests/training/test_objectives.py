@@ -38,7 +38,7 @@ def batch_for(config: Config, count: int = 2):
 
 def test_a_clip_is_run_as_a_session_runs_it(monkeypatch) -> None:
     config = tiny_config("clips")
-    config = Config(config.model, config.data, config.train, TrackConfig(context_confidence=0.0))
+    config = Config(config.model, config.data, config.train, TrackConfig(context_confidence=0.0, smooth=False))
     network = network_for(config).eval()
     clips, expected = [], []
     for seed in range(3):  # of different sizes: each session must stay on its own picture
@@ -93,7 +93,7 @@ def test_truth_centred_frames_are_cut_around_the_anchor_and_labelled_there(monke
 @pytest.mark.parametrize("mode", ["pairs", "clips"])
 def test_every_parameter_that_is_to_learn_receives_a_gradient(mode: str) -> None:
     config = tiny_config(mode)
-    config = Config(config.model, config.data, config.train, TrackConfig(context_confidence=0.0))
+    config = Config(config.model, config.data, config.train, TrackConfig(context_confidence=0.0, smooth=False))
     state = build_state(config, CPU)
     with torch.no_grad():  # at its neutral start the temporal part passes a gradient to its last layers alone
         for parameter in state.network.temporal.parameters():
@@ -108,7 +108,7 @@ def test_every_parameter_that_is_to_learn_receives_a_gradient(mode: str) -> None
 
 def test_no_gradient_crosses_from_one_frame_to_the_next() -> None:
     config = tiny_config("clips")
-    config = Config(config.model, config.data, config.train, TrackConfig(context_confidence=0.0))
+    config = Config(config.model, config.data, config.train, TrackConfig(context_confidence=0.0, smooth=False))
     network = network_for(config)
     contexts = []
     plain = network.forward_search
