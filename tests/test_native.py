@@ -42,14 +42,14 @@ def compiler(folder: Path, script: str) -> str:
 def test_says_why_there_is_none(script: str | None, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "absent") if script is None else compiler(tmp_path, script))
     monkeypatch.setenv("VIL_CACHE", str(tmp_path / "cache"))
-    native.load.cache_clear()
+    native.attempt.cache_clear()
     try:
         assert native.load("sublayer") is None
         reason = native.why_not("sublayer")
         assert reason is not None and re.search(what, reason) and "\n" not in reason
         assert not list((tmp_path / "cache").rglob("*.so"))
     finally:
-        native.load.cache_clear()
+        native.attempt.cache_clear()
 
 
 def test_two_processes_may_build_at_once(tmp_path: Path) -> None:

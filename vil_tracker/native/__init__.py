@@ -23,23 +23,25 @@ _log = logging.getLogger(__name__)
 _FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 
 
-@functools.cache
 def load(name: str) -> ctypes.CDLL | None:
     """The shared library made of ``name``.cpp in this folder; None where it cannot be had (see :func:`why_not`)."""
-    try:
-        return ctypes.CDLL(str(build(name, cache_folder() / "native")))
-    except (OSError, subprocess.SubprocessError) as error:
-        _failures[name] = _first_line(error)
-        _log.info("%s.cpp is not used: %s", name, _failures[name])
-        return None
+    return attempt(name)[0]
 
 
 def why_not(name: str) -> str | None:
-    """Why :func:`load` gave None, in one line; None if it gave a library."""
-    return None if load(name) is not None else _failures[name]
+    """Why :func:`load` gives None, in one line; None if it gives a library."""
+    return attempt(name)[1]
 
 
-_failures: dict[str, str] = {}
+@functools.cache
+def attempt(name: str) -> tuple[ctypes.CDLL | None, str | None]:
+    """The library, or why there is none; made once per process."""
+    try:
+        return ctypes.CDLL(str(build(name, cache_folder() / "native"))), None
+    except (OSError, subprocess.SubprocessError) as error:
+        fault = _first_line(error)
+        _log.info("%s.cpp is not used: %s", name, fault)
+        return None, fault
 
 
 def build(name: str, folder: Path) -> Path:

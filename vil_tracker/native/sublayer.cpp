@@ -139,6 +139,22 @@ inline void transpose(Vec (&square)[LANES]) {
   }
 }
 
+struct Moments {
+  float mean, variance;
+};
+
+// Of `width` numbers side by side.
+inline Moments moments(const float* from, int width) {
+  Vec sum{}, squares{};
+  for (int e = 0; e < width; e += LANES) sum += load(from + e);
+  const float mean = total(sum) / width;
+  for (int e = 0; e < width; e += LANES) {
+    const Vec away = load(from + e) - mean;
+    squares += away * away;
+  }
+  return {mean, total(squares) / width};
+}
+
 // A block-diagonal map of the LANES channels from e: weight (4, E) holds what multiplies a channel itself, the next one
 // of its block, and so on.
 inline Vec block_map(Vec x, const float* weight, const float* bias, int E, int e) {
@@ -513,15 +529,8 @@ class Sublayer {
 
   // Norm of h (K) times a factor, skip and output gate.
   void finish(int b, int t, int first, const float* h, float factor) {
-    Vec sum{}, squares{};
-    for (int e = 0; e < K; e += LANES) sum += load(h + e);
-    const float mean = total(sum) / K;
-    for (int e = 0; e < K; e += LANES) {
-      const Vec away = load(h + e) - mean;
-      squares += away * away;
-    }
-    const float variance = total(squares) / K * factor * factor;
-    const float scale = factor / std::sqrt(variance + w.norm_eps);
+    const auto [mean, variance] = moments(h, K);
+    const float scale = factor / std::sqrt(variance * factor * factor + w.norm_eps);
     const int64_t token = int64_t(b) * S + t;
     const float* skipped = a + token * E + first;
     const T* gate = z(b, t) + first;
@@ -551,14 +560,8 @@ extern "C" void normalise(const float* x, void* out, int64_t rows, int32_t width
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t row = 0; row < rows; ++row) {
     const float* from = x + row * width;
-    Vec sum{}, squares{};
-    for (int e = 0; e < width; e += LANES) sum += load(from + e);
-    const float mean = total(sum) / width;
-    for (int e = 0; e < width; e += LANES) {
-      const Vec away = load(from + e) - mean;
-      squares += away * away;
-    }
-    const float scale = 1.0f / std::sqrt(total(squares) / width + eps);
+    const auto [mean, variance] = moments(from, width);
+    const float scale = 1.0f / std::sqrt(variance + eps);
     for (int e = 0; e < width; e += LANES) {
       const Vec normed = (load(from + e) - mean) * scale;
       if (half) {
