@@ -29,6 +29,18 @@ def keep_freed_memory() -> bool:
     return all([libc.mallopt(ctypes.c_int(key), ctypes.c_int(value)) == 1 for key, value in settings])
 
 
+def leave_process_group() -> None:
+    """Leave torch.distributed's process group, if this process joined one.
+
+    A process that ends while it is still in one may be ended by SIGABRT: the group's threads are running when their
+    objects are destroyed.
+    """
+    import torch.distributed as dist  # not every command needs torch
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def cache_folder(choice: str | os.PathLike[str] | None = None) -> Path:
     """Where indices and compiled kernels are kept: ``choice``, else VIL_CACHE, else the user's cache folder."""
     if choice or os.environ.get("VIL_CACHE"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vil_tracker.errors import UserError, check_folder
+from vil_tracker.runtime import leave_process_group
 from vil_tracker.tracking.loading import PRECISIONS
 from vil_tracker.tracking.options import add_track_options, track_config
 
@@ -264,16 +265,19 @@ def _track(
         alone = Rank.from_environment().world == 1 and args.device in ("auto", "cuda")
         workers = max(1, torch.cuda.device_count()) if alone else 1
     failures = []
-    for spec in specs:
-        failures += run_tracker(
-            spec,
-            sequences,
-            ResultStore(output / "results" / spec.folder, benchmark.layout),
-            benchmark=benchmark.key,
-            repetitions=benchmark.repetitions,
-            workers=workers,
-            keep_going=args.keep_going,
-        )
+    try:
+        for spec in specs:
+            failures += run_tracker(
+                spec,
+                sequences,
+                ResultStore(output / "results" / spec.folder, benchmark.layout),
+                benchmark=benchmark.key,
+                repetitions=benchmark.repetitions,
+                workers=workers,
+                keep_going=args.keep_going,
+            )
+    finally:
+        leave_process_group()
     return failures
 
 

@@ -243,7 +243,10 @@ def _attempt(tracker: SequenceTracker, spec: TrackerSpec, task: Task) -> Traject
 
 
 def _gather(failures: list[Failure], rank: Rank) -> list[Failure]:
-    """Wait for all ranks and collect their failures; results are on the shared file system by then."""
+    """Wait for all ranks and collect their failures; results are on the shared file system by then.
+
+    The process group stays for the next tracker: whoever runs them leaves it after the last.
+    """
     if rank.world == 1:
         return failures
     import torch.distributed as dist

@@ -61,12 +61,6 @@ def _attempt() -> str:
     return os.environ.get("TORCHELASTIC_RESTART_COUNT", "") if os.environ.get("GROUP_WORLD_SIZE") == "1" else ""
 
 
-def leave() -> None:
-    """Leave the process group, if there is one."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
 def wrap(objective: nn.Module, ranks: Ranks) -> nn.Module:
     """Average gradients over the processes; the objective itself where there is only one.
 

@@ -25,9 +25,10 @@ from vil_tracker.config import Config
 from vil_tracker.data.sampling import Loaded, Samples, Source, StepSampler, build_loader
 from vil_tracker.errors import UserError, make_folder
 from vil_tracker.models.pretrained import save_model
+from vil_tracker.runtime import leave_process_group
 from vil_tracker.training import checkpoint
 from vil_tracker.training.curves import plot_curves
-from vil_tracker.training.distributed import Ranks, check_same, join, leave, wrap
+from vil_tracker.training.distributed import Ranks, check_same, join, wrap
 from vil_tracker.training.objectives import build_objective
 from vil_tracker.training.optim import build_scheduler
 from vil_tracker.training.record import Record
@@ -72,7 +73,7 @@ def train(
     try:
         return _train(config, source, output, ranks, resume, validation, progress and ranks.main)
     finally:
-        leave()
+        leave_process_group()
 
 
 def _train(
