@@ -139,8 +139,8 @@ class InferenceNetwork:
     """What a tracking session calls, for a network whose weights stand still.
 
     Everything that goes in and comes out is float32 (float64 for a float64 network). ``dtype`` is that of the stem, the
-    projections, the convolutions and the head. Residuals, norms and the cell, whose products are too small to gain
-    from less, stay in float32.
+    projections, the convolutions and the head, and of the factors of the cell's products where the processor
+    multiplies bfloat16. Residuals, norms, gates, decays and all sums stay in float32.
 
     Args:
         network: in evaluation mode; its weights are copied where they are folded.

@@ -76,6 +76,15 @@ def normalise(x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     return out
 
 
+def add(x: Tensor, y: Tensor) -> Tensor:
+    """x + y, of x in float32 and y in bfloat16, both (B, S, D)."""
+    program: Any = _program()
+    x, y = x.contiguous(), y.contiguous()
+    out = torch.empty_like(x)
+    program.add(_pointer(x), _pointer(y), _pointer(out), ctypes.c_int64(x.numel()), torch.get_num_threads())
+    return out
+
+
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:
     return ctypes.c_void_p(tensor.data_ptr())
 

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from vil_tracker.models.inference_kernel import SublayerKernel, normalise, usable
+from vil_tracker.models.inference_kernel import SublayerKernel, add, normalise, usable
 from vil_tracker.models.mlstm import EPS, MLSTMState, mlstm_scan
 from vil_tracker.models.vil import HEADS, BlockDiagonal, Grid, ViLSublayer
 
@@ -191,7 +191,8 @@ class FastSublayer:
         """Search tokens after this sublayer."""
         if self.kernel is not None:
             normed = normalise(x_BSD, self.norm_eps, self.dtype)
-            return self.down.add_to(x_BSD, self.kernel(self.up(normed), grid, state))
+            y_BSE = self.kernel(self.up(normed), grid, state)
+            return add(x_BSD, self.down(y_BSE)) if self.dtype == torch.bfloat16 else self.down.add_to(x_BSD, y_BSE)
         return self.bounded(x_BSD, grid, state, check=True)[0]
 
     def bounded(self, x_BSD: Tensor, grid: Grid, state: MLSTMState, check: bool = False) -> tuple[Tensor, Tensor]:

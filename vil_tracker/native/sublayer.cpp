@@ -17,17 +17,21 @@
 // Compiled by vil_tracker/native/__init__.py with GCC or Clang for the processor it runs on.
 
 #include <omp.h>
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
 
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, TILE_ROWS = 4, TILE_VECTORS = 6;  // 24 of 32 registers hold sums
+constexpr int LANES = 16, TILE_ROWS = 8, TILE_VECTORS = 3;  // 24 of 32 registers hold sums
 #elif defined(__AVX2__)
 constexpr int LANES = 8, TILE_ROWS = 4, TILE_VECTORS = 3;  // 12 of 16
 #else
@@ -37,6 +41,7 @@ constexpr int HEADS = 4;
 constexpr int BLOCK = 4;  // of the block-diagonal maps
 constexpr int L = 64;     // tokens in a chunk; the last chunk may be shorter
 constexpr int MEMORY_PARTS = 4;
+constexpr int GROUP = 4;  // tokens that share the loads of a map's weights
 constexpr float EPSILON = 1e-6f;
 constexpr float LARGEST_EXPONENT = 0.9f * 88.722839f;  // of the denominator's floor, as in models/mlstm.py
 
@@ -59,19 +64,17 @@ inline Vec load(const BFloat16* from) {
 
 inline void store(float* to, Vec value) { *reinterpret_cast<LooseVec*>(to) = value; }
 
-inline void store(BFloat16* to, Vec value) {  // rounded to the nearest, ties to even
+// A bfloat16 in the upper halves: the nearest, ties to even.
+inline IntVec rounded(Vec value) {
   const IntVec bits = (IntVec)value;
-  const IntVec rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  *reinterpret_cast<HalfVec*>(to) = __builtin_convertvector(rounded, HalfVec);
+  return bits + 0x7fff + ((bits >> 16) & 1);
+}
+
+inline void store(BFloat16* to, Vec value) {
+  *reinterpret_cast<HalfVec*>(to) = __builtin_convertvector(rounded(value) >> 16, HalfVec);
 }
 
 inline Vec spread(float value) { return value - Vec{}; }
-
-inline float total(Vec value) {
-  float sum = 0;
-  for (int lane = 0; lane < LANES; ++lane) sum += value[lane];
-  return sum;
-}
 
 inline IntVec lane_numbers() {
   IntVec numbers;
@@ -122,6 +125,12 @@ inline Vec choose(Vec a, Vec b, IntVec from) {
 #endif
 }
 
+inline float total(Vec value) {
+#pragma GCC unroll 4
+  for (int half = LANES / 2; half > 0; half /= 2) value += choose(value, value, lane_numbers() ^ half);
+  return value[0];
+}
+
 // Turn a square of numbers in place: lane i of vector j becomes lane j of vector i.
 inline void transpose(Vec (&square)[LANES]) {
   const IntVec lane = lane_numbers();
@@ -155,52 +164,100 @@ inline Moments moments(const float* from, int width) {
   return {mean, total(squares) / width};
 }
 
-// A block-diagonal map of the LANES channels from e: weight (4, E) holds what multiplies a channel itself, the next one
-// of its block, and so on.
-inline Vec block_map(Vec x, const float* weight, const float* bias, int E, int e) {
-  Vec y = load(bias + e) + load(weight + e) * x;
+// A block-diagonal map of the LANES channels from e, of several tokens: weight (4, E) holds what multiplies a channel
+// itself, the next one of its block, and so on.
+template <int TOKENS>
+inline void block_map(Vec (&x)[TOKENS], const float* weight, const float* bias, int E, int e) {
+  Vec y[TOKENS];
+#pragma GCC unroll 16
+  for (int i = 0; i < TOKENS; ++i) y[i] = load(bias + e) + load(weight + e) * x[i];
 #pragma GCC unroll 3
-  for (int shift = 1; shift < BLOCK; ++shift) y += load(weight + shift * E + e) * rotate(x, shift);
-  return y;
+  for (int shift = 1; shift < BLOCK; ++shift) {
+    const Vec by = load(weight + shift * E + e);
+#pragma GCC unroll 16
+    for (int i = 0; i < TOKENS; ++i) y[i] += by * rotate(x[i], shift);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < TOKENS; ++i) x[i] = y[i];
 }
 
-// A factor of a product: the element (row, column) lies at row * by_row + column * by_column.
-struct Matrix {
-  const float* data;
-  ptrdiff_t by_row, by_column;
+// The factors of a matrix product, in float32, or in bfloat16 where the processor multiplies such: then two terms at a
+// time. The left factor (rows, depth) has a row's elements side by side. The right factor (depth, columns) does, too, in
+// float32; in bfloat16 it holds pairs of rows, the elements of a column side by side. Sums are float32.
+template <typename F>
+struct Factors;
+
+template <>
+struct Factors<float> {
+  static constexpr int TERMS = 1;
+
+  static Vec left(const float* from) { return spread(*from); }
+  static Vec right(const float* from) { return load(from); }
+  static Vec add(Vec sum, Vec left, Vec right) { return sum + left * right; }
+
+  // LANES columns of two rows of a right factor, from the first of them.
+  static void store_right(float* to, ptrdiff_t row, Vec even, Vec odd) {
+    store(to, even);
+    store(to + row, odd);
+  }
 };
 
-// sums (TILE_ROWS, VECTORS lanes) += a (TILE_ROWS, depth) @ b (depth, VECTORS lanes)
-template <int VECTORS>
-inline void accumulate(Vec (&sums)[TILE_ROWS][VECTORS], Matrix a, const float* b, ptrdiff_t b_row, int depth) {
-  for (int d = 0; d < depth; ++d) {
-    Vec right[VECTORS];
+#if defined(__AVX512BF16__)
+template <>
+struct Factors<BFloat16> {
+  static constexpr int TERMS = 2;
+
+  static __m512bh left(const BFloat16* from) {
+    int32_t pair;
+    std::memcpy(&pair, from, sizeof pair);
+    return (__m512bh)_mm512_set1_epi32(pair);
+  }
+  static __m512bh right(const BFloat16* from) { return (__m512bh)_mm512_loadu_si512(from); }
+  static Vec add(Vec sum, __m512bh left, __m512bh right) { return (Vec)_mm512_dpbf16_ps((__m512)sum, left, right); }
+
+  static void store_right(BFloat16* to, ptrdiff_t, Vec even, Vec odd) {
+    const IntVec low = (rounded(even) >> 16) & 0xffff, high = rounded(odd) & ~0xffff;
+    _mm512_storeu_si512(to, (__m512i)(low | high));
+  }
+};
+using HalfFactor = BFloat16;
+#else
+using HalfFactor = float;
+#endif
+
+// One summand of a product: a (rows, depth) @ b (depth, columns).
+template <typename F>
+struct Product {
+  const F* a;
+  ptrdiff_t a_row;
+  const F* b;
+  ptrdiff_t b_row;
+  int depth;  // with two terms at a time one more is read if it is odd; it must be 0 in one factor, finite in the other
+};
+
+// sums (TILE_ROWS, VECTORS lanes) += the product, for columns from `column`
+template <int VECTORS, typename F>
+inline void accumulate(Vec (&sums)[TILE_ROWS][VECTORS], const Product<F>& product, int column) {
+  using Factor = Factors<F>;
+  const F* b = product.b + column * Factor::TERMS;
+  for (int d = 0; d < product.depth; d += Factor::TERMS) {
+    decltype(Factor::right(b)) right[VECTORS];
 #pragma GCC unroll 8
-    for (int v = 0; v < VECTORS; ++v) right[v] = load(b + d * b_row + v * LANES);
+    for (int v = 0; v < VECTORS; ++v) right[v] = Factor::right(b + d * product.b_row + v * LANES * Factor::TERMS);
 #pragma GCC unroll 8
     for (int r = 0; r < TILE_ROWS; ++r) {
-      const Vec left = spread(a.data[r * a.by_row + d * a.by_column]);
+      const auto left = Factor::left(product.a + r * product.a_row + d);
 #pragma GCC unroll 8
-      for (int v = 0; v < VECTORS; ++v) sums[r][v] += left * right[v];
+      for (int v = 0; v < VECTORS; ++v) sums[r][v] = Factor::add(sums[r][v], left, right[v]);
     }
   }
 }
 
-// One summand of a product: a (rows, depth) @ b (depth, columns), b with neighbouring columns side by side.
-struct Product {
-  Matrix a;
-  const float* b;
-  ptrdiff_t b_row;
-  int depth;
-};
-
-template <int VECTORS, int COUNT>
-inline void tile(const Product (&products)[COUNT], int column, float* out, ptrdiff_t out_row) {
+template <int VECTORS, typename F, int COUNT>
+inline void tile(const Product<F> (&products)[COUNT], int column, float* out, ptrdiff_t out_row) {
   Vec sums[TILE_ROWS][VECTORS] = {};
 #pragma GCC unroll 2
-  for (int p = 0; p < COUNT; ++p) {
-    accumulate<VECTORS>(sums, products[p].a, products[p].b + column, products[p].b_row, products[p].depth);
-  }
+  for (int p = 0; p < COUNT; ++p) accumulate(sums, products[p], column);
 #pragma GCC unroll 8
   for (int r = 0; r < TILE_ROWS; ++r) {
 #pragma GCC unroll 8
@@ -209,8 +266,8 @@ inline void tile(const Product (&products)[COUNT], int column, float* out, ptrdi
 }
 
 // out (TILE_ROWS, vectors lanes) = the sum of the products
-template <int COUNT>
-void tile_row(const Product (&products)[COUNT], int vectors, float* out, ptrdiff_t out_row) {
+template <typename F, int COUNT>
+void tile_row(const Product<F> (&products)[COUNT], int vectors, float* out, ptrdiff_t out_row) {
   for (int done = 0; done < vectors;) {
     const int column = done * LANES;
     int width = std::min(vectors - done, TILE_VECTORS);
@@ -258,17 +315,24 @@ struct Call {
   int32_t B, rows, columns, threads, half;
 };
 
+// Number of floats that a thread needs for itself.
+int64_t workspace_size(int64_t K) { return 3 * L * K + 2 * L * L + 3 * L; }
+
 // Number of floats that a call needs as scratch.
 int64_t scratch_size(int32_t B, int32_t S, int32_t E, int32_t threads) {
   const int64_t K = E / HEADS, N = (S + L - 1) / L, heads = int64_t(B) * HEADS;
-  return int64_t(B) * S * E + 5 * heads * S + heads * N * (2 * L * K + K * K + K) + threads * (2 * L * K + L * L + 2 * L);
+  return int64_t(B) * S * E + E + 5 * heads * S + heads * N * (3 * L * K + 2 * K * K + K) + threads * workspace_size(K);
 }
 }
 
 namespace {
 
-template <typename T>
+// T is the type of what comes and goes, F that of the factors of the products.
+template <typename T, typename F>
 class Sublayer {
+  using Factor = Factors<F>;
+  static constexpr bool WIDE = std::is_same<F, float>::value;
+
  public:
   Sublayer(const Weights& weights, const Call& call)
       : w(weights), c(call), B(call.B), E(weights.E), S(call.rows * call.columns), K(E / HEADS), N((S + L - 1) / L) {
@@ -280,15 +344,19 @@ class Sublayer {
       return start;
     };
     a = take(int64_t(B) * S * E);
+    zeros = take(E);
+    std::memset(zeros, 0, sizeof(float) * E);
     gates = take(2 * heads * S);
     source = take(heads * S);
     highest = take(heads * S);
     decayed = take(heads * S);
-    keys = take(heads * N * L * K);
-    values = take(heads * N * L * K);
+    keys = factors(take(heads * N * L * K));
+    keys_right = WIDE ? keys : factors(take(heads * N * L * K));
+    values = factors(take(heads * N * L * K));
     memories = take(heads * N * K * K);
+    memories_right = WIDE ? nullptr : factors(take(heads * N * K * K));
     normalisers = take(heads * N * K);
-    own = take(int64_t(call.threads) * (2 * L * K + L * L + 2 * L));
+    own = take(int64_t(call.threads) * workspace_size(K));
   }
 
   void run() {
@@ -311,18 +379,31 @@ class Sublayer {
   const Weights& w;
   const Call& c;
   const int B, E, S, K, N;
-  float *a;                             // (B, S, E)
-  float *gates;                         // (B, 2 H, S)
+  float *a;      // (B, S, E)
+  float *zeros;  // (E)
+  float *gates;  // (B, 2 H, S)
   // (B H, S) in scan order: c = i - b, its running maximum M, and b, the sum of log forget gates since the chunk began
   float *source, *highest, *decayed;
-  float *keys, *values;                 // (B H, N, K, L) and (B H, N, L, K)
-  float *memories, *normalisers;        // (B H, N, K, K) and (B H, N, K) before each chunk but the first
-  float *own;                           // (threads, ...)
+  F *keys, *keys_right;           // (B H, N, K, L) as left and right factor, which in float32 are the same
+  F *values, *memories_right;     // (B H, N, L, K) and, before each chunk, (B H, N, K, K): right factors
+  float *memories, *normalisers;  // (B H, N, K, K) and (B H, N, K) before each chunk but the first
+  float *own;                     // (threads, ...)
+
+  // Stands for tokens that are not there: zeros.
+  template <typename Number>
+  const Number* nothing() const { return reinterpret_cast<const Number*>(zeros); }
+
+  // The convolution's output for a token of a chunk.
+  const float* convolved(int b, int chunk, int i) const {
+    return i < length(chunk) ? a + (int64_t(b) * S + stored(chunk * L + i)) * E : zeros;
+  }
+
+  static F* factors(float* memory) { return reinterpret_cast<F*>(memory); }
 
   const T* xm(int b, int t) const { return static_cast<const T*>(c.xm) + (int64_t(b) * S + t) * c.row; }
   const T* z(int b, int t) const { return static_cast<const T*>(c.z) + (int64_t(b) * S + t) * c.row; }
   int stored(int s) const { return w.reverse ? S - 1 - s : s; }
-  float* workspace() const { return own + int64_t(omp_get_thread_num()) * (2 * L * K + L * L + 2 * L); }
+  float* workspace() const { return own + omp_get_thread_num() * workspace_size(K); }
   int length(int chunk) const { return std::min(L, S - chunk * L); }
 
   // The stabiliser m before a chunk: what the memory there is relative to.
@@ -338,18 +419,16 @@ class Sublayer {
     if (column < c.columns) convolve_tokens<1>(b, row, column);
   }
 
-  // The same of so many neighbours; two share the loads of the gates' weights.
+  // The same of so many neighbours; two share the loads of the weights.
   template <int TOKENS>
   void convolve_tokens(int b, int row, int column) {
     const int t = row * c.columns + column;
-    const T* neighbours[TOKENS][9];
-    int taps[TOKENS][9], count[TOKENS] = {};
-    for (int i = 0; i < TOKENS; ++i) {
-      for (int tap = 0; tap < 9; ++tap) {
-        const int r = row + tap / 3 - 1, q = column + i + tap % 3 - 1;
-        if (r < 0 || r >= c.rows || q < 0 || q >= c.columns) continue;
-        taps[i][count[i]] = tap;
-        neighbours[i][count[i]++] = xm(b, r * c.columns + q);
+    const T* around[3][TOKENS + 2];
+    for (int r = 0; r < 3; ++r) {
+      for (int q = 0; q < TOKENS + 2; ++q) {
+        const int at_row = row + r - 1, at_column = column + q - 1;
+        const bool inside = at_row >= 0 && at_row < c.rows && at_column >= 0 && at_column < c.columns;
+        around[r][q] = inside ? xm(b, at_row * c.columns + at_column) : nothing<T>();
       }
     }
     float* out = a + (int64_t(b) * S + t) * E;
@@ -357,12 +436,25 @@ class Sublayer {
     for (int e = 0; e < E; e += LANES) {
       Vec y[TOKENS], x[TOKENS];
 #pragma GCC unroll 2
+      for (int i = 0; i < TOKENS; ++i) y[i] = load(w.conv_bias + e);
+#pragma GCC unroll 3
+      for (int r = 0; r < 3; ++r) {
+        const Vec by[3] = {load(w.conv + 3 * r * E + e), load(w.conv + (3 * r + 1) * E + e),
+                           load(w.conv + (3 * r + 2) * E + e)};
+#pragma GCC unroll 4
+        for (int q = 0; q < TOKENS + 2; ++q) {
+          const Vec pixel = load(around[r][q] + e);
+#pragma GCC unroll 2
+          for (int i = 0; i < TOKENS; ++i) {
+            if (q - i >= 0 && q - i < 3) y[i] += by[q - i] * pixel;
+            if (r == 1 && q == i + 1) x[i] = pixel;
+          }
+        }
+      }
+#pragma GCC unroll 2
       for (int i = 0; i < TOKENS; ++i) {
-        y[i] = load(w.conv_bias + e);
-        for (int n = 0; n < count[i]; ++n) y[i] += load(w.conv + taps[i][n] * E + e) * load(neighbours[i][n] + e);
         y[i] = silu(y[i]);
         store(out + i * E + e, y[i]);
-        x[i] = load(xm(b, t + i) + e);
       }
 #pragma GCC unroll 8
       for (int g = 0; g < 2 * HEADS; ++g) {
@@ -403,38 +495,49 @@ class Sublayer {
   void remember(int head, int chunk) {
     const int b = head / HEADS, first = (head % HEADS) * K, count = length(chunk);
     const int64_t item = int64_t(head) * N + chunk, at = int64_t(head) * S + chunk * L;
-    float* k = keys + item * K * L;
-    float* v = values + item * L * K;
-    for (int i = 0; i < count; ++i) {
-      const T* x = xm(b, stored(chunk * L + i)) + first;
+    const bool last = chunk + 1 == N;  // nothing comes after it
+    F* k = keys + item * K * L;
+    F* k_right = keys_right + item * K * L;
+    F* v = values + item * L * K;
+    float* weight = workspace();          // (L), decay until the chunk's end
+    F* decayed_v = factors(weight + L);  // (L, K), right factor
+    if (!last) {
+      const float end = highest[at + count - 1];
+      for (int i = 0; i < count; i += LANES) store(weight + i, exponential(load(source + at + i) - end));
+    }
+    for (int i = 0; i < count; i += GROUP) {
+      const T* from[GROUP];
+      for (int j = 0; j < GROUP; ++j) from[j] = i + j < count ? xm(b, stored(chunk * L + i + j)) + first : nothing<T>();
       for (int e = 0; e < K; e += LANES) {
-        store(v + i * K + e, block_map(load(x + e), w.v + first, w.v_bias + first, E, e));
+        Vec x[GROUP];
+        for (int j = 0; j < GROUP; ++j) x[j] = load(from[j] + e);
+        block_map(x, w.v + first, w.v_bias + first, E, e);
+        for (int j = 0; j < GROUP; j += 2) {
+          Factor::store_right(v + (i + j) * K + e * Factor::TERMS, K, x[j], x[j + 1]);
+        }
+        if (last) continue;
+        for (int j = 0; j < GROUP; j += 2) {
+          const Vec even = x[j] * weight[i + j], odd = x[j + 1] * weight[i + j + 1];
+          Factor::store_right(decayed_v + (i + j) * K + e * Factor::TERMS, K, even, odd);
+        }
       }
     }
     for (int i = 0; i < L; i += LANES) {
       for (int e = 0; e < K; e += LANES) {
         Vec square[LANES];
-        for (int lane = 0; lane < LANES; ++lane) {
-          if (i + lane >= count) {
-            square[lane] = Vec{};  // keys that are not there
-            continue;
-          }
-          const float* from = a + (int64_t(b) * S + stored(chunk * L + i + lane)) * E + first;
-          square[lane] = block_map(load(from + e), w.k + first, w.k_bias + first, E, e);
-        }
+        for (int lane = 0; lane < LANES; ++lane) square[lane] = load(convolved(b, chunk, i + lane) + first + e);
+        block_map(square, w.k + first, w.k_bias + first, E, e);
+        for (int lane = std::max(count - i, 0); lane < LANES; ++lane) square[lane] = Vec{};  // keys that are not there
         transpose(square);
         for (int lane = 0; lane < LANES; ++lane) store(k + (e + lane) * L + i, square[lane]);
+        if (WIDE) continue;
+        for (int lane = 0; lane < LANES; lane += 2) {
+          Factor::store_right(k_right + (e + lane) * L + i * Factor::TERMS, L, square[lane], square[lane + 1]);
+        }
       }
     }
-    if (chunk + 1 == N) return;
+    if (last) return;
 
-    float* scaled = workspace();  // (L, K), decayed values
-    float* weight = scaled + 2 * L * K;
-    const float end = highest[at + count - 1];
-    for (int i = 0; i < count; i += LANES) store(weight + i, exponential(load(source + at + i) - end));
-    for (int i = 0; i < count; ++i) {
-      for (int e = 0; e < K; e += LANES) store(scaled + i * K + e, load(v + i * K + e) * weight[i]);
-    }
     float* n = normalisers + (item + 1) * K;
     for (int e = 0; e < K; ++e) {
       Vec sum{};
@@ -443,88 +546,108 @@ class Sublayer {
     }
     float* memory = memories + (item + 1) * K * K;
     for (int row = 0; row < K; row += TILE_ROWS) {
-      const Product products[1] = {{{k + row * L, L, 1}, scaled, K, count}};
+      const Product<F> products[1] = {{k + row * L, L, decayed_v, K, count}};
       tile_row(products, K / LANES, memory + row * K, K);
     }
   }
 
-  // From what each chunk adds to the memory before each chunk.
+  // From what each chunk adds to the memory before each chunk; a part of its rows, which are taken in pairs.
   void carry(int head, int part) {
-    const int64_t from = int64_t(K) * K * part / MEMORY_PARTS / LANES * LANES;
-    const int64_t to = int64_t(K) * K * (part + 1) / MEMORY_PARTS / LANES * LANES;
-    for (int chunk = 0; chunk + 1 < N; ++chunk) {
+    const int from = K / 2 * part / MEMORY_PARTS * 2, to = K / 2 * (part + 1) / MEMORY_PARTS * 2;
+    const float* C = c.C + int64_t(head) * K * K;
+    const float* n = c.n + int64_t(head) * K;
+    for (int chunk = 0;; ++chunk) {
       const int64_t item = int64_t(head) * N + chunk;
+      if (!WIDE) {
+        for (int row = from; row < to; row += 2) {
+          F* right = memories_right + item * K * K + row * K;
+          for (int e = 0; e < K; e += LANES) {
+            Factor::store_right(right + e * Factor::TERMS, K, load(C + row * K + e), load(C + (row + 1) * K + e));
+          }
+        }
+      }
+      if (chunk + 1 == N) return;
       const float end = highest[int64_t(head) * S + (chunk + 1) * L - 1];
       const float keep = std::exp(before(head, chunk) - end);
-      const float* C = chunk == 0 ? c.C + int64_t(head) * K * K : memories + item * K * K;
       float* next = memories + (item + 1) * K * K;
-      for (int64_t i = from; i < to; i += LANES) store(next + i, load(next + i) + load(C + i) * keep);
+      for (int i = from * K; i < to * K; i += LANES) store(next + i, load(next + i) + load(C + i) * keep);
+      C = next;
       if (part > 0) continue;
-      const float* n = chunk == 0 ? c.n + int64_t(head) * K : normalisers + item * K;
       float* next_n = normalisers + (item + 1) * K;
       for (int e = 0; e < K; e += LANES) store(next_n + e, load(next_n + e) + load(n + e) * keep);
+      n = next_n;
     }
   }
 
   void read(int head, int chunk) {
     const int b = head / HEADS, first = (head % HEADS) * K, count = length(chunk);
     const int64_t item = int64_t(head) * N + chunk, at = int64_t(head) * S + chunk * L;
-    const float* C = chunk == 0 ? c.C + int64_t(head) * K * K : memories + item * K * K;
     const float* n = chunk == 0 ? c.n + int64_t(head) * K : normalisers + item * K;
+    const F* C = memory_before(head, chunk);
     const float start = before(head, chunk);
     const IntVec lanes = lane_numbers();
-    float* q = workspace();              // (L, K)
-    float* h = q + L * K;                // (L, K)
-    float* products = h + L * K;         // (L, L), W
-    float* denominator = products + L * L;  // (L): at first its least value
-    float* kept = denominator + L;          // (L): decay since the chunk began
+    float* h = workspace();                         // (L, K)
+    float* scores = h + L * K;                      // (L, L)
+    float* denominator = scores + L * L;            // (L): at first its least value
+    float* kept = denominator + L;                  // (L): decay since the chunk began
+    float* remembered = kept + L;                   // (L): q n
+    F* q = factors(remembered + L);                 // (L, K), left factor
+    F* kept_q = factors(remembered + L + L * K);    // (L, K), left factor
+    F* W = WIDE ? factors(scores) : factors(remembered + L + 2 * L * K);  // (L, L), left factor
 
     for (int i = 0; i < count; i += LANES) {
       const Vec most = load(highest + at + i), m = load(decayed + at + i) + most;
       store(kept + i, exponential(start - most));
       store(denominator + i, exponential(-m < LARGEST_EXPONENT ? -m : spread(LARGEST_EXPONENT)));
     }
-    for (int i = 0; i < L; ++i) {
-      if (i >= count) {
-        std::memset(q + i * K, 0, sizeof(float) * K);
-        continue;
-      }
-      const float* from = a + (int64_t(b) * S + stored(chunk * L + i)) * E + first;
+    for (int i = 0; i < count; i += GROUP) {
+      const float* from[GROUP];
+      for (int j = 0; j < GROUP; ++j) from[j] = convolved(b, chunk, i + j) + first;
+      Vec sums[GROUP] = {};
       for (int e = 0; e < K; e += LANES) {
-        store(q + i * K + e, block_map(load(from + e), w.q + first, w.q_bias + first, E, e));
+        Vec x[GROUP];
+        for (int j = 0; j < GROUP; ++j) x[j] = load(from[j] + e);
+        block_map(x, w.q + first, w.q_bias + first, E, e);
+        for (int j = 0; j < GROUP; ++j) {
+          sums[j] += x[j] * load(n + e);
+          store(q + (i + j) * K + e, x[j]);
+          store(kept_q + (i + j) * K + e, x[j] * kept[i + j]);
+        }
       }
+      for (int j = 0; j < GROUP; ++j) remembered[i + j] = total(sums[j]) * kept[i + j];
     }
     for (int row = 0; row < count; row += TILE_ROWS) {
       // W is q k^T with the decay, for keys no later than the query.
-      const Product scores[1] = {{{q + row * K, K, 1}, keys + item * K * L, L, K}};
+      const int rows = std::min(TILE_ROWS, count - row);
+      const Product<F> product[1] = {{q + row * K, K, keys_right + item * K * L, L, K}};
       const int vectors = (std::min(row + TILE_ROWS, L) + LANES - 1) / LANES;
-      tile_row(scores, vectors, products + row * L, L);
-      for (int i = row; i < std::min(row + TILE_ROWS, count); ++i) {
+      tile_row(product, vectors, scores + row * L, L);
+      for (int i = row; i < row + rows; ++i) {
         const float most = highest[at + i];
         Vec sum{};
         for (int v = 0; v < vectors; ++v) {
           const IntVec past = lanes + v * LANES <= i;
-          float* here = products + i * L + v * LANES;
           const Vec decay = exponential(load(source + at + v * LANES) - most);
-          const Vec product = past ? load(here) * decay : Vec{};
-          store(here, product);
-          sum += product;
+          const Vec weight = past ? load(scores + i * L + v * LANES) * decay : Vec{};
+          store(W + i * L + v * LANES, weight);
+          sum += weight;
         }
-        Vec remembered{};
-        for (int e = 0; e < K; e += LANES) {
-          const Vec query = load(q + i * K + e) * kept[i];
-          remembered += query * load(n + e);
-          store(q + i * K + e, query);
-        }
-        denominator[i] = std::max(std::abs(total(sum + remembered)), denominator[i]) + EPSILON;
+        denominator[i] = std::max(std::abs(total(sum) + remembered[i]), denominator[i]) + EPSILON;
       }
-      const Product sums[2] = {
-          {{q + row * K, K, 1}, C, K, K},
-          {{products + row * L, L, 1}, values + item * L * K, K, std::min(row + TILE_ROWS, count)},
-      };
+      const Product<F> sums[2] = {{kept_q + row * K, K, C, K, K}, {W + row * L, L, values + item * L * K, K, row + rows}};
       tile_row(sums, K / LANES, h + row * K, K);
     }
     for (int i = 0; i < count; ++i) finish(b, stored(chunk * L + i), first, h + i * K, 1.0f / denominator[i]);
+  }
+
+  // The memory before a chunk, as right factor.
+  const F* memory_before(int head, int chunk) const {
+    const int64_t item = int64_t(head) * N + chunk;
+    if constexpr (WIDE) {
+      return chunk == 0 ? c.C + int64_t(head) * K * K : memories + item * K * K;
+    } else {
+      return memories_right + item * K * K;
+    }
   }
 
   // Norm of h (K) times a factor, skip and output gate.
@@ -548,9 +671,9 @@ class Sublayer {
 
 extern "C" void run_sublayer(const Weights* weights, const Call* call) {
   if (call->half) {
-    Sublayer<BFloat16>(*weights, *call).run();
+    Sublayer<BFloat16, HalfFactor>(*weights, *call).run();
   } else {
-    Sublayer<float>(*weights, *call).run();
+    Sublayer<float, float>(*weights, *call).run();
   }
 }
 
@@ -571,6 +694,12 @@ extern "C" void normalise(const float* x, void* out, int64_t rows, int32_t width
       }
     }
   }
+}
+
+// out = x + y, of so many numbers, a multiple of the lanes.
+extern "C" void add(const float* x, const BFloat16* y, float* out, int64_t count, int32_t threads) {
+#pragma omp parallel for schedule(static) num_threads(threads)
+  for (int64_t i = 0; i < count; i += LANES) store(out + i, load(x + i) + load(y + i));
 }
 
 extern "C" int32_t lanes() { return LANES; }
