@@ -81,8 +81,9 @@ def part_table(found: dict[str, Any]) -> str:
 def video_table(found: dict[str, Any]) -> str:
     """Frames per second of whole videos, and of OpenCV's trackers."""
     rows = [
-        [f"{found['model']['name']}: {name.replace('_', ' ')}", f"{row['frames_per_second']:.1f}"]
-        for name, row in found["end_to_end"].items()
+        [f"{found['model']['name']}, {dtype}: {name.replace('_', ' ')}", f"{row['frames_per_second']:.1f}"]
+        for dtype, part in found["dtypes"].items()
+        for name, row in part.get("end_to_end", {}).items()
     ]
     rows += [
         [f"OpenCV {name}", f"{rate:.1f}"] for name, rate in found.get("peers", {}).items() if rate == float_of(rate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import subprocess
 import sys
 from types import ModuleType
@@ -150,3 +151,21 @@ def test_completion_without_its_extra_names_the_extra(monkeypatch, capsys: pytes
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert cli.main(["--print-completion", "bash"]) == 2
     assert "vil-tracker[completion]" in capsys.readouterr().err
+
+
+def test_threads_wait_briefly_unless_told_otherwise() -> None:
+    """Set before anything imports torch, whose OpenMP reads it then; what the user has set stays."""
+    code = (
+        "import os, sys; from vil_tracker.cli import main; assert 'torch' not in sys.modules; main([]); "
+        "print(os.environ.get('GOMP_SPINCOUNT'), 'torch' in sys.modules)"
+    )
+
+    def said(**settings: str) -> str:
+        plain = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, env=plain | settings, check=True, capture_output=True, text=True)
+        return done.stdout.splitlines()[-1]
+
+    assert said() == "10000 False"
+    assert said(GOMP_SPINCOUNT="7") == "7 False"
+    assert said(OMP_WAIT_POLICY="active") == "None False"

@@ -22,6 +22,7 @@ from typing import NoReturn, TextIO
 
 from vil_tracker import __version__
 from vil_tracker.errors import UserError, require_extra
+from vil_tracker.runtime import wait_briefly
 
 PROGRAM = "vil-tracker"
 
@@ -232,6 +233,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return the exit status."""
+    wait_briefly()  # before anything imports torch
     words = list(sys.argv[1:] if argv is None else argv)
     if not words:
         print(FIRST_STEPS, end="")

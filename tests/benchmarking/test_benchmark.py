@@ -38,11 +38,14 @@ def test_command_measures_everything(
     inside = "cell" if why_not("sublayer") else KERNEL
     for part in ("stem", "projections", inside, "head", "frame"):
         assert found["dtypes"]["float32"]["milliseconds"][part] > 0
-    assert found["end_to_end"]["boxes_and_video"]["frames_per_second"] > 0
+    assert found["end_to_end"] == found["dtypes"]["float32"]["end_to_end"]
+    for dtype in ("float32", "bfloat16"):
+        assert all(row["frames_per_second"] > 0 for row in found["dtypes"][dtype]["end_to_end"].values())
     assert {"decode", "network", "write"} <= found["end_to_end"]["boxes_and_video"]["milliseconds"].keys()
     assert found["peers"]["MIL"] > 0 and isinstance(found["peers"]["GOTURN"], str)
     text = capsys.readouterr().out
     assert "peak memory" in text and "matmul rate" in text and "GFLOP" in text
+    assert "float32, boxes and video" in text and "bfloat16, tracker alone" in text
 
 
 def test_parts_without_the_kernel() -> None:

@@ -206,6 +206,20 @@ def test_the_same_crop_changes_nothing() -> None:
     registered = register_context(context, context.crops, GRID)
     torch.testing.assert_close(registered.features, context.features, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(registered.valid, torch.ones_like(registered.valid))
+    assert registered is context
+    resampled = register_context(context, context.crops.clone(), GRID)
+    torch.testing.assert_close(resampled.features, context.features, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(resampled.valid, torch.ones_like(registered.valid))
+
+
+def test_a_context_that_is_registered_already_learns_the_same() -> None:
+    context, new, where = context_of(features(), crop=(50, 50, 40)), features(), crops((58, 46, 44))
+    registered = register_context(context, where, GRID)
+    other = updated_context(registered, new, GRID, registered.crops)
+    for weight_B in (None, torch.tensor([1.0])):
+        one = updated_context(context, new, GRID, where, weight_B)
+        torch.testing.assert_close(one.features, other.features, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(one.valid, other.valid)
 
 
 def test_places_out_of_view_are_not_modulated() -> None:

@@ -32,7 +32,7 @@ def view(logits: np.ndarray, *, shade: int = 90, box=(0.4, 0.4, 0.6, 0.6)) -> Vi
     in_crop = np.array(box, np.float64)
     best = 1 / (1 + math.exp(-logits.max()))
     features = torch.arange(logits.size, dtype=torch.float32)[:, None].repeat(1, 2) + torch.tensor([1.0, 2.0])
-    return View(geometry, pixels, geometry.to_image(in_crop), in_crop, best, logits, features)
+    return View(geometry, pixels, geometry.to_image(in_crop), in_crop, best, logits, features, None)
 
 
 def gather(seen: View, first: View, **changes: object) -> dict[str, float]:

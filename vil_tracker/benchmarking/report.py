@@ -40,10 +40,12 @@ def as_text(measured: dict[str, Any]) -> str:
     lines += ["", f"times above: {measured['clock']}"]
     if "end_to_end" in measured:
         lines += ["", "1280×720 video, frames per second"]
-    for name, row in measured.get("end_to_end", {}).items():
-        parts = ", ".join(f"{part} {value:.1f}" for part, value in row.get("milliseconds", {}).items())
-        lines.append(f"  {name.replace('_', ' '):<20}{row['frames_per_second']:9.1f}{f'   ms: {parts}' * bool(parts)}")
+    for dtype, found in measured["dtypes"].items():
+        for name, row in found.get("end_to_end", {}).items():
+            parts = ", ".join(f"{part} {value:.1f}" for part, value in row.get("milliseconds", {}).items())
+            label = f"{dtype}, {name.replace('_', ' ')}"
+            lines.append(f"  {label:<26}{row['frames_per_second']:9.1f}{f'   ms: {parts}' * bool(parts)}")
     for name, rate in measured.get("peers", {}).items():
-        lines.append(f"  OpenCV {name:<13}{f'{rate:9.1f}' if isinstance(rate, float) else f'   {rate}'}")
+        lines.append(f"  OpenCV {name:<19}{f'{rate:9.1f}' if isinstance(rate, float) else f'   {rate}'}")
     lines.append(f"\npeak memory {measured['peak_memory_mib']:.0f} MiB")
     return "\n".join(lines)

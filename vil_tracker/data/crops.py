@@ -80,7 +80,7 @@ def geometry_for_box(box: BoxLike, factor: float, size: int) -> CropGeometry:
 def mean_colour(image: np.ndarray) -> tuple[float, ...]:
     """The fill for what lies outside an image: its mean colour per channel (SiamFC's convention)."""
     step = max(1, min(image.shape[:2]) // 64)  # a sparse sample gives the same mean for a hundredth of the time
-    return tuple(float(v) for v in image[::step, ::step].reshape(-1, image.shape[2]).mean(0))
+    return cv2.mean(np.ascontiguousarray(image[::step, ::step]))[: image.shape[2]]
 
 
 def crop(
@@ -153,4 +153,4 @@ def to_input(
     tensor = tensor.to(device, non_blocking=True).movedim(-1, -3).to(dtype)
     mean = torch.tensor(IMAGENET_MEAN, device=device, dtype=dtype).mul_(255).view(3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=device, dtype=dtype).mul_(255).view(3, 1, 1)
-    return (tensor - mean) / std
+    return (tensor - mean).div_(std)

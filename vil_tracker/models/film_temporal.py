@@ -217,8 +217,11 @@ def register_context(context: TemporalContext, crops: Tensor, grid: tuple[int, i
         grid: the grid to come.
 
     Returns:
-        The context over ``grid`` in ``crops``; places that were out of view have ``valid`` 0.
+        The context over ``grid`` in ``crops``; places that were out of view have ``valid`` 0. A context whose own
+        ``crops`` these are is returned as it is.
     """
+    if crops is context.crops and grid == context.grid:
+        return context
     old, new = context.crops, crops.to(context.crops)
     scale_B = new[:, 2] / old[:, 2]
     shift_B2 = 2 * (new[:, :2] - old[:, :2]) / old[:, 2:]
@@ -264,10 +267,15 @@ def updated_context(
             leaves that video's context as it was, in its old crop.
     """
     features = features.detach()
-    crops = crops.detach()
-    weight_B11 = features.new_ones(len(features), 1, 1)
-    if weight_B is not None:
-        weight_B11 = weight_B.detach().to(features).clamp(0, 1)[:, None, None]
+    crops = crops.detach() if crops.requires_grad else crops
+    if weight_B is None:
+        seen = features.new_ones(len(features), features.shape[1], 1)
+        if context is None:
+            return TemporalContext(features, seen, grid, crops)
+        old = register_context(context, crops, grid)
+        rate = (1 - MOMENTUM) / (1 - MOMENTUM + old.valid * MOMENTUM)
+        return TemporalContext(torch.lerp(old.features, features.to(old.features), rate), seen, grid, old.crops)
+    weight_B11 = weight_B.detach().to(features).clamp(0, 1)[:, None, None]
     if context is None:
         return TemporalContext(features, weight_B11.expand(-1, features.shape[1], 1).contiguous(), grid, crops)
     taught_B11 = weight_B11 > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -54,6 +54,7 @@ class View:
         peak: sigmoid score of the chosen cell.
         logits: (h, w) score logits.
         features: (h * w, D) search tokens.
+        context: the request's, registered to this crop.
     """
 
     geometry: CropGeometry
@@ -63,6 +64,7 @@ class View:
     peak: float
     logits: np.ndarray
     features: Tensor
+    context: TemporalContext | None
 
 
 def look(
@@ -88,8 +90,8 @@ def look(
     with timed(timer, "network"):
         search = to_input(pixels, window.device, window.dtype)
         memory = join_memories([request.memory for request in requests])
-        context = join_contexts(requests, (window.shape[0], window.shape[1]))
-        output = model.forward_search(search, memory, context)
+        contexts = registered_contexts(requests, (window.shape[0], window.shape[1]))
+        output = model.forward_search(search, memory, join_contexts(contexts))
         windows = torch.stack([window if r.windowed else torch.ones_like(window) for r in requests])
         boxes_B4, peaks_B = model.decode(output, windows)
         in_crop = boxes_B4.double().cpu().numpy()
@@ -103,6 +105,7 @@ def look(
             float(peaks[i]),
             logits[i],
             output.features[i],
+            contexts[i],
         )
         for i, request in enumerate(requests)
     ]
@@ -119,26 +122,29 @@ def join_memories(memories: Sequence[Memory]) -> Memory:
     )
 
 
-def join_contexts(requests: Sequence[Request], grid: tuple[int, int]) -> TemporalContext | None:
-    """The contexts of a batch, each registered to its crop; a missing one is all unreliable, so modulates nothing."""
-    known = next((request.context for request in requests if request.context is not None), None)
-    if known is None:
-        return None
-    parts = []
+def registered_contexts(requests: Sequence[Request], grid: tuple[int, int]) -> list[TemporalContext | None]:
+    """Every request's context as its crop sees it."""
+    found: list[TemporalContext | None] = []
     for request in requests:
-        geometry = request.geometry
-        crops_13 = known.crops.new_tensor([[geometry.cx, geometry.cy, geometry.side]])
-        if request.context is not None:
-            parts.append(register_context(request.context, crops_13, grid))
-        else:
-            features = known.features.new_zeros(1, grid[0] * grid[1], known.features.shape[2])
-            parts.append(TemporalContext(features, features[..., :1], grid, crops_13))
-    if len(parts) == 1:
-        return parts[0]
+        context, geometry = request.context, request.geometry
+        if context is not None:
+            crops_13 = context.crops.new_tensor([[geometry.cx, geometry.cy, geometry.side]])
+            context = register_context(context, crops_13, grid)
+        found.append(context)
+    return found
+
+
+def join_contexts(contexts: Sequence[TemporalContext | None]) -> TemporalContext | None:
+    """One context for a batch, from registered ones; a missing one is all unreliable, so modulates nothing."""
+    known = next((context for context in contexts if context is not None), None)
+    if known is None or len(contexts) == 1:
+        return known
+    nothing = replace(known, features=torch.zeros_like(known.features), valid=torch.zeros_like(known.valid))
+    parts = [nothing if context is None else context for context in contexts]
     return TemporalContext(
         torch.cat([part.features for part in parts]),
         torch.cat([part.valid for part in parts]),
-        grid,
+        known.grid,
         torch.cat([part.crops for part in parts]),
     )
 

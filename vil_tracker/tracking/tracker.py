@@ -265,11 +265,9 @@ class Tracker:
         """Take the frame's features into the temporal context."""
         if not self.config.temporal or not self.model.uses_context:
             return
-        crops_13, context = self._placed(view.geometry), state.context
-        if not self.config.registration:
-            context = unregistered_context(context, crops_13)
+        crops_13 = self._placed(view.geometry) if view.context is None else view.context.crops
         grid = (view.logits.shape[0], view.logits.shape[1])
-        state.context = updated_context(context, view.features[None], grid, crops_13)
+        state.context = updated_context(view.context, view.features[None], grid, crops_13)
 
     def _placed(self, geometry: CropGeometry) -> torch.Tensor:
         """A crop's place as the temporal context keeps it: (1, 3), centre and side in image pixels."""
