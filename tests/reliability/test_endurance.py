@@ -71,9 +71,7 @@ def calibrated_network() -> ViLTrackerNet:
     output = np.zeros(len(EVIDENCE) + 2)
     output[EVIDENCE.index("colours")], output[-1] = 12.0, -4.0
     count = len(EVIDENCE)
-    network.calibration = Calibration(
-        np.zeros(count), np.ones(count), np.zeros((1, 1, count + 1)), output[None]
-    ).to_json()
+    network.calibration = Calibration(np.zeros(count), np.ones(count), np.zeros((1, count + 1)), output).to_json()
     return network
 
 

@@ -41,7 +41,7 @@ def peak_calibration(bias: float = 0.0, slope: float = 1.0) -> Calibration:
     count = len(EVIDENCE)
     output = np.zeros(count + 2)
     output[EVIDENCE.index("peak")], output[-1] = slope, bias
-    return Calibration(np.zeros(count), np.ones(count), np.zeros((1, 1, count + 1)), output[None])
+    return Calibration(np.zeros(count), np.ones(count), np.zeros((1, count + 1)), output)
 
 
 def scene(seed: int, count: int, size: tuple[int, int] = (120, 90)) -> tuple[list[np.ndarray], np.ndarray]:

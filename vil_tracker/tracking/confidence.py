@@ -143,18 +143,13 @@ def gather_evidence(
 
 @dataclass(frozen=True)
 class Calibration:
-    """The mean answer of perceptrons of one hidden layer over standardised evidence, then a bias and a temperature.
-
-    Each perceptron saw other clips. Where the evidence is like that of the clips they agree; where it is not, they do
-    not, and their mean is less sure than any of them (Lakshminarayanan et al., "Simple and Scalable Predictive
-    Uncertainty Estimation using Deep Ensembles", 2017).
+    """A perceptron of one hidden layer over standardised evidence, and a temperature.
 
     Attributes:
         mean, scale: (F,) of the evidence, in the order of :data:`EVIDENCE`.
-        hidden: (M, K, F + 1) weights of the hidden units of M perceptrons, the last column is the bias; tanh.
-        output: (M, F + K + 1) weights of the standardised evidence itself, the hidden units and the bias.
-        temperature: divides the log odds (Guo et al., "On Calibration of Modern Neural Networks", 2017).
-        bias: added to them before.
+        hidden: (K, F + 1) weights of the hidden units, the last column is the bias; tanh.
+        output: (F + K + 1,) weights of the standardised evidence itself, the hidden units and the bias.
+        temperature: divides the logit (Guo et al., "On Calibration of Modern Neural Networks", 2017).
     """
 
     mean: np.ndarray
@@ -162,25 +157,22 @@ class Calibration:
     hidden: np.ndarray
     output: np.ndarray
     temperature: float = 1.0
-    bias: float = 0.0
 
     def logit(self, evidence: np.ndarray) -> np.ndarray:
-        """(..., F) -> (...) log odds before bias and temperature."""
+        """(..., F) -> (...) log odds before the temperature."""
         z = np.clip((evidence - self.mean) / self.scale, -5.0, 5.0)
-        features = z.shape[-1]
-        units = np.tanh(np.einsum("...f,mkf->...mk", z, self.hidden[..., :-1]) + self.hidden[..., -1])
-        members = z @ self.output[:, :features].T + (units * self.output[:, features:-1]).sum(-1) + self.output[:, -1]
-        mean = (1.0 / (1.0 + np.exp(-np.clip(members, -30, 30)))).mean(-1)
-        return np.log(mean) - np.log1p(-mean)
+        units = np.tanh(z @ self.hidden[:, :-1].T + self.hidden[:, -1])
+        features, count = z.shape[-1], units.shape[-1]
+        return z @ self.output[:features] + units @ self.output[features : features + count] + self.output[-1]
 
     def probability(self, evidence: np.ndarray) -> np.ndarray:
         """(..., F) -> (...) probability that the box overlaps the target by more than half."""
-        return 1.0 / (1.0 + np.exp(-np.clip((self.logit(evidence) + self.bias) / self.temperature, -30, 30)))
+        return 1.0 / (1.0 + np.exp(-np.clip(self.logit(evidence) / self.temperature, -30, 30)))
 
     def to_json(self) -> str:
         """As stored with the weights."""
         numbers = {name: getattr(self, name).tolist() for name in ("mean", "scale", "hidden", "output")}
-        return json.dumps({"evidence": list(EVIDENCE), **numbers, "temperature": self.temperature, "bias": self.bias})
+        return json.dumps({"evidence": list(EVIDENCE), **numbers, "temperature": self.temperature})
 
     @staticmethod
     def from_json(text: str) -> Calibration:
@@ -194,21 +186,17 @@ class Calibration:
             content = json.loads(text)
             names = content["evidence"]
             arrays = {name: np.array(content[name], np.float64) for name in ("mean", "scale", "hidden", "output")}
-            if arrays["hidden"].ndim == 2 and arrays["output"].ndim == 1:  # written when there was one perceptron
-                arrays["hidden"], arrays["output"] = arrays["hidden"][None], arrays["output"][None]
-            temperature, bias = float(content["temperature"]), float(content.get("bias", 0.0))
+            temperature = float(content["temperature"])
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise UserError(f"the calibration stored with the weights is damaged ({error}): {cure}") from error
         if names != list(EVIDENCE):
             raise UserError(f"the calibration stored with the weights is of another version: {cure}")
-        count, (members, units) = len(EVIDENCE), (*arrays["hidden"].shape, 0, 0)[:2]
-        shapes = {"mean": (count,), "scale": (count,)}
-        shapes |= {"hidden": (members, units, count + 1), "output": (members, count + units + 1)}
+        count, units = len(EVIDENCE), len(arrays["hidden"])
+        shapes = {"mean": (count,), "scale": (count,), "hidden": (units, count + 1), "output": (count + units + 1,)}
         sound = all(arrays[name].shape == shape and np.isfinite(arrays[name]).all() for name, shape in shapes.items())
-        sound = sound and members > 0 and math.isfinite(bias) and 0 < temperature < math.inf
-        if not sound or not (arrays["scale"] > 0).all():
+        if not sound or not (arrays["scale"] > 0).all() or not 0 < temperature < math.inf:
             raise UserError(f"the calibration stored with the weights is damaged (wrong shapes or values): {cure}")
-        return Calibration(**arrays, temperature=temperature, bias=bias)
+        return Calibration(**arrays, temperature=temperature)
 
 
 def _logit(probability: float) -> float:

@@ -29,7 +29,6 @@ from vil_tracker.tracking.tracker import Tracker
 
 CORRECT_OVERLAP = 0.5
 HIDDEN_UNITS = 4
-MEMBERS = 8  # perceptrons; each is fitted on clips drawn with replacement
 FOLDS = 4
 _WEIGHT_DECAY = 3e-3
 _SCALING_DECAY = 3e-3
@@ -70,9 +69,9 @@ class Judgements:
 def credulous() -> Calibration:
     """Says 0.95 whatever the evidence."""
     count = len(EVIDENCE)
-    output = np.zeros((1, count + 2))
-    output[0, -1] = np.log(0.95 / 0.05)
-    return Calibration(np.zeros(count), np.ones(count), np.zeros((1, 1, count + 1)), output)
+    output = np.zeros(count + 2)
+    output[-1] = np.log(0.95 / 0.05)
+    return Calibration(np.zeros(count), np.ones(count), np.zeros((1, count + 1)), output)
 
 
 def training_clips(pool: PhotoPool, count: int, frames: int, seed: int) -> Iterator[Clip]:
@@ -133,8 +132,7 @@ def _move(tracker: Tracker, clip: Clip, index: int, overlap: float, rng: np.rand
 
 
 def fit(data: Judgements, seed: int = 0) -> Calibration:
-    """Standardise the evidence and fit the perceptrons, each on clips drawn with replacement (Breiman, "Bagging
-    Predictors", 1996).
+    """Standardise the evidence and fit the perceptron by its log loss with weight decay (L-BFGS).
 
     Raises:
         UserError: all boxes are right, or all are wrong.
@@ -142,46 +140,23 @@ def fit(data: Judgements, seed: int = 0) -> Calibration:
     if data.correct.all() or not data.correct.any():
         raise UserError("the clips gave no examples of both right and wrong boxes: use more clips")
     mean, scale = data.evidence.mean(0), data.evidence.std(0) + 1e-3
-    z = np.clip((data.evidence - mean) / scale, -5, 5)
-    clips, of_clip = np.unique(data.clip, return_inverse=True)
-    members = []
-    for member in range(MEMBERS):
-        rng = np.random.default_rng((seed, member))
-        weight = np.bincount(rng.integers(len(clips), size=len(clips)), minlength=len(clips))[of_clip].astype(
-            np.float64
-        )
-        members.append(_fit_member(z, data.correct, weight, rng))
-    hidden, output = zip(*members, strict=True)
-    return Calibration(mean, scale, np.stack(hidden), np.stack(output))
-
-
-def _fit_member(
-    z: np.ndarray, correct: np.ndarray, weight: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """The perceptron of least log loss with weight decay: hidden (K, F + 1) and output (F + K + 1,).
-
-    Args:
-        z: (J, F) standardised evidence.
-        correct: (J,) bool.
-        weight: (J,) how often each counts.
-        rng: of the start.
-    """
-    features = z.shape[1]
-    inputs, target, counts = torch.from_numpy(z), torch.from_numpy(correct.astype(np.float64)), torch.from_numpy(weight)
-    hidden = torch.tensor(rng.normal(0.0, 0.3, (HIDDEN_UNITS, features + 1)), requires_grad=True)
+    features = len(EVIDENCE)
+    z = torch.from_numpy(np.clip((data.evidence - mean) / scale, -5, 5))
+    target = torch.from_numpy(data.correct.astype(np.float64))
+    start = np.random.default_rng(seed).normal(0.0, 0.3, (HIDDEN_UNITS, features + 1))
+    hidden = torch.tensor(start, requires_grad=True)
     output = torch.zeros(features + HIDDEN_UNITS + 1, dtype=torch.float64)
     output[features:-1] = 0.1
     output.requires_grad_(True)
 
     def loss() -> Tensor:
-        units = torch.tanh(inputs @ hidden[:, :-1].T + hidden[:, -1])
-        logit = inputs @ output[:features] + units @ output[features:-1] + output[-1]
-        log_loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, target, counts, reduction="sum")
-        decay = hidden[:, :-1].square().sum() + output[:-1].square().sum()
-        return log_loss / counts.sum() + _WEIGHT_DECAY * decay
+        units = torch.tanh(z @ hidden[:, :-1].T + hidden[:, -1])
+        logit = z @ output[:features] + units @ output[features:-1] + output[-1]
+        log_loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, target)
+        return log_loss + _WEIGHT_DECAY * (hidden[:, :-1].square().sum() + output[:-1].square().sum())
 
     minimise(loss, [hidden, output])
-    return hidden.detach().numpy(), output.detach().numpy()
+    return Calibration(mean, scale, hidden.detach().numpy(), output.detach().numpy())
 
 
 def minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
@@ -239,7 +214,9 @@ def fit_with_held_out_scaling(data: Judgements) -> tuple[Calibration, np.ndarray
     answers = data.reported & data.typical
     temperature, bias = fit_scaling(logits[answers], data.correct[answers])
     probability = 1.0 / (1.0 + np.exp(-np.clip((logits + bias) / temperature, -30, 30)))
-    return replace(fit(data), temperature=temperature, bias=bias), probability
+    whole = fit(data)
+    output = np.append(whole.output[:-1], whole.output[-1] + bias)
+    return replace(whole, output=output, temperature=temperature), probability
 
 
 def calibrate(
