@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import pickle
 from dataclasses import replace
 
@@ -10,9 +11,10 @@ import cv2
 import numpy as np
 import pytest
 
+from vil_tracker.data.movers import turned_sideways
 from vil_tracker.data.photo_pool import PhotoPool, cut_out, load_photo_pool, pool_from_arrays
 from vil_tracker.data.segment import mask_from_box
-from vil_tracker.data.sprites import Pose, Sprite, bend, bounds, outline, place, warp, warp_sprite
+from vil_tracker.data.sprites import Joint, Pose, Sprite, bend, bounds, fold, outline, place, warp, warp_sprite
 from vil_tracker.data.synthetic import MODES, SyntheticConfig, SyntheticPairs
 from vil_tracker.data.synthetic_clips import ClipConfig, SyntheticClips
 from vil_tracker.data.views import View, cover, random_frame
@@ -150,6 +152,26 @@ def test_bent_cutouts_keep_an_exact_outline_and_are_not_cut_off():
         assert not any(edge.max() > 127 for edge in (alpha[0], alpha[-1], alpha[:, 0], alpha[:, -1]))
         changed += abs(int((alpha > 127).sum()) - 40 * 60) > 20
     assert changed > 10
+
+
+def test_a_folded_bar_turns_at_its_joint():
+    """The lower half of an upright bar turns by 60 degrees about its middle, the upper half stays where it was."""
+    bar = Sprite(np.full((100, 20, 4), 255, np.uint8), np.array([[0.0, 0.0], [20.0, 0.0], [20.0, 100.0], [0.0, 100.0]]))
+    joint = Joint((0.5, 0.5), math.pi / 2, 0.05)
+    folded = fold(bar, [joint], [math.pi / 3])
+    opaque = folded.rgba[..., 3] > 127
+    rows, columns = np.nonzero(opaque)
+    top, margin = rows.min(), int(columns.max()) + 1 - 20
+    upper = opaque[top : top + 40]
+    assert upper[:, margin : margin + 20].mean() > 0.97 and upper.sum() < 40 * 21
+    # (0, 50) below the pivot at (10, 50) goes to (-50 sin 60, 50 cos 60), and the bar's half width beside it.
+    half = 10 * np.array([math.cos(math.pi / 3), math.sin(math.pi / 3)])
+    tip = np.array([10 - 50 * math.sin(math.pi / 3), 50 + 50 * math.cos(math.pi / 3)])
+    found = np.array([columns.min() - margin, rows.max() + 1 - top])
+    np.testing.assert_allclose(found, (tip[0] - half[0], tip[1] + half[1]), atol=3)
+    np.testing.assert_array_equal(folded.hull.min(0), (columns.min(), rows.min()))
+    still = fold(bar, [joint], [0.0]).rgba
+    np.testing.assert_array_equal(still[1:-1, 1:-1], bar.rgba)
 
 
 def test_template_box_is_a_little_wrong_and_the_search_box_exact(pool):
@@ -321,8 +343,9 @@ def test_clips_depend_on_the_generator_alone(pool):
         np.testing.assert_array_equal(a, b)
 
 
-def test_clip_boxes_follow_a_bright_square():
-    config = ClipConfig(sizes=((160, 120),), occlusion=0, leave=0, jump=0, distractors=0, size=(0.25, 0.3))
+@pytest.mark.parametrize("changes", [{}, {"limbs": 1.0, "turns": 1.0}])
+def test_clip_boxes_follow_a_bright_square(changes):
+    config = ClipConfig(sizes=((160, 120),), occlusion=0, leave=0, jump=0, distractors=0, size=(0.25, 0.3), **changes)
     pool = _square_pool()
     clips = SyntheticClips(pool, config)
     clips.material.target = lambda rng, mode: (pool.sprite(0), 0)  # type: ignore[method-assign]
@@ -338,6 +361,27 @@ def test_clip_boxes_follow_a_bright_square():
             np.testing.assert_allclose([x, y, x + w, y + h], found, atol=1.6)
             compared += 1
     assert compared > 50
+
+
+def test_twins_look_like_the_target_and_stay_beside_it():
+    quiet = ClipConfig(sizes=((320, 240),), occlusion=0, leave=0, jump=0, distractors=0, size=(0.12, 0.15))
+    pool = _square_pool()
+    alike = []
+    for config in (quiet, replace(quiet, twins=1.0)):
+        clips = SyntheticClips(pool, config)
+        clips.material.target = lambda rng, mode: (pool.sprite(0), 0)  # type: ignore[method-assign]
+        bright = [clips.sample_clip(np.random.default_rng(seed), 1).frames[0].mean(2) > 150 for seed in range(12)]
+        alike.append([cv2.connectedComponents(mask.astype(np.uint8))[0] - 1 for mask in bright])
+    assert max(alike[0]) == 1
+    assert np.mean(np.array(alike[1]) > 1) > 0.5 and max(alike[1]) <= 4
+
+
+def test_a_thing_seen_from_its_other_side_was_seen_from_its_end_before():
+    for seed in range(20):
+        width, other_side = turned_sideways(np.random.default_rng(seed), 400)
+        assert 0.3 <= width.min() and width.max() <= 1
+        changes = np.flatnonzero(np.diff(other_side))
+        assert len(changes) and (width[changes] < 0.75).all()
 
 
 @pytest.mark.parametrize("event", ["occlusion", "leave"])

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from vil_tracker.data.augment import motion_kernel
-from vil_tracker.data.sprites import Pose, Sprite, bend, blend, place, warp_sprite
+from vil_tracker.data.sprites import Joint, Pose, Sprite, bend, blend, fold, place, warp_sprite
 
 
 @dataclass
@@ -21,8 +21,9 @@ class Mover:
         xy: (N, 2) centre of its bounding box in frame pixels, before the camera's shake.
         size: (N,) √(w·h) of its bounding box in frame pixels.
         angle, stretch: (N,), as in :class:`Pose`.
-        flip: mirrored left to right.
-        grid: bending as in :func:`bend`, swung by ``phase`` (N,); None is rigid.
+        flip: (N,) bool, mirrored left to right.
+        grid: bending as in :func:`bend`, swung by ``phase`` (N,); None bends nothing.
+        joints: where it folds, by ``swing`` (N, joints) radians.
     """
 
     sprite: Sprite
@@ -30,16 +31,20 @@ class Mover:
     size: np.ndarray
     angle: np.ndarray
     stretch: np.ndarray
-    flip: bool
+    flip: np.ndarray
     grid: np.ndarray | None = None
     phase: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    joints: tuple[Joint, ...] = ()
+    swing: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
 
     def at(self, frame: int, shake: np.ndarray) -> tuple[Sprite, np.ndarray]:
         """The sprite as bent in this frame and its 2×3 placement, moved by the camera's shake (2,)."""
         sprite = self.sprite
         if self.grid is not None:
             sprite = bend(sprite, self.grid * self.phase[frame])
-        pose = Pose(float(self.angle[frame]), float(self.stretch[frame]), 0.0, self.flip).linear()
+        if self.joints:
+            sprite = fold(sprite, self.joints, self.swing[frame].tolist())
+        pose = Pose(float(self.angle[frame]), float(self.stretch[frame]), 0.0, bool(self.flip[frame])).linear()
         x, y = self.xy[frame] + shake
         return sprite, place(sprite.hull, pose, (float(x), float(y)), float(self.size[frame]))
 
@@ -70,12 +75,40 @@ def smear(rgba: np.ndarray, move: np.ndarray) -> np.ndarray:
 
 def half_extent(mover: Mover, frames: slice) -> np.ndarray:
     """Half of the bounding box's sides (K, 2) in the given frames; bending may add a little, so it is rounded up."""
+    if mover.joints:  # folding may turn any side into any other
+        return np.repeat(0.85 * mover.size[frames, None], 2, axis=1)
     result = []
     for i in range(*frames.indices(len(mover.xy))):
-        pose = Pose(float(mover.angle[i]), float(mover.stretch[i]), 0.0, mover.flip).linear()
+        pose = Pose(float(mover.angle[i]), float(mover.stretch[i]), 0.0, bool(mover.flip[i])).linear()
         extent = np.ptp(mover.sprite.hull @ pose.T, axis=0)
         result.append(extent / math.sqrt(float(extent.prod())) * mover.size[i] * 0.55)
     return np.array(result)
+
+
+def draw_joints(rng: np.random.Generator, n: int, pose: float) -> tuple[tuple[Joint, ...], np.ndarray]:
+    """One to three joints of a thing that folds as people and animals do, and their angles (n, joints)."""
+    count = int(rng.integers(1, 4))
+    joints = []
+    for _ in range(count):
+        pivot = rng.uniform(0.25, 0.75, 2)
+        # Away from the middle: the smaller part turns, and the body stays.
+        outwards = math.atan2(pivot[1] - 0.5, pivot[0] - 0.5) + rng.normal(0.0, 0.5)
+        joints.append(Joint((float(pivot[0]), float(pivot[1])), outwards, float(rng.uniform(0.08, 0.3))))
+    swing = wander(rng, n, float(rng.uniform(6, 25)), count) * rng.uniform(0.2, 0.6) * pose
+    return tuple(joints), np.clip(swing, -1.1, 1.1)
+
+
+def turned_sideways(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """A flat stand-in for turning about the upright axis.
+
+    Returns:
+        The factor (n,) on the width, from 1 where the thing is seen from the side to its thickness where it is seen
+        from its end, and whether (n,) bool its other side is seen.
+    """
+    thickness = rng.uniform(0.3, 0.7)
+    heading = rng.uniform(-0.3, 0.3) + np.cumsum(np.full(n, rng.choice((-1, 1)) * rng.uniform(0.01, 0.06)))
+    heading += 0.5 * wander(rng, n, 20, 1)[:, 0]
+    return np.hypot(np.cos(heading), thickness * np.sin(heading)), np.cos(heading) < 0
 
 
 def wander(rng: np.random.Generator, n: int, every: float, columns: int) -> np.ndarray:

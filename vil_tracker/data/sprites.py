@@ -6,6 +6,7 @@ Coordinates are continuous (pixel i covers [i, i + 1)); a placement is a 2×3 af
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -165,6 +166,58 @@ def bend(sprite: Sprite, grid: np.ndarray) -> Sprite:
     field = cv2.resize(grid.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
     map_x = field[..., 0] * w + np.arange(-left, w + left, dtype=np.float32)
     map_y = field[..., 1] * h + np.arange(-top, h + top, dtype=np.float32)[:, None]
+    rgba = cv2.remap(sprite.rgba, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
+    return Sprite(rgba, outline(rgba[..., 3]))
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A place at which a sprite folds, as a limb does.
+
+    Attributes:
+        pivot: (x, y) in units of the sprite's width and height.
+        direction: angle in radians of the way from the pivot into the part that turns (y points down).
+        soft: width of the fold, in units of √(width · height); what lies further in that direction turns fully.
+    """
+
+    pivot: tuple[float, float]
+    direction: float
+    soft: float
+
+
+def fold(sprite: Sprite, joints: Sequence[Joint], angles: Sequence[float]) -> Sprite:
+    """Turn the part of a sprite beyond each joint by an angle (radians), with a smooth passage at the joint.
+
+    The picture is looked up backwards: a point beyond the joint takes its colour from where it came from. So of parts
+    that come to overlap one is seen, and none is torn off.
+
+    Returns:
+        The folded sprite, with a margin that holds every turned part.
+    """
+    h, w = sprite.rgba.shape[:2]
+    scale = math.sqrt(w * h)
+    pivots = [(joint.pivot[0] * w, joint.pivot[1] * h) for joint in joints]
+    corners = np.array([[0.0, 0.0], [w, 0.0], [w, h], [0.0, h]])
+    moved = [
+        2 * abs(math.sin(angle / 2)) * np.linalg.norm(corners - pivot, axis=1).max()
+        for pivot, angle in zip(pivots, angles, strict=True)
+    ]
+    margin = math.ceil(min(sum(moved), scale)) + 1
+    width, height = w + 2 * margin, h + 2 * margin
+    # The field is smooth: it is worked out on every fourth pixel.
+    columns, rows = -(-width // 4), -(-height // 4)
+    x, y = np.meshgrid(
+        (np.arange(columns, dtype=np.float32) + 0.5) * (width / columns) - margin - 0.5,
+        (np.arange(rows, dtype=np.float32) + 0.5) * (height / rows) - margin - 0.5,
+    )
+    for joint, (px, py), angle in zip(joints, pivots, angles, strict=True):
+        # The limb's own direction turns along, or a limb far out of line would be cut off.
+        along = joint.direction + angle / 2
+        beyond = np.clip((np.cos(along) * (x - px) + np.sin(along) * (y - py)) / (joint.soft * scale), 0, 1)
+        turn = -angle * beyond * beyond * (3 - 2 * beyond)
+        c, s = np.cos(turn), np.sin(turn)
+        x, y = px + c * (x - px) - s * (y - py), py + s * (x - px) + c * (y - py)
+    map_x, map_y = (cv2.resize(field.astype(np.float32), (width, height)) for field in (x, y))
     rgba = cv2.remap(sprite.rgba, map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT)
     return Sprite(rgba, outline(rgba[..., 3]))
 

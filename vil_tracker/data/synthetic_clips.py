@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as SequenceABC
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import cv2
 import numpy as np
 
 from vil_tracker.data.augment import Photometry, add_noise, jpeg
 from vil_tracker.data.material import Material
-from vil_tracker.data.movers import Mover, draw, half_extent, hold, smear, smooth_path, wander
+from vil_tracker.data.movers import (
+    Mover,
+    draw,
+    draw_joints,
+    half_extent,
+    hold,
+    smear,
+    smooth_path,
+    turned_sideways,
+    wander,
+)
 from vil_tracker.data.photo_pool import PhotoPool
 from vil_tracker.data.sequence import ArrayFrames, Sequence, make_sequence
-from vil_tracker.data.sprites import Pose, Sprite, blend, bounds, warp, warp_sprite
+from vil_tracker.data.sprites import Pose, Sprite, blend, bounds, recolour, warp, warp_sprite
 from vil_tracker.errors import UserError
 
 ABSENT_BELOW = 0.03  # visible share under which nothing can be recognised
@@ -39,6 +49,10 @@ class ClipConfig:
         speed: scale of the motion; 1 is a target that crosses the frame in about three seconds at 25 fps.
         pose: scale of the target's bending, turning and change of proportions; 1 is a thing that turns by some ten
             degrees and keeps its shape roughly.
+        limbs: probability that a moving thing folds at joints, as people and animals do.
+        turns: probability that it turns about its upright axis, so that its width changes and its other side is seen.
+        twins: probability that up to three things that look like the target move along beside it, in clips in which
+            it does not vanish.
         distractors: largest number of other moving things.
     """
 
@@ -50,6 +64,9 @@ class ClipConfig:
     size: tuple[float, float] = (0.07, 0.45)
     speed: float = 1.0
     pose: float = 1.0
+    limbs: float = 0.0
+    turns: float = 0.0
+    twins: float = 0.0
     distractors: int = 4
 
     def __post_init__(self) -> None:
@@ -156,6 +173,8 @@ class SyntheticClips:
             other = self.material.distractor(rng, sprite, group)
             mover = self._mover(rng, other, n, width, height, size * math.exp(rng.normal(-0.05, 0.25)), difficulty)
             (before if rng.random() < 0.35 else behind).append(mover)
+        if config.twins and not events and rng.random() < config.twins:
+            behind += self._twins(rng, target, n)
 
         photo = material.photo(rng)
         shake = rng.normal(0.0, rng.uniform(0.2, 1.5), (n, 2)) * (rng.random() < 0.4) * difficulty
@@ -202,16 +221,46 @@ class SyntheticClips:
         pose = self.config.pose
         grid = rng.normal(0.0, min(0.03 * pose, 0.055), (4, 4, 2)) if rng.random() < 0.5 * pose else None
         phase = np.sin(np.arange(n) * rng.uniform(0.1, 0.5) + rng.uniform(0, 6.3)) * min(difficulty, 1.0)
-        return Mover(
+        mover = Mover(
             sprite,
             xy,
-            np.clip(size * scale, 6.0, 0.75 * min(width, height)),
+            size * scale,
             np.clip(0.18 * pose * difficulty * wander(rng, n, 30, 1)[:, 0], -1.0, 1.0) + rng.normal(0.0, 0.08),
             np.clip(0.15 * pose * difficulty * wander(rng, n, 30, 1)[:, 0], -0.5, 0.5),
-            bool(rng.random() < 0.5),
+            np.full(n, rng.random() < 0.5),
             grid,
             phase,
         )
+        if self.config.limbs and rng.random() < self.config.limbs:
+            mover.joints, mover.swing = draw_joints(rng, n, min(difficulty, 1.5))
+        if self.config.turns and rng.random() < self.config.turns:
+            width_factor, other_side = turned_sideways(rng, n)
+            mover.stretch, mover.flip = mover.stretch + np.log(width_factor), mover.flip ^ other_side
+            mover.size = mover.size * np.sqrt(width_factor)  # it stays as tall as it was
+        mover.size = np.clip(mover.size, 6.0, 0.75 * min(width, height))
+        return mover
+
+    def _twins(self, rng: np.random.Generator, target: Mover, n: int) -> list[Mover]:
+        """Things that look like the target and keep about the same place beside it."""
+        twins = []
+        for _ in range(int(rng.integers(1, 4))):
+            sprite = target.sprite if rng.random() < 0.5 else recolour(target.sprite, rng, 0.2)
+            angle, distance = rng.uniform(0, 2 * math.pi), target.size * rng.uniform(1.0, 2.2)
+            offset = distance[:, None] * (math.cos(angle), math.sin(angle))
+            sway = 0.35 * target.size[:, None] * wander(rng, n, 30, 2)
+            later = int(rng.integers(1, max(2, n)))  # the same movements at another time
+            twins.append(
+                replace(
+                    target,
+                    sprite=sprite,
+                    xy=target.xy + offset + sway,
+                    size=target.size * math.exp(rng.normal(0.0, 0.08)),
+                    angle=np.roll(target.angle, later),
+                    phase=np.roll(target.phase, later),
+                    swing=np.roll(target.swing, later, axis=0),
+                )
+            )
+        return twins
 
     def _knots(self, rng: np.random.Generator) -> float:
         """Frames between two turning points of a path."""
@@ -316,7 +365,7 @@ class SyntheticClips:
             np.full(n, math.sqrt(float(size[0] * size[1]))),
             fixed,
             np.full(n, math.log(float(size[0] / size[1]) / (w / h))),
-            False,
+            np.zeros(n, bool),
         )
 
     # --- frames -----------------------------------------------------------------------------------------------------
