@@ -67,7 +67,7 @@ def test_cost_per_frame_is_bounded_while_lost(lost_tracker, monkeypatch) -> None
     tracker, frames = lost_tracker
     counts: list[int] = []
     look = group.look
-    monkeypatch.setattr(group, "look", lambda m, f, c, requests, *rest: _count(counts, requests, look, m, f, c, rest))
+    monkeypatch.setattr(group, "look", lambda m, f, requests, *rest: _count(counts, requests, look, m, f, rest))
     states = []
     for frame in frames:
         before = sum(counts)
@@ -78,9 +78,9 @@ def test_cost_per_frame_is_bounded_while_lost(lost_tracker, monkeypatch) -> None
     assert states[:2] == ["uncertain", "lost"] and set(states[2:]) == {"lost"}
 
 
-def _count(counts, requests, look, model, frame, fill, rest):
+def _count(counts, requests, look, model, frame, rest):
     counts.append(len(requests))
-    return look(model, frame, fill, requests, *rest)
+    return look(model, frame, requests, *rest)
 
 
 def test_recovery_needs_a_match_with_the_first_template(lost_tracker) -> None:
@@ -98,7 +98,7 @@ def test_the_search_can_be_switched_off(lost_tracker, monkeypatch) -> None:
     tracker.config = TrackConfig(lost_after=2, redetect=False)
     counts: list[int] = []
     look = group.look
-    monkeypatch.setattr(group, "look", lambda m, f, c, requests, *rest: _count(counts, requests, look, m, f, c, rest))
+    monkeypatch.setattr(group, "look", lambda m, f, requests, *rest: _count(counts, requests, look, m, f, rest))
     assert [tracker.update(frame).state for frame in frames[:5]][-1] == "lost"
     assert counts == [1] * 5
 

@@ -91,16 +91,16 @@ def crop(
     Args:
         image: (H, W, 3) uint8 RGB.
         geometry: the region and the size of the result.
-        fill: colour outside the image; its mean colour by default.
+        fill: colour outside the image; its mean colour by default, taken where it is needed.
         out: (size, size, 3) uint8, written in place where given.
 
     Returns:
         (size, size, 3) uint8.
     """
-    if fill is None:
-        fill = mean_colour(image)
     size = geometry.size
     x0, y0 = geometry.cx - geometry.side / 2, geometry.cy - geometry.side / 2
+    if fill is None:
+        fill = mean_colour(image) if _leaves(image, x0, y0, geometry) else (0.0, 0.0, 0.0)
     matrix = geometry.matrix()
     if geometry.side > 1.5 * size:
         # A bilinear tap every `side/size` pixels would alias: average whole pixels first, then place sub-pixel exactly.
@@ -116,19 +116,26 @@ def crop(
     )
 
 
+def _leaves(image: np.ndarray, x0: float, y0: float, geometry: CropGeometry) -> bool:
+    """Whether a crop, with the pixels that its own at the border are made of, may reach outside the image."""
+    margin = 1.0 + geometry.side / geometry.size
+    height, width = image.shape[:2]
+    low, high = min(x0, y0), max(x0 + geometry.side - width, y0 + geometry.side - height)
+    return low < margin or high > -margin
+
+
 def _shrink(
     image: np.ndarray, x0: float, y0: float, geometry: CropGeometry, matrix: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Average the part of the image under the crop by a whole factor, and adapt the matrix to the smaller image."""
     height, width = image.shape[:2]
     k = max(1, int(geometry.side / geometry.size + 0.5))
-    left, top = max(0, int(np.floor(x0)) - k), max(0, int(np.floor(y0)) - k)
-    right = min(width, int(np.ceil(x0 + geometry.side)) + k)
-    bottom = min(height, int(np.ceil(y0 + geometry.side)) + k)
+    left, right = _whole_blocks(int(np.floor(x0)) - k, int(np.ceil(x0 + geometry.side)) + k, width, k)
+    top, bottom = _whole_blocks(int(np.floor(y0)) - k, int(np.ceil(y0 + geometry.side)) + k, height, k)
     columns, rows = (right - left) // k, (bottom - top) // k
     if k == 1 or columns < 1 or rows < 1:
         return image, matrix
-    # Resize the whole region, its ragged edge included, so that nothing is cut off at the image's border.
+    # Resize the whole region, a ragged edge included, so that nothing is cut off at the image's border.
     part = cv2.resize(image[top:bottom, left:right], (columns, rows), interpolation=cv2.INTER_AREA)
     sx, sy = (right - left) / columns, (bottom - top) / rows
     scale = geometry.size / geometry.side
@@ -142,6 +149,16 @@ def _shrink(
     return part, small
 
 
+def _whole_blocks(low: int, high: int, limit: int, k: int) -> tuple[int, int]:
+    """The interval's part in [0, limit], made longer to a multiple of ``k`` where there is room: whole blocks are
+    averaged twenty times as fast as fractions."""
+    low, high = max(0, low), min(limit, high)
+    missing = -(high - low) % k
+    after = min(missing, limit - high)
+    before = min(missing - after, low)
+    return (low - before, high + after) if before + after == missing else (low, high)
+
+
 def to_input(
     crops: np.ndarray | torch.Tensor, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
@@ -150,7 +167,9 @@ def to_input(
     The bytes travel to the device and are normalised there, a quarter of the traffic of floats.
     """
     tensor = crops if isinstance(crops, torch.Tensor) else torch.from_numpy(np.ascontiguousarray(crops))
-    tensor = tensor.to(device, non_blocking=True).movedim(-1, -3).to(dtype)
-    mean = torch.tensor(IMAGENET_MEAN, device=device, dtype=dtype).mul_(255).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=device, dtype=dtype).mul_(255).view(3, 1, 1)
-    return (tensor - mean).div_(std)
+    columns = tensor.shape[-2]
+    # A whole row of pixels at a time: three numbers would be too few for the processor's vectors.
+    rows = tensor.to(device, non_blocking=True).to(dtype).flatten(-2)
+    mean = torch.tensor(IMAGENET_MEAN, device=device, dtype=dtype).mul_(255).repeat(columns)
+    std = torch.tensor(IMAGENET_STD, device=device, dtype=dtype).mul_(255).repeat(columns)
+    return rows.sub_(mean).div_(std).unflatten(-1, (columns, 3)).movedim(-1, -3)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from vil_tracker.data.crops import mean_colour
 from vil_tracker.errors import UserError
 from vil_tracker.tracking.looking import Request, View, look
 from vil_tracker.tracking.state import Result
@@ -49,7 +48,6 @@ def update_together(trackers: Sequence[Tracker], frame: np.ndarray) -> list[Resu
         raise ValueError("trackers that are updated together must share one network and one configuration")
     if any(tracker.state is None for tracker in trackers):
         raise UserError("the tracker has no target yet: call init(frame, box) first")
-    fill = mean_colour(frame)
     runs = [tracker.steps(frame) for tracker in trackers]
     views: dict[int, list[View] | None] = dict.fromkeys(range(len(runs)))
     results: dict[int, Result] = {}
@@ -63,5 +61,5 @@ def update_together(trackers: Sequence[Tracker], frame: np.ndarray) -> list[Resu
         if not asked:
             return [results[index] for index in range(len(runs))]
         requests = [request for part in asked.values() for request in part]
-        answers = iter(look(lead.model, frame, fill, requests, lead.window, lead.timer))
+        answers = iter(look(lead.model, frame, requests, lead.window, lead.timer))
         views = {index: [next(answers) for _ in part] for index, part in asked.items()}

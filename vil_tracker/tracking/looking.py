@@ -70,7 +70,6 @@ class View:
 def look(
     model: SearchModel,
     frame: np.ndarray,
-    fill: tuple[float, ...],
     requests: Sequence[Request],
     window: Tensor,
     timer: Timer | None = None,
@@ -80,13 +79,12 @@ def look(
     Args:
         model: the network.
         frame: (H, W, 3) uint8 RGB.
-        fill: colour of what lies outside the frame.
         requests: at least one.
         window: (h, w) weights of the score map for requests that want them.
         timer: is told the seconds of the parts ``crop`` and ``network``.
     """
     with timed(timer, "crop"):
-        pixels = np.stack([crop(frame, request.geometry, fill) for request in requests])
+        pixels = np.stack([crop(frame, request.geometry) for request in requests])
     with timed(timer, "network"):
         search = to_input(pixels, window.device, window.dtype)
         memory = join_memories([request.memory for request in requests])

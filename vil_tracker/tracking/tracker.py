@@ -15,7 +15,7 @@ import torch
 
 from vil_tracker.boxes import BoxLike, check_box, clip_box, iou
 from vil_tracker.config import TrackConfig
-from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box, mean_colour, to_input
+from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box, to_input
 from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import unregistered_context, updated_context
 from vil_tracker.models.inference import SearchModel, prepare_for_inference
@@ -102,7 +102,7 @@ class Tracker:
         )
         if self.calibration is not None:
             request = Request(self._search_crop(state, box_xywh), first)
-            view = look(self.model, frame, mean_colour(frame), [request], self.window)[0]
+            view = look(self.model, frame, [request], self.window)[0]
             state.appearance = appearance(view, box_xywh)
             memory.looks.append(state.appearance.tokens)
         self.state = state
