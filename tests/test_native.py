@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,18 @@ def test_built_once_for_a_source_and_a_compiler(tmp_path: Path, monkeypatch: pyt
     assert [path.name for path in (tmp_path / "new").iterdir()] == [built.name]  # nothing of the way there
     monkeypatch.setattr(native, "_processor", lambda: "another processor")
     assert native.build("sublayer", tmp_path / "new") != built
+
+
+def test_built_anew_when_a_header_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Path(native.__file__).parent
+    for path in (*folder.glob("*.cpp"), *folder.glob("*.h")):
+        shutil.copy(path, tmp_path)
+    monkeypatch.setattr(native, "__file__", str(tmp_path / "__init__.py"))
+    built = native.build("passes", tmp_path / "made")
+    assert native.build("passes", tmp_path / "made") == built
+    with (tmp_path / "vectors.h").open("a") as header:
+        header.write("// changed\n")
+    assert native.build("passes", tmp_path / "made") != built
 
 
 def compiler(folder: Path, script: str) -> str:

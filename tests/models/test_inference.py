@@ -6,12 +6,14 @@ import weakref
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vil_tracker.config import ModelConfig
 from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import TemporalContext, updated_context
 from vil_tracker.models.inference import InferenceNetwork, prepare_for_inference, warm_up
+from vil_tracker.models.inference_kernel import GroupNormGelu
 from vil_tracker.models.inference_sublayer import FastSublayer, chunk_length
 from vil_tracker.models.network import NetworkOutput, ViLTrackerNet, build_network
 from vil_tracker.native import why_not
@@ -103,6 +105,51 @@ def test_kernel_against_float64(size: tuple[int, int], batch: int, dim: int, bia
     ordinary = net.forward_search(search.float(), memory).features
     assert (found - expected).abs().mean() < 1.5 * (ordinary - expected).abs().mean()
     assert (found - expected).abs().max() < 2 * (ordinary - expected).abs().max()
+
+
+@pytest.mark.skipif(not HAS_KERNEL, reason="no C++ compiler")
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 3e-6), (torch.bfloat16, 2**-8)], ids=str)
+@pytest.mark.parametrize(
+    ("batch", "channels", "groups", "side"),
+    [(1, 24, 6, 112), (2, 48, 12, 56), (3, 144, 12, 15), (1, 72, 12, 14), (1, 288, 12, 2)],
+)
+def test_group_norm_and_gelu(
+    batch: int, channels: int, groups: int, side: int, dtype: torch.dtype, tolerance: float
+) -> None:
+    """Channels that fill vectors alone, or two pixels at a time; means far from 0."""
+    torch.manual_seed(0)
+    image = 3 * torch.randn(batch, channels, side, side) + torch.linspace(-20, 20, channels)[:, None, None]
+    image = image.to(dtype).contiguous(memory_format=torch.channels_last)
+    gain, shift = torch.rand(channels).add(0.5).to(dtype), torch.randn(channels).to(dtype)
+    normed = F.group_norm(image.double(), groups, gain.double(), shift.double(), 1e-5)
+    found = GroupNormGelu(groups, gain, shift, 1e-5)(image.clone())
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.double(), F.gelu(normed), rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.skipif(not HAS_KERNEL, reason="no C++ compiler")
+def test_group_norm_without_whole_vectors() -> None:
+    image = torch.randn(2, 72, 7, 7).contiguous(memory_format=torch.channels_last)
+    expected = F.gelu(F.group_norm(image, 12, eps=1e-5))
+    assert torch.equal(GroupNormGelu(12, torch.ones(72), torch.zeros(72), 1e-5)(image), expected)
+
+
+@pytest.mark.skipif(not HAS_KERNEL, reason="no C++ compiler")
+def test_group_norm_of_any_number_of_threads_and_far_values() -> None:
+    image = torch.randn(2, 24, 40, 40).contiguous(memory_format=torch.channels_last)
+    image[0, 0, 0, 0] = 1e4  # its neighbours' GELU is then that of a value near 0, its own that of a large one
+    norm = GroupNormGelu(6, torch.ones(24), torch.zeros(24), 1e-5)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append(norm(image.clone(memory_format=torch.preserve_format)))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(results[0], results[1]) and torch.equal(results[0], results[2])
+    expected = F.gelu(F.group_norm(image.double(), 6, eps=1e-5))
+    torch.testing.assert_close(results[0].double(), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(not HAS_KERNEL, reason="no C++ compiler")

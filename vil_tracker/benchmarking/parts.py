@@ -132,9 +132,9 @@ def time_parts(
 
     def modulation() -> None:
         condition = None if inputs.context is None else network.condition(inputs.context, grid)
-        if condition is not None:
-            for film in network.films.values():
-                film(x, *condition)
+        if condition is not None and network.modulation is not None:
+            for index in network.modulation.films:
+                network.modulation.modulate(x, index, condition)
 
     inside = (_kernel_parts if network.sublayers[0].kernel is not None else _operator_parts)(network, x, grid, layers)
     functions: dict[str, Callable[[], object]] = {

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -21,11 +21,13 @@ from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import (
     FiLMTemporalModulation,
     TemporalContext,
+    TemporalModulationManager,
     resize_context,
     updated_context,
 )
 from vil_tracker.models.head import CentreHead, decode_maps
-from vil_tracker.models.inference_sublayer import MAX_DECAY, FastConv, FastSublayer
+from vil_tracker.models.inference_kernel import GroupNormGelu
+from vil_tracker.models.inference_sublayer import MAX_DECAY, FastConv, FastLinear, FastSublayer
 from vil_tracker.models.mlstm import MLSTMState
 from vil_tracker.models.network import SEARCH, NetworkOutput, ViLTrackerNet
 from vil_tracker.models.vil import ConvStem, Grid, Memory
@@ -60,36 +62,84 @@ class SearchModel(Protocol):
     def decode(self, output: NetworkOutput, window: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
 
 
+class Condition(NamedTuple):
+    """What the FiLM layers take from a temporal context.
+
+    Attributes:
+        hidden: for each layer in turn, what the last map of its gamma and of its beta net reads, (B, S, D / 4) each.
+        reliability: (B, S, 1).
+    """
+
+    hidden: list[tuple[Tensor, Tensor]]
+    reliability: Tensor
+
+
 class FastFiLM:
-    """x + reliability · ((gamma - 1) x + beta), with both nets' first maps as one."""
+    """x + reliability · ((gamma - 1) x + beta), from what :class:`Condition` holds for this layer."""
 
     def __init__(self, film: FiLMTemporalModulation, dtype: torch.dtype) -> None:
-        maps = [layer for net in (film.gamma_net, film.beta_net) for layer in net if isinstance(layer, nn.Linear)]
-        gamma_first, gamma_last, beta_first, beta_last = maps
-        self.weight = torch.cat([gamma_first.weight, beta_first.weight]).to(dtype)
-        self.bias = torch.cat([gamma_first.bias, beta_first.bias]).to(dtype)
-        self.gamma, self.gamma_bias = gamma_last.weight.to(dtype), (gamma_last.bias - 1).to(dtype)
-        self.beta, self.beta_bias = beta_last.weight.to(dtype), beta_last.bias.to(dtype)
+        gamma, beta = _linears(film.gamma_net)[-1], _linears(film.beta_net)[-1]
+        self.gamma = FastLinear(gamma.weight, gamma.bias - 1, dtype)
+        self.beta = FastLinear(beta.weight, beta.bias, dtype)
 
-    def __call__(self, x: Tensor, context: Tensor, reliability: Tensor) -> Tensor:
-        for_gamma, for_beta = F.gelu(F.linear(context, self.weight, self.bias)).chunk(2, dim=-1)
-        change = F.linear(for_beta, self.beta, self.beta_bias)
-        change.addcmul_(F.linear(for_gamma, self.gamma, self.gamma_bias), x)
+    def __call__(self, x: Tensor, hidden: tuple[Tensor, Tensor], reliability: Tensor) -> Tensor:
+        for_gamma, for_beta = hidden
+        change = self.beta(for_beta).addcmul_(self.gamma(for_gamma), x)
         return torch.addcmul(x, change, reliability)
+
+
+class FastModulation:
+    """The FiLM layers; the first maps of all their nets and of the calibrator's are one, the context's projection is
+    folded into it.
+
+    Attributes:
+        films: by the index of the sublayer that each follows.
+    """
+
+    def __init__(self, manager: TemporalModulationManager, dtype: torch.dtype) -> None:
+        layers = {index: manager.get_film_layer(index) for index in range(manager.num_blocks)}
+        found = {index: film for index, film in layers.items() if film is not None}
+        self.films = {index: FastFiLM(film, dtype) for index, film in found.items()}
+        nets = [net for film in found.values() for net in (film.gamma_net, film.beta_net)]
+        first = [_linears(net)[0] for net in (*nets, manager.reliability.net)]
+        weight, bias = torch.cat([layer.weight for layer in first]), torch.cat([layer.bias for layer in first])
+        project = manager.context_proj
+        folded = weight.double() @ project.weight.double(), weight.double() @ project.bias.double() + bias
+        self._first = FastLinear(*folded, dtype)
+        last = _linears(manager.reliability.net)[-1]
+        self._last = last.weight.to(dtype), last.bias.to(dtype)
+
+    def condition(self, context: TemporalContext, grid: Grid) -> Condition:
+        """For the tokens of ``grid``, from a context that lies in the current crop."""
+        context = resize_context(context, grid)
+        hidden = F.gelu(self._first(context.features)).chunk(2 * len(self.films) + 1, dim=-1)
+        reliability = F.linear(hidden[-1], *self._last).sigmoid_() * context.valid.to(hidden[-1])
+        return Condition(list(zip(hidden[0:-1:2], hidden[1:-1:2], strict=True)), reliability)
+
+    def modulate(self, x: Tensor, index: int, condition: Condition) -> Tensor:
+        """Modulate tokens after the sublayer of this index; without a FiLM layer there, they stay as they are."""
+        film = self.films.get(index)
+        if film is None:
+            return x
+        return film(x, condition.hidden[list(self.films).index(index)], condition.reliability)
+
+
+def _linears(net: nn.Module) -> list[nn.Linear]:
+    return [layer for layer in net.children() if isinstance(layer, nn.Linear)]
 
 
 class FastHead:
     """The three towers of :class:`CentreHead` as one tower with three groups."""
 
-    def __init__(self, head: CentreHead, dtype: torch.dtype) -> None:
+    def __init__(self, head: CentreHead, dtype: torch.dtype, *, kernel: bool) -> None:
         self.stages: list[Callable[[Tensor], Tensor]] = []
         towers = (head.score, head.offset, head.size)
         for index in range(len(head.score)):
             layers: list[Any] = [tower[index] for tower in towers]
             if isinstance(layers[0], nn.GroupNorm):
-                self.stages.append(_group_norm(layers, dtype))
+                self.stages.append(_group_norm_gelu(layers, dtype, kernel))
             elif not isinstance(layers[0], nn.Conv2d):
-                self.stages.append(layers[0])
+                continue  # the GELU behind a norm
             elif layers[0].kernel_size == (1, 1):
                 weight = torch.block_diag(*(layer.weight.flatten(1) for layer in layers))[..., None, None]
                 self.stages.append(FastConv(weight.to(dtype), torch.cat([layer.bias for layer in layers]).to(dtype)))
@@ -105,15 +155,15 @@ class FastHead:
         return score, offset.sigmoid(), size.sigmoid()
 
 
-def _group_norm(norms: Sequence[nn.GroupNorm], dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
-    """Group norms of neighbouring channels as one."""
-    groups, eps = sum(norm.num_groups for norm in norms), norms[0].eps
+def _group_norm_gelu(norms: Sequence[nn.GroupNorm], dtype: torch.dtype, kernel: bool) -> GroupNormGelu:
+    """Group norms of neighbouring channels as one, with the GELU that follows each."""
+    groups = sum(norm.num_groups for norm in norms)
     weight = torch.cat([norm.weight for norm in norms]).to(dtype)
     bias = torch.cat([norm.bias for norm in norms]).to(dtype)
-    return lambda x: F.group_norm(x, groups, weight, bias, eps)
+    return GroupNormGelu(groups, weight, bias, norms[0].eps, kernel=kernel)
 
 
-def _fast_stem(stem: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor]:
+def _fast_stem(stem: nn.Module, dtype: torch.dtype, *, kernel: bool) -> Callable[[Tensor], Tensor]:
     """Image (B, 3, h, w) to a grid of features (B, D, h, w)."""
     layers: list[Any] = list(stem) if isinstance(stem, ConvStem) else [stem.proj]
     stages: list[Callable[[Tensor], Tensor]] = []
@@ -122,9 +172,7 @@ def _fast_stem(stem: nn.Module, dtype: torch.dtype) -> Callable[[Tensor], Tensor
             bias = None if layer.bias is None else layer.bias.to(dtype)
             stages.append(FastConv(layer.weight.to(dtype), bias, stride=layer.stride[0], padding=int(layer.padding[0])))
         elif isinstance(layer, nn.GroupNorm):
-            stages.append(_group_norm([layer], dtype))
-        else:
-            stages.append(layer)
+            stages.append(_group_norm_gelu([layer], dtype, kernel))  # with the GELU behind it
 
     def run(image: Tensor) -> Tensor:
         image = image.contiguous(memory_format=torch.channels_last)
@@ -146,7 +194,8 @@ class InferenceNetwork:
         network: in evaluation mode; its weights are copied where they are folded.
         precision: "float32" is the weights' own; "int8" quantises the projections and leaves the rest, on a CPU.
         compiled: let torch.compile make programs of the sublayers, at the first frame of each crop and batch size.
-        kernel: let the C++ program run what lies between their projections, on a CPU where it can be compiled.
+        kernel: let C++ programs run what lies between their projections and the norms, on a CPU where they can be
+            compiled.
 
     Attributes:
         device: where it computes.
@@ -171,18 +220,15 @@ class InferenceNetwork:
             raise UserError(f"int8 runs on a CPU only, not on {self.device}: use --device cpu, or bfloat16")
         with torch.no_grad():
             backbone = network.backbone
-            self._stem = _fast_stem(backbone.patch_embed, self.dtype)
-            sublayers: list[Any] = list(backbone.sublayers)
             kernel = kernel and not compiled
+            self._stem = _fast_stem(backbone.patch_embed, self.dtype, kernel=kernel)
+            sublayers: list[Any] = list(backbone.sublayers)
             self.sublayers = [FastSublayer(sublayer, self.dtype, int8, kernel=kernel) for sublayer in sublayers]
             self._gain, self._shift = (1 + backbone.norm.weight).to(self.io_dtype), backbone.norm.bias.to(self.io_dtype)
             self._norm_eps = backbone.norm.eps
-            self._head = FastHead(network.head, self.dtype)
-            self.films: dict[int, FastFiLM] = {}
-            for index in range(network.config.depth):
-                film = network.temporal.get_film_layer(index) if network.temporal is not None else None
-                if film is not None:
-                    self.films[index] = FastFiLM(film, self.io_dtype)
+            self._head = FastHead(network.head, self.dtype, kernel=kernel)
+            manager = network.temporal
+            self.modulation = None if manager is None else FastModulation(manager, self.io_dtype)
         # One program for even and one for odd sublayers, whose weights are its inputs.
         self._compiled = torch.compile(FastSublayer.bounded, dynamic=False) if compiled else None
 
@@ -215,14 +261,14 @@ class InferenceNetwork:
         return NetworkOutput(*maps_and_features, None)
 
     def _frame(
-        self, search: Tensor, embedding: Tensor, memory: Memory, condition: tuple[Tensor, Tensor] | None
+        self, search: Tensor, embedding: Tensor, memory: Memory, condition: Condition | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         x_BSD, grid = self._tokens(search, embedding), self._grid(search)
         x_BSD = self._scan(x_BSD, grid, memory, condition)
         x_BSD = F.layer_norm(x_BSD, x_BSD.shape[-1:], self._gain, self._shift, self._norm_eps)
         return (*self._maps(x_BSD, grid), x_BSD)
 
-    def _scan(self, x_BSD: Tensor, grid: Grid, memory: Memory, condition: tuple[Tensor, Tensor] | None) -> Tensor:
+    def _scan(self, x_BSD: Tensor, grid: Grid, memory: Memory, condition: Condition | None) -> Tensor:
         """All sublayers, with the temporal modulation behind some of them."""
         steepest: list[Tensor] = []
 
@@ -236,8 +282,8 @@ class InferenceNetwork:
             x = x_BSD
             for index, (sublayer, state) in enumerate(zip(self.sublayers, memory, strict=True)):
                 x = run(sublayer, x, state)
-                if condition is not None and (film := self.films.get(index)) is not None:
-                    x = film(x, *condition)
+                if condition is not None and self.modulation is not None:
+                    x = self.modulation.modulate(x, index, condition)
             return x
 
         if self._compiled is not None:
@@ -261,12 +307,9 @@ class InferenceNetwork:
         return NetworkOutput(*self._maps(features, grid), features.to(self.io_dtype), None)
 
     @torch.no_grad()
-    def condition(self, context: TemporalContext, grid: Grid) -> tuple[Tensor, Tensor] | None:
+    def condition(self, context: TemporalContext, grid: Grid) -> Condition | None:
         """What the FiLM layers take from a context, or None for a network without them."""
-        if self._network.temporal is None:
-            return None
-        features, reliability = self._network.temporal.condition(resize_context(context, grid), grid)
-        return features.to(self.io_dtype), reliability.to(self.io_dtype)
+        return None if self.modulation is None else self.modulation.condition(context, grid)
 
     def _grid(self, search: Tensor) -> Grid:
         return search.shape[2] // self.config.patch_size, search.shape[3] // self.config.patch_size

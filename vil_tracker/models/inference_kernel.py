@@ -1,4 +1,5 @@
-"""A sublayer between its projections as one C++ program (native/sublayer.cpp), where it can be compiled.
+"""C++ programs of an inference network, where they can be compiled: a sublayer between its projections as one
+(native/sublayer.cpp), norms and sums (native/passes.cpp).
 
 Shapes as in :mod:`vil_tracker.models.inference_sublayer`.
 """
@@ -11,6 +12,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -56,17 +58,26 @@ def _program() -> ctypes.CDLL | None:
     return library
 
 
+@functools.cache
+def _passes() -> ctypes.CDLL | None:
+    library = native.load("passes")
+    if library is not None:
+        for name in ("normalise", "add", "group_norm_gelu"):
+            getattr(library, name).restype = None
+    return library
+
+
 def usable(width: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the program can run sublayers of inner width E in this dtype: float32 or bfloat16, on this CPU."""
     if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
         return False
     program = _program()
-    return program is not None and width % (HEADS * program.lanes()) == 0
+    return program is not None and _passes() is not None and width % (HEADS * program.lanes()) == 0
 
 
 def normalise(x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """Tokens (B, S, D) in float32 with mean 0 and variance 1, in dtype; D as :func:`usable` asks of E."""
-    program: Any = _program()
+    program: Any = _passes()
     out = torch.empty(x.shape, dtype=dtype)
     x = x.contiguous()
     width = x.shape[-1]
@@ -78,11 +89,51 @@ def normalise(x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
 
 def add(x: Tensor, y: Tensor) -> Tensor:
     """x + y, of x in float32 and y in bfloat16, both (B, S, D)."""
-    program: Any = _program()
+    program: Any = _passes()
     x, y = x.contiguous(), y.contiguous()
     out = torch.empty_like(x)
     program.add(_pointer(x), _pointer(y), _pointer(out), ctypes.c_int64(x.numel()), torch.get_num_threads())
     return out
+
+
+class GroupNormGelu:
+    """Group norm of channels-last images, which are written over, and GELU.
+
+    Args:
+        groups: their number, which divides the channels.
+        gain, shift: (C,).
+        eps: of the norm.
+        kernel: let the C++ program run it, on a CPU where it can be compiled.
+    """
+
+    def __init__(self, groups: int, gain: Tensor, shift: Tensor, eps: float, *, kernel: bool = True) -> None:
+        self.groups, self.eps = groups, eps
+        self.gain, self.shift = gain, shift
+        self._kernel = kernel and gain.device.type == "cpu" and gain.dtype in (torch.float32, torch.bfloat16)
+        self._wide = gain.detach().float().contiguous(), shift.detach().float().contiguous()
+
+    def __call__(self, image: Tensor) -> Tensor:
+        fold = self._fold(image)
+        if not fold:
+            return F.gelu(F.group_norm(image, self.groups, self.gain, self.shift, self.eps))
+        program: Any = _passes()
+        B, C, rows, columns = image.shape
+        sizes = ctypes.c_int64(B), ctypes.c_int64(rows * columns), C, self.groups, fold
+        gain_and_shift = (_pointer(part) for part in self._wide)
+        half = int(image.dtype == torch.bfloat16)
+        program.group_norm_gelu(
+            *(_pointer(image), _pointer(image), *sizes, *gain_and_shift),
+            *(ctypes.c_float(self.eps), torch.get_num_threads(), half),
+        )
+        return image
+
+    def _fold(self, image: Tensor) -> int:
+        """How many pixels side by side fill whole vectors; 0 where the C++ program cannot run."""
+        if not self._kernel or torch.compiler.is_compiling() or (program := _passes()) is None:
+            return 0
+        fold = program.lanes() // math.gcd(program.lanes(), image.shape[1])
+        whole = image.shape[2] * image.shape[3] % fold == 0
+        return fold if whole and image.is_contiguous(memory_format=torch.channels_last) else 0
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:

@@ -57,8 +57,9 @@ def build(name: str, folder: Path) -> Path:
     if compiler is None:
         raise OSError("no C++ compiler: install g++")
     source = Path(__file__).with_name(f"{name}.cpp")
+    texts = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
     version = _run([compiler, "--version"]).splitlines()[0]
-    key = "\n".join([source.read_text(), version, *_FLAGS, platform.machine(), _processor()])
+    key = "\n".join([*texts, version, *_FLAGS, platform.machine(), _processor()])
     target = folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if target.is_file():
         return target

@@ -28,14 +28,14 @@
 #include <cstring>
 #include <type_traits>
 
+#include "vectors.h"
+
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, TILE_ROWS = 8, TILE_VECTORS = 3;  // 24 of 32 registers hold sums
-#elif defined(__AVX2__)
-constexpr int LANES = 8, TILE_ROWS = 4, TILE_VECTORS = 3;  // 12 of 16
+constexpr int TILE_ROWS = 8, TILE_VECTORS = 3;  // 24 of 32 registers hold sums
 #else
-constexpr int LANES = 4, TILE_ROWS = 4, TILE_VECTORS = 3;
+constexpr int TILE_ROWS = 4, TILE_VECTORS = 3;  // 12 of 16
 #endif
 constexpr int HEADS = 4;
 constexpr int BLOCK = 4;  // of the block-diagonal maps
@@ -44,62 +44,6 @@ constexpr int MEMORY_PARTS = 4;
 constexpr int GROUP = 4;  // tokens that share the loads of a map's weights
 constexpr float EPSILON = 1e-6f;
 constexpr float LARGEST_EXPONENT = 0.9f * 88.722839f;  // of the denominator's floor, as in models/mlstm.py
-
-typedef float Vec __attribute__((vector_size(LANES * 4)));
-typedef float LooseVec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
-typedef int32_t IntVec __attribute__((vector_size(LANES * 4)));
-typedef uint16_t HalfVec __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
-
-struct BFloat16 {
-  uint16_t bits;
-};
-
-inline Vec load(const float* from) { return *reinterpret_cast<const LooseVec*>(from); }
-
-inline Vec load(const BFloat16* from) {
-  const HalfVec half = *reinterpret_cast<const HalfVec*>(from);
-  const IntVec wide = __builtin_convertvector(half, IntVec) << 16;
-  return (Vec)wide;  // the same bits
-}
-
-inline void store(float* to, Vec value) { *reinterpret_cast<LooseVec*>(to) = value; }
-
-// A bfloat16 in the upper halves: the nearest, ties to even.
-inline IntVec rounded(Vec value) {
-  const IntVec bits = (IntVec)value;
-  return bits + 0x7fff + ((bits >> 16) & 1);
-}
-
-inline void store(BFloat16* to, Vec value) {
-  *reinterpret_cast<HalfVec*>(to) = __builtin_convertvector(rounded(value) >> 16, HalfVec);
-}
-
-inline Vec spread(float value) { return value - Vec{}; }
-
-inline IntVec lane_numbers() {
-  IntVec numbers;
-  for (int lane = 0; lane < LANES; ++lane) numbers[lane] = lane;
-  return numbers;
-}
-
-// e^x to 2e-7, relatively; 1e-38 for x below -87. Polynomial of the Cephes library (Moshier).
-inline Vec exponential(Vec x) {
-  x = x < -87.3f ? spread(-87.3f) : x;
-  x = x > 88.0f ? spread(88.0f) : x;
-  const Vec magic = spread(12582912.0f);  // adding it rounds to an integer
-  const Vec n = (x * 1.44269504f + magic) - magic;
-  const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
-  Vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
-  p = p * r + 8.3334519073e-3f;
-  p = p * r + 4.1665795894e-2f;
-  p = p * r + 1.6666665459e-1f;
-  p = p * r + 5.0000001201e-1f;
-  p = p * (r * r) + r + 1.0f;
-  const IntVec power = (__builtin_convertvector(n, IntVec) + 127) << 23;
-  return p * (Vec)power;
-}
-
-inline Vec silu(Vec x) { return x / (1.0f + exponential(-x)); }
 
 // Every lane takes the one `shift` further within its block of four.
 inline Vec rotate(Vec x, int shift) {
@@ -112,56 +56,6 @@ inline Vec rotate(Vec x, int shift) {
 #else
   return __builtin_shuffle(x, from);
 #endif
-}
-
-// Lanes chosen from two vectors: a lane number below LANES is one of `a`, the others follow in `b`.
-inline Vec choose(Vec a, Vec b, IntVec from) {
-#if defined(__clang__)
-  Vec y;
-  for (int i = 0; i < LANES; ++i) y[i] = from[i] < LANES ? a[from[i]] : b[from[i] - LANES];
-  return y;
-#else
-  return __builtin_shuffle(a, b, from);
-#endif
-}
-
-inline float total(Vec value) {
-#pragma GCC unroll 4
-  for (int half = LANES / 2; half > 0; half /= 2) value += choose(value, value, lane_numbers() ^ half);
-  return value[0];
-}
-
-// Turn a square of numbers in place: lane i of vector j becomes lane j of vector i.
-inline void transpose(Vec (&square)[LANES]) {
-  const IntVec lane = lane_numbers();
-#pragma GCC unroll 4
-  for (int half = 1; half < LANES; half *= 2) {
-    const IntVec upper = (lane & half) != 0;  // all bits set where true
-    const IntVec even = upper ? lane + (LANES - half) : lane, odd = upper ? lane + LANES : lane + half;
-#pragma GCC unroll 16
-    for (int row = 0; row < LANES; ++row) {
-      if (row & half) continue;
-      const Vec first = square[row], second = square[row + half];
-      square[row] = choose(first, second, even);
-      square[row + half] = choose(first, second, odd);
-    }
-  }
-}
-
-struct Moments {
-  float mean, variance;
-};
-
-// Of `width` numbers side by side.
-inline Moments moments(const float* from, int width) {
-  Vec sum{}, squares{};
-  for (int e = 0; e < width; e += LANES) sum += load(from + e);
-  const float mean = total(sum) / width;
-  for (int e = 0; e < width; e += LANES) {
-    const Vec away = load(from + e) - mean;
-    squares += away * away;
-  }
-  return {mean, total(squares) / width};
 }
 
 // A block-diagonal map of the LANES channels from e, of several tokens: weight (4, E) holds what multiplies a channel
@@ -675,31 +569,6 @@ extern "C" void run_sublayer(const Weights* weights, const Call* call) {
   } else {
     Sublayer<float, float>(*weights, *call).run();
   }
-}
-
-// (rows, width) with mean 0 and variance 1 in every row; out is float32, or bfloat16 if `half`.
-extern "C" void normalise(const float* x, void* out, int64_t rows, int32_t width, float eps, int32_t threads,
-                          int32_t half) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t row = 0; row < rows; ++row) {
-    const float* from = x + row * width;
-    const auto [mean, variance] = moments(from, width);
-    const float scale = 1.0f / std::sqrt(variance + eps);
-    for (int e = 0; e < width; e += LANES) {
-      const Vec normed = (load(from + e) - mean) * scale;
-      if (half) {
-        store(static_cast<BFloat16*>(out) + row * width + e, normed);
-      } else {
-        store(static_cast<float*>(out) + row * width + e, normed);
-      }
-    }
-  }
-}
-
-// out = x + y, of so many numbers, a multiple of the lanes.
-extern "C" void add(const float* x, const BFloat16* y, float* out, int64_t count, int32_t threads) {
-#pragma omp parallel for schedule(static) num_threads(threads)
-  for (int64_t i = 0; i < count; i += LANES) store(out + i, load(x + i) + load(y + i));
 }
 
 extern "C" int32_t lanes() { return LANES; }
