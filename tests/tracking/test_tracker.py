@@ -17,6 +17,8 @@ from vil_tracker.evaluation.run import track_sequence
 from vil_tracker.images import write_image
 from vil_tracker.models.inference import InferenceNetwork
 from vil_tracker.models.network import NetworkOutput
+from vil_tracker.tracking.looking import Request, View
+from vil_tracker.tracking.motion import centred_box
 from vil_tracker.tracking.run import OutputSettings, track_source
 from vil_tracker.tracking.select import Target
 from vil_tracker.tracking.state import Result
@@ -96,6 +98,49 @@ def test_the_filter_changes_what_is_reported_not_where_is_searched(network) -> N
     assert all(np.array_equal(a[1], b[1]) for a, b in zip(runs[True], runs[False], strict=True))
     assert all(np.array_equal(result.box, found) for result, found in runs[False])
     assert any(not np.array_equal(result.box, found) for result, found in runs[True])
+
+
+@pytest.mark.parametrize("gain", [1.0, 0.3])
+def test_the_crop_follows_the_size_of_the_boxes_with_a_lag(gain: float) -> None:
+    """Boxes that are three times as wide and high from the second frame on."""
+    network, (frames, _) = small_network(calibrated=False), scene(9, 4)
+    tracker = Tracker(network, TrackConfig(size_gain=gain, calibrated=False, smooth=False))
+    tracker.init(frames[0], (60.0, 40.0, 10.0, 10.0))
+    sides = []
+    for frame in frames[1:]:
+        steps = tracker.steps(frame)
+        (request,) = next(steps)
+        sides.append(request.geometry.side)
+        centre = np.array([request.geometry.cx, request.geometry.cy])
+        box = centred_box(centre, np.array([30.0, 30.0]))
+        with pytest.raises(StopIteration) as end:
+            steps.send([seen_at(request, box)])
+        np.testing.assert_allclose(end.value.value.box, box)  # it is the crop that lags, not the answer
+    size = 10 * 3 ** np.array([0, gain, gain + (1 - gain) * gain])
+    np.testing.assert_allclose(sides, network.config.search_factor * size, rtol=1e-3)
+
+
+def test_the_crop_keeps_its_size_while_the_target_is_lost() -> None:
+    network, (frames, _) = small_network(calibrated=True), scene(9, 3)
+    tracker = Tracker(network, TrackConfig(redetect=False))
+    tracker.init(frames[0], (60.0, 40.0, 10.0, 10.0))
+    assert tracker.state is not None
+    tracker.state.phase.name = "lost"
+    for frame in frames[1:]:
+        steps = tracker.steps(frame)
+        (request,) = next(steps)
+        assert request.geometry.side == network.config.search_factor * 10
+        with pytest.raises(StopIteration):
+            steps.send([seen_at(request, np.array([30.0, 20.0, 50.0, 40.0]))])
+        assert tracker.state.phase.name == "lost"
+
+
+def seen_at(request: Request, box: np.ndarray) -> View:
+    """What a network might have seen in a crop, with its best box at ``box`` (4,) xywh."""
+    geometry, grid = request.geometry, 4
+    pixels = np.zeros((geometry.size, geometry.size, 3), np.uint8)
+    logits, features = np.full((grid, grid), -8.0), torch.zeros(grid**2, 32)
+    return View(geometry, pixels, box, geometry.to_crop(box), 0.01, logits, features, None)
 
 
 def test_snapped_crops_stay_where_they_are() -> None:

@@ -274,6 +274,9 @@ class TrackConfig:
             ablations) token (row, column) of one crop stands for that of the next, wherever the crops were cut.
         context_confidence: score below which a frame does not teach the temporal context.
         calibrated: use the calibration stored with the weights: score, states and what follows from them.
+        size_gain: share of a change of the box's size (of its logarithm) that the next search crop takes over. Crops
+            that follow at once (1) let a box that takes in smoke or a neighbour grow from frame to frame, since a wider
+            crop shows it still more to take in. While the target is lost, its size stays.
         smooth: steady the reported boxes while the target is followed; the search goes by the boxes as they are found.
         motion: centre the search on a motion forecast while uncertain.
         gate: probability that a true position passes the forecast's chi-square gate; one outside makes the frame
@@ -298,6 +301,7 @@ class TrackConfig:
     registration: bool = True
     context_confidence: float = 0.3
     calibrated: bool = True
+    size_gain: float = 0.3
     smooth: bool = True
     motion: bool = True
     gate: float = 0.999
@@ -322,6 +326,7 @@ class TrackConfig:
             _require(0 <= getattr(self, key) <= 1, f"track.{key}", getattr(self, key), "in [0, 1]")
         for key in ("redetect_crops", "lost_after", "uncertain_frames", "recovered_frames", "template_interval"):
             _require(getattr(self, key) >= 1, f"track.{key}", getattr(self, key), "at least 1")
+        _require(0 < self.size_gain <= 1, "track.size_gain", self.size_gain, "in (0, 1]")
         _require(self.max_templates >= 2, "track.max_templates", self.max_templates, "at least 2")
         ordered = self.lost_below <= self.uncertain_below <= self.tracking_above
         _require(

@@ -98,6 +98,7 @@ class TrackState:
     Attributes:
         box: (4,) xywh in pixels, the last box as it was found.
         memory: the templates' memory.
+        size: √(w·h) in pixels that search crops are made for: that of the boxes, which it follows with a lag.
         sure_size: √(w·h) in pixels of the last box that the tracker was sure of.
         context: temporal context of the frames before; None until a frame was confident enough to teach it.
         appearance: how the target looked in the first frame; None without a calibrated score, which alone needs it.
@@ -115,6 +116,7 @@ class TrackState:
 
     box: np.ndarray
     memory: TemplateMemory
+    size: float
     sure_size: float
     motion: MotionModel
     filter: BoxFilter | None = None

@@ -96,6 +96,7 @@ class Tracker:
         state = TrackState(
             box_xywh,
             memory,
+            size=box_scale(box_xywh),
             sure_size=box_scale(box_xywh),
             motion=MotionModel(box_xywh),
             filter=BoxFilter(box_xywh),
@@ -196,13 +197,16 @@ class Tracker:
         state.phase.advance(score, config, verified=verified)
         if verified:
             state.sweep, state.suspect = None, None
-            state.sure_size, state.motion = box_scale(view.box), MotionModel(view.box)
+            state.size = state.sure_size = box_scale(view.box)
+            state.motion = MotionModel(view.box)
         return self._finish(state, frame, view, score)
 
     def _finish(self, state: TrackState, frame: np.ndarray, view: View, score: float) -> Result:
         """Go on to the next frame with what was found in this one."""
         height, width = frame.shape[:2]
         state.box = clip_box(view.box, width, height)
+        if state.phase.name != "lost":
+            state.size *= (box_scale(state.box) / state.size) ** self.config.size_gain
         state.score, state.frame = score, state.frame + 1
         box = state.box
         if state.phase.name == "lost" or not self.config.smooth:
@@ -229,8 +233,8 @@ class Tracker:
         return self._score(state, frame, view, appearance(view), _TYPICAL_DISTANCE)
 
     def _request(self, state: TrackState, centre: np.ndarray) -> Request:
-        """The ordinary search crop: size of the last box, around ``centre`` (2,)."""
-        box = centred_box(centre, state.box[2:])
+        """The ordinary search crop, around ``centre`` (2,)."""
+        box = centred_box(centre, np.array([state.size, state.size]))
         geometry, context = self._search_crop(state, box), state.context
         if not self.config.registration:
             context = unregistered_context(context, self._placed(geometry))
