@@ -159,7 +159,7 @@ def check_device() -> list[Check]:
         checks.append(Check("device", "cuda", "note", f"no GPU ({build}); the CPU is used"))
     cores = os.cpu_count() or 1
     checks.append(Check("device", "cpu", "ok", f"{torch.get_num_threads()} threads on {cores} cores"))
-    fault = why_not("sublayer")
+    fault = why_not("sublayer") or why_not("passes")
     text = "compiled" if fault is None else f"not compiled ({fault}); PyTorch's operations are used, slower by a half"
     cure = "install a C++ compiler, such as g++" if fault is not None and sys.platform == "linux" else ""
     checks.append(Check("device", "cpu kernel", "ok" if fault is None else "note", text, cure))

@@ -16,7 +16,8 @@ from vil_tracker.data.synthetic_clips import ClipConfig, SyntheticClips
 Cutter = TypeVar("Cutter", ClipCutter, PairCutter)
 
 BOX_NOISE = 0.03  # standard deviation of a template box's sides: users' boxes are not exact
-VIDEOS = ClipConfig(pose=1.5)  # what must be learnt is a box that follows a target through changes of its shape
+# What must be learnt is a box that follows a target through changes of its shape, among things like it.
+VIDEOS = ClipConfig(pose=1.5, limbs=0.4, turns=0.25, twins=0.2)
 SYNTHETIC_GAP = 60  # frames between a video's template and its first search frame, at most
 
 

@@ -34,8 +34,9 @@ _WEIGHT_DECAY = 3e-3
 _SCALING_DECAY = 3e-3
 _HARD, _ORDINARY = (0.5, 2.0), (0.4, 1.2)  # range of the clips' difficulty in the first and in the second half
 _STEPS = 150
-_EVENTFUL = ClipConfig(occlusion=0.45, leave=0.3, jump=0.3, hidden_frames=(8, 25), pose=2.5)
-_TYPICAL = ClipConfig(occlusion=0.2, leave=0.1, jump=0.05, hidden_frames=(5, 15), pose=1.8)
+_LIVELY = ClipConfig(limbs=0.5, turns=0.3, twins=0.25)
+_EVENTFUL = replace(_LIVELY, occlusion=0.45, leave=0.3, jump=0.3, hidden_frames=(8, 25), pose=1.5)
+_TYPICAL = replace(_LIVELY, occlusion=0.2, leave=0.1, jump=0.05, hidden_frames=(5, 15), pose=1.2)
 
 
 @dataclass(frozen=True)
