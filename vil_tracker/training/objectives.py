@@ -22,6 +22,7 @@ from vil_tracker.data.sampling import ClipBatch, PairBatch
 from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import TemporalContext, register_context, unregistered_context, updated_context
 from vil_tracker.models.network import NetworkOutput, ViLTrackerNet
+from vil_tracker.tracking.motion import box_centre, box_scale, centred_box
 from vil_tracker.tracking.tracker import hann_window
 from vil_tracker.training.deep_supervision import InsideProbes
 from vil_tracker.training.losses import LossWeights, tracking_loss
@@ -127,11 +128,17 @@ class ClipObjective(nn.Module):
         teaches = network.temporal is not None and self.config.track.temporal
         context: TemporalContext | None = None
         last_B4 = batch.anchors[:, 0].numpy()
+        scale_B = scales(last_B4)  # that the session's crops go by
         size = settings.search_size
         crops_BSS3 = np.empty((len(batch.frames), size, size, 3), np.uint8)
         for k in range(batch.boxes.shape[1]):
-            around_B4 = np.where(batch.use_truth[:, k, None].numpy(), batch.anchors[:, k].numpy(), last_B4)
-            regions = [geometry_for_box(box, settings.search_factor, size) for box in around_B4]
+            anchors_B4, anchored_B = batch.anchors[:, k].numpy(), batch.use_truth[:, k].numpy()
+            around_B4 = np.where(anchored_B[:, None], anchors_B4, last_B4)
+            scale_B = np.where(anchored_B, scales(anchors_B4), scale_B)
+            regions = [
+                geometry_for_box(centred_box(box_centre(box), np.array([scale, scale])), settings.search_factor, size)
+                for box, scale in zip(around_B4, scale_B, strict=True)
+            ]
             frames = [clip[k].numpy() for clip in batch.frames]
             for frame, region, out in zip(frames, regions, crops_BSS3, strict=True):
                 crop(frame, region, out=out)
@@ -149,6 +156,7 @@ class ClipObjective(nn.Module):
                     trusted_B = (scores_B >= self.config.track.context_confidence).float()
                     context = updated_context(context, output.features.float(), self.grid, crops_B3, trusted_B)
             last_B4 = boxes_in_frames(found_B4, regions, frames)
+            scale_B = scale_B * (scales(last_B4) / scale_B) ** self.config.track.size_gain
 
 
 def build_objective(
@@ -166,6 +174,11 @@ def loss_weights(config: Config) -> LossWeights:
 def device_of(network: nn.Module) -> torch.device:
     """Where a network's parameters are."""
     return next(network.parameters()).device
+
+
+def scales(boxes_B4: np.ndarray) -> np.ndarray:
+    """√(w·h) of boxes (B, 4) xywh."""
+    return np.array([box_scale(box) for box in boxes_B4])
 
 
 def truth_in_crops(boxes_B4: np.ndarray, present_B: np.ndarray, regions: list[CropGeometry]) -> tuple[Tensor, Tensor]:
