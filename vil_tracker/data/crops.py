@@ -172,4 +172,4 @@ def to_input(
     rows = tensor.to(device, non_blocking=True).to(dtype).flatten(-2)
     mean = torch.tensor(IMAGENET_MEAN, device=device, dtype=dtype).mul_(255).repeat(columns)
     std = torch.tensor(IMAGENET_STD, device=device, dtype=dtype).mul_(255).repeat(columns)
-    return rows.sub_(mean).div_(std).unflatten(-1, (columns, 3)).movedim(-1, -3)
+    return (rows - mean).div_(std).unflatten(-1, (columns, 3)).movedim(-1, -3)

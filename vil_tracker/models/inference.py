@@ -66,11 +66,12 @@ class Condition(NamedTuple):
     """What the FiLM layers take from a temporal context.
 
     Attributes:
-        hidden: for each layer in turn, what the last map of its gamma and of its beta net reads, (B, S, D / 4) each.
+        hidden: by the sublayer that a FiLM layer follows, what the last map of its gamma and of its beta net reads,
+            (B, S, D / 4) each.
         reliability: (B, S, 1).
     """
 
-    hidden: list[tuple[Tensor, Tensor]]
+    hidden: dict[int, tuple[Tensor, Tensor]]
     reliability: Tensor
 
 
@@ -114,14 +115,14 @@ class FastModulation:
         context = resize_context(context, grid)
         hidden = F.gelu(self._first(context.features)).chunk(2 * len(self.films) + 1, dim=-1)
         reliability = F.linear(hidden[-1], *self._last).sigmoid_() * context.valid.to(hidden[-1])
-        return Condition(list(zip(hidden[0:-1:2], hidden[1:-1:2], strict=True)), reliability)
+        return Condition(
+            dict(zip(self.films, zip(hidden[0:-1:2], hidden[1:-1:2], strict=True), strict=True)), reliability
+        )
 
     def modulate(self, x: Tensor, index: int, condition: Condition) -> Tensor:
         """Modulate tokens after the sublayer of this index; without a FiLM layer there, they stay as they are."""
         film = self.films.get(index)
-        if film is None:
-            return x
-        return film(x, condition.hidden[list(self.films).index(index)], condition.reliability)
+        return x if film is None else film(x, condition.hidden[index], condition.reliability)
 
 
 def _linears(net: nn.Module) -> list[nn.Linear]:

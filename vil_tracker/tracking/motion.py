@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import TypeVar
 
 import cv2
 import numpy as np
+
+Scale = TypeVar("Scale", float, np.ndarray)  # √(w·h) of one box, or (B,) of several
 
 # Standard deviations in units of the target's √(w·h).
 _ACCELERATION = 0.10  # change of velocity from one frame to the next
@@ -102,3 +105,8 @@ def box_scale(box: np.ndarray) -> float:
 def centred_box(centre: np.ndarray, size: np.ndarray) -> np.ndarray:
     """The xywh box of a size (2,) around a centre (2,)."""
     return np.concatenate([centre - size / 2, size])
+
+
+def lagging(scale: Scale, found: Scale, gain: float) -> Scale:
+    """What search crops are made for after a box of scale ``found``: a share ``gain`` of the change, as a logarithm."""
+    return scale * (found / scale) ** gain

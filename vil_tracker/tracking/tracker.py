@@ -24,7 +24,15 @@ from vil_tracker.tracking.confidence import Appearance, Calibration, appearance,
 from vil_tracker.tracking.group import check_frame, update_together
 from vil_tracker.tracking.looking import Request, Timer, View, look
 from vil_tracker.tracking.memory import TemplateMemory
-from vil_tracker.tracking.motion import BoxFilter, MotionModel, box_centre, box_scale, centred_box, gate_distance
+from vil_tracker.tracking.motion import (
+    BoxFilter,
+    MotionModel,
+    box_centre,
+    box_scale,
+    centred_box,
+    gate_distance,
+    lagging,
+)
 from vil_tracker.tracking.redetect import Suspect, Sweep
 from vil_tracker.tracking.state import Result, TrackState
 
@@ -206,7 +214,7 @@ class Tracker:
         height, width = frame.shape[:2]
         state.box = clip_box(view.box, width, height)
         if state.phase.name != "lost":
-            state.size *= (box_scale(state.box) / state.size) ** self.config.size_gain
+            state.size = lagging(state.size, box_scale(state.box), self.config.size_gain)
         state.score, state.frame = score, state.frame + 1
         box = state.box
         if state.phase.name == "lost" or not self.config.smooth:

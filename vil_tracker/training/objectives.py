@@ -22,7 +22,7 @@ from vil_tracker.data.sampling import ClipBatch, PairBatch
 from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import TemporalContext, register_context, unregistered_context, updated_context
 from vil_tracker.models.network import NetworkOutput, ViLTrackerNet
-from vil_tracker.tracking.motion import box_centre, box_scale, centred_box
+from vil_tracker.tracking.motion import box_centre, box_scale, centred_box, lagging
 from vil_tracker.tracking.tracker import hann_window
 from vil_tracker.training.deep_supervision import InsideProbes
 from vil_tracker.training.losses import LossWeights, tracking_loss
@@ -156,7 +156,7 @@ class ClipObjective(nn.Module):
                     trusted_B = (scores_B >= self.config.track.context_confidence).float()
                     context = updated_context(context, output.features.float(), self.grid, crops_B3, trusted_B)
             last_B4 = boxes_in_frames(found_B4, regions, frames)
-            scale_B = scale_B * (scales(last_B4) / scale_B) ** self.config.track.size_gain
+            scale_B = lagging(scale_B, scales(last_B4), self.config.track.size_gain)
 
 
 def build_objective(
