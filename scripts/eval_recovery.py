@@ -66,15 +66,19 @@ def object_pool(folders: Sequence[Path], per_sequence: int = 3) -> PhotoPool:
     """Cut the annotated objects out of a few frames of every sequence; the frames serve as scenes."""
     photos: list[np.ndarray] = []
     objects: list[tuple[int, np.ndarray, np.ndarray | None, str]] = []
+    origins: list[int] = []
+    videos = 0
     for folder in folders:
         dataset = open_folder(folder)
         for number in range(len(dataset)):
             sequence = dataset[number]
             usable = np.flatnonzero(sequence.visible & np.isfinite(sequence.boxes).all(1))
             for index in usable[np.linspace(0, len(usable) - 1, min(per_sequence, len(usable))).astype(int)]:
-                objects.append((len(photos), sequence.boxes[index], None, sequence.name))
+                objects.append((len(photos), sequence.boxes[index], None, "object"))
                 photos.append(sequence.frames[int(index)])
-    return pool_from_arrays(photos, objects, segment=True)
+                origins.append(videos)
+            videos += 1
+    return pool_from_arrays(photos, objects, origins=origins, segment=True)
 
 
 def sample(pool: PhotoPool, event: str, rng: np.random.Generator) -> tuple[Clip, int, int]:

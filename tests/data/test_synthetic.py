@@ -99,6 +99,7 @@ def _square_pool() -> PhotoPool:
         boxes=np.array([[70.0, 80.0, 60.0, 40.0]]),
         cutouts=np.array([3]),
         groups=np.array([0]),
+        origins=np.array([0, 1, 2, 0]),
     )
 
 
@@ -312,7 +313,7 @@ def test_pool_from_a_tree_and_from_its_cache(tree, tmp_path_factory):
     for other in (built, mapped, pickle.loads(pickle.dumps(mapped)), pickle.loads(pickle.dumps(direct))):
         for a, b in zip(direct.images, other.images, strict=True):
             np.testing.assert_array_equal(a, b)
-        for key in ("photos", "boxed", "boxes", "cutouts", "groups"):
+        for key in ("photos", "boxed", "boxes", "cutouts", "groups", "origins"):
             np.testing.assert_array_equal(getattr(direct, key), getattr(other, key))
         np.testing.assert_array_equal(direct.clip_boxes[0], other.clip_boxes[0])
     assert len(pickle.dumps(mapped)) < 1000  # a loader process maps the file instead of receiving the pixels

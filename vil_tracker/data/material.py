@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import cv2
 import numpy as np
 
 from vil_tracker.data.photo_pool import PhotoPool
-from vil_tracker.data.sprites import Pose, Sprite, pseudo_sprite, recolour, warp
+from vil_tracker.data.sprites import Pose, Sprite, apart, pseudo_sprite, recolour, warp
 
 PhotoWithBox = tuple[np.ndarray, np.ndarray]
 
+NOWHERE = -1  # the origin of nothing
+_ATTEMPTS = 8
+_APART = 22.0  # levels; two things whose colours differ by less are taken for one
+
 
 class Material:
-    """Random choices from a pool. Every method draws from the generator it is given and keeps nothing."""
+    """Random choices from a pool. Every method draws from the generator it is given and keeps nothing.
+
+    Nothing that is to differ from a target is taken from its ``origin``, the photo or video that it was cut from: it
+    could be the target itself, and no tracker can tell a thing from its own picture.
+    """
 
     def __init__(self, pool: PhotoPool) -> None:
         self.pool = pool
@@ -24,9 +33,25 @@ class Material:
         # A box that fills most of its photo leaves no context: its search crop would be almost all padding.
         self._roomy = np.flatnonzero(areas < 0.25 * photo_areas) if len(areas) else np.zeros(0, np.int64)
 
-    def photo(self, rng: np.random.Generator) -> np.ndarray:
-        """Any photo."""
-        return self.pool.images[self.pool.photos[int(rng.integers(len(self.pool.photos)))]]
+    def photo(self, rng: np.random.Generator, avoid: int = NOWHERE) -> np.ndarray:
+        """Any photo; not of the origin ``avoid`` if there are others."""
+        return self.pool.images[self._photo_index(rng, avoid)]
+
+    def _photo_index(self, rng: np.random.Generator, avoid: int) -> int:
+        photos = self.pool.photos
+        for _ in range(_ATTEMPTS):
+            index = int(photos[int(rng.integers(len(photos)))])
+            if self.pool.origins[index] != avoid:
+                break
+        return index
+
+    def _cutout(self, rng: np.random.Generator, numbers: np.ndarray, avoid: int) -> Sprite | None:
+        """One of these cut-outs that is not of the origin ``avoid``; None if none is found."""
+        for _ in range(_ATTEMPTS):
+            number = int(numbers[int(rng.integers(len(numbers)))])
+            if self.pool.origins[self.pool.cutouts[number]] != avoid:
+                return self.pool.sprite(number)
+        return None
 
     def salient_box(
         self, photo: np.ndarray, rng: np.random.Generator, low: float, high: float, aspect: float = 4.0
@@ -86,22 +111,28 @@ class Material:
             return self.pool.sprite(number), int(self.pool.groups[number])
         return self.part(rng), -1
 
-    def part(self, rng: np.random.Generator, shape: bool = True) -> Sprite:
+    def part(self, rng: np.random.Generator, shape: bool = True, avoid: int = NOWHERE) -> Sprite:
         """A part of some photo, cut to a random shape (or left a rectangle)."""
-        photo = self.photo(rng)
-        return pseudo_sprite(photo, self.salient_box(photo, rng, 0.15, 0.6, aspect=3.0), rng, shape)
+        index = self._photo_index(rng, avoid)
+        photo = self.pool.images[index]
+        sprite = pseudo_sprite(photo, self.salient_box(photo, rng, 0.15, 0.6, aspect=3.0), rng, shape)
+        return replace(sprite, origin=int(self.pool.origins[index]))
 
     def distractor(self, rng: np.random.Generator, target: Sprite | None, group: int) -> Sprite:
-        """Something to confuse with the target: of its class, a copy in other colours, or anything."""
+        """Something to confuse with the target, but not the target itself: of its class, a copy in clearly other
+        colours, or anything."""
         choice = rng.random()
+        avoid = NOWHERE if target is None else target.origin
         members = self._members.get(group)
+        found = None
         if members is not None and choice < 0.45:
-            return self.pool.sprite(int(members[int(rng.integers(len(members)))]))
-        if target is not None and choice < 0.65:
-            return recolour(target, rng, 1.0)
-        if len(self.pool.cutouts) and choice < 0.85:
-            return self.pool.sprite(int(rng.integers(len(self.pool.cutouts))))
-        return self.part(rng)
+            found = self._cutout(rng, members, avoid)
+        elif target is not None and choice < 0.65:
+            changed = recolour(target, rng, 1.0)
+            found = changed if apart(changed, target) >= _APART else None
+        if found is None and len(self.pool.cutouts) and choice < 0.85:
+            found = self._cutout(rng, np.arange(len(self.pool.cutouts)), avoid)
+        return self.part(rng, avoid=avoid) if found is None else found
 
     def occluder(self, rng: np.random.Generator) -> Sprite:
         """Something to stand before the target."""

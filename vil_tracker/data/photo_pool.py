@@ -16,7 +16,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from vil_tracker.data.sprites import Sprite, outline
 from vil_tracker.errors import UserError, atomic_write
 from vil_tracker.images import IMAGE_EXTENSIONS, read_image
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 MAX_SPRITE = 192  # pixels; a target fills a quarter of the search crop, so larger cut-outs would be thrown away
 MIN_SPRITE = 12
+_FIFTH = 5
 _PEOPLE = ("ccp", "human", "person")
 
 
@@ -44,6 +45,8 @@ class PhotoPool:
         photos: (P,) indices of the photos that may serve as background or for same-photo pairs.
         boxed: (B,) indices of photos with a boxed object; ``boxes``: (B, 4) xywh in pixels.
         cutouts: (C,) indices of cut-outs; ``groups``: (C,) number of their class, for distractors of the same kind.
+        origins: (len(images),) number of the photo or video that each image comes from: two of one origin may show the
+            very same thing.
         clips: one (N,) array of indices per clip; ``clip_boxes``: one (N, 4) xywh array per clip.
         cache: the cache file that the images are mapped from, if any.
     """
@@ -54,6 +57,7 @@ class PhotoPool:
     boxes: np.ndarray
     cutouts: np.ndarray
     groups: np.ndarray
+    origins: np.ndarray
     clips: tuple[np.ndarray, ...] = ()
     clip_boxes: tuple[np.ndarray, ...] = ()
     cache: Path | None = None
@@ -70,8 +74,36 @@ class PhotoPool:
 
     def sprite(self, number: int) -> Sprite:
         """Cut-out ``number`` (0 to C-1), ready to be placed."""
-        rgba = self.images[self.cutouts[number]]
-        return Sprite(rgba, outline(rgba[..., 3]))
+        index = self.cutouts[number]
+        rgba = self.images[index]
+        return Sprite(rgba, outline(rgba[..., 3]), int(self.origins[index]))
+
+
+def held_aside(pool: PhotoPool) -> PhotoPool:
+    """Every fifth origin's photos and cut-outs: what the likeness network does not learn from and the score is
+    calibrated on."""
+    return _of_origins(pool, pool.origins % _FIFTH == 0)
+
+
+def learnt_from(pool: PhotoPool) -> PhotoPool:
+    """The photos and cut-outs that are not held aside."""
+    return _of_origins(pool, pool.origins % _FIFTH != 0)
+
+
+def _of_origins(pool: PhotoPool, chosen: np.ndarray) -> PhotoPool:
+    """The part of a pool whose images are ``chosen`` (len(images),) bool; all of it if that has no photo."""
+    if not chosen[pool.photos].any():
+        return pool
+    cutouts, boxed = chosen[pool.cutouts], chosen[pool.boxed]
+    return replace(
+        pool,
+        photos=pool.photos[chosen[pool.photos]],
+        boxed=pool.boxed[boxed],
+        boxes=pool.boxes[boxed],
+        cutouts=pool.cutouts[cutouts],
+        groups=pool.groups[cutouts],
+        cache=None,
+    )
 
 
 def pool_from_arrays(
@@ -79,6 +111,7 @@ def pool_from_arrays(
     objects: list[tuple[int, np.ndarray, np.ndarray | None, str]] | None = None,
     clips: list[tuple[list[int], np.ndarray]] | None = None,
     *,
+    origins: list[int] | None = None,
     segment: bool = False,
 ) -> PhotoPool:
     """Build a pool from decoded material.
@@ -87,10 +120,12 @@ def pool_from_arrays(
         photos: (H, W, 3) uint8 RGB each.
         objects: (photo number, box xywh, mask (H, W) bool or None, class name) each.
         clips: (photo numbers, boxes (N, 4) xywh) each; their photos do not serve as backgrounds.
+        origins: number of the video that each photo comes from; by default each is of its own.
         segment: guess the masks of objects that have none (20 ms each).
     """
     objects, clips = objects or [], clips or []
     images = list(photos)
+    origins = list(range(len(photos)) if origins is None else origins)
     cutouts, names = [], []
     boxed, boxes = [], []
     for number, box, mask, name in objects:
@@ -108,6 +143,7 @@ def pool_from_arrays(
             cutouts.append(len(images))
             names.append("person" if name in _PEOPLE else name)
             images.append(rgba)
+            origins.append(origins[number])
     in_clips = {index for indices, _ in clips for index in indices}
     order = {name: i for i, name in enumerate(sorted(set(names)))}
     return PhotoPool(
@@ -117,6 +153,7 @@ def pool_from_arrays(
         boxes=np.array(boxes, np.float64).reshape(-1, 4),
         cutouts=np.array(cutouts, np.int64),
         groups=np.array([order[name] for name in names], np.int64),
+        origins=np.array(origins, np.int64),
         clips=tuple(np.array(indices, np.int64) for indices, _ in clips),
         clip_boxes=tuple(np.asarray(b, np.float64) for _, b in clips),
     )
@@ -220,6 +257,7 @@ def _write_cache(pool: PhotoPool, path: Path) -> None:
             boxes=pool.boxes,
             cutouts=pool.cutouts,
             groups=pool.groups,
+            origins=pool.origins,
             clip_lengths=np.array([len(clip) for clip in pool.clips], np.int64),
             clip_indices=np.concatenate([np.zeros(0, np.int64), *pool.clips]),
             clip_boxes=np.concatenate([np.zeros((0, 4)), *pool.clip_boxes]),

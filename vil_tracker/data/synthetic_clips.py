@@ -176,7 +176,7 @@ class SyntheticClips:
         if config.twins and not events and rng.random() < config.twins:
             behind += self._twins(rng, target, n)
 
-        photo = material.photo(rng)
+        photo = material.photo(rng, sprite.origin)
         shake = rng.normal(0.0, rng.uniform(0.2, 1.5), (n, 2)) * (rng.random() < 0.4) * difficulty
         base = Photometry().changed(rng, 0.5 * min(difficulty, 1.0))
         if rng.random() < 0.04:
@@ -353,7 +353,7 @@ class SyntheticClips:
         weight = hold(n, start, stop, ramp)[:, None]
         target.xy[:] = (1 - weight) * target.xy + weight * (centre + sway * room)
         size = 2 * (half + room)
-        part = self.material.part(rng, shape=False)
+        part = self.material.part(rng, shape=False, avoid=target.sprite.origin)
         # The wall keeps its texture's proportions only if those fit: what counts is that it hides the target.
         rgba = cv2.resize(part.rgba, (max(8, int(size[0])), max(8, int(size[1]))), interpolation=cv2.INTER_LINEAR)
         h, w = rgba.shape[:2]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -54,7 +54,7 @@ def cover(view: View, sprite: Sprite, matrix: np.ndarray, allowed: float) -> Non
 def recast(sprite: Sprite, look: Photometry) -> Sprite:
     """The sprite in another light."""
     rgb = look.apply(cv2.cvtColor(sprite.rgba, cv2.COLOR_RGBA2RGB))
-    return Sprite(np.dstack([rgb, sprite.rgba[..., 3]]), sprite.hull)
+    return replace(sprite, rgba=np.dstack([rgb, sprite.rgba[..., 3]]))
 
 
 def adapt(sprite: Sprite, background: np.ndarray, amount: float) -> Sprite:
@@ -62,7 +62,7 @@ def adapt(sprite: Sprite, background: np.ndarray, amount: float) -> Sprite:
     own = np.array(cv2.mean(sprite.rgba, (sprite.rgba[..., 3] > 127).view(np.uint8))[:3])
     shift = amount * (np.array(cv2.mean(background)[:3]) - own)
     tables = np.clip(np.arange(256)[:, None] + np.array([*shift, 0.0]), 0, 255).astype(np.uint8)[None]
-    return Sprite(cv2.LUT(sprite.rgba, tables), sprite.hull)
+    return replace(sprite, rgba=cv2.LUT(sprite.rgba, tables))
 
 
 def random_frame(rng: np.random.Generator, box: np.ndarray, n: int, cut: float) -> np.ndarray:
