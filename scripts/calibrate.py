@@ -13,11 +13,13 @@ from pathlib import Path
 from tqdm import tqdm
 from weights_script import start, weights_parser
 
-from vil_tracker.data.photo_pool import load_photo_pool
+from vil_tracker.data.photo_pool import held_aside, load_photo_pool
 from vil_tracker.data.root import data_root
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.calibration import auroc, reliability
+from vil_tracker.models.likeness import LikenessNet
 from vil_tracker.models.pretrained import add_metadata, load_model
+from vil_tracker.tracking.confidence import Calibration
 from vil_tracker.tracking.fitting import calibrate, training_clips
 
 
@@ -25,9 +27,12 @@ def main() -> int:
     parser = weights_parser(__doc__)
     parser.add_argument("--data-root", type=Path, help="folder of photos to train on (default: $VIL_DATA)")
     parser.add_argument("--output", type=Path, help="file to write (default: the weights file itself)")
+    parser.add_argument(
+        "--likeness", type=Path, help="file of train_likeness.py (default: the network in the shipped weights)"
+    )
     parser.add_argument("--clips", type=int, default=60, help="generated clips")
     parser.add_argument("--frames", type=int, default=34, help="frames per clip")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of the clips")
     parser.add_argument("--cache", type=Path, help="folder for decoded photos, kept for the next run")
     return start(parser, run)
 
@@ -38,11 +43,12 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None and not output.is_file():
         raise UserError(f"{args.weights} is shipped with the package: say with --output where to write")
     begin = time.perf_counter()
-    pool = load_photo_pool(data_root(args.data_root), args.cache)
+    likeness = read_likeness(args.likeness)
+    pool = held_aside(load_photo_pool(data_root(args.data_root), args.cache))
     with tqdm(total=args.clips, unit="clip", disable=None) as bar:
         clips = training_clips(pool, args.clips, args.frames, args.seed)
         calibration, data, probability = calibrate(
-            model, clips, args.clips, seed=args.seed, on_clip=lambda done: bar.update(done - bar.n)
+            model, clips, args.clips, likeness=likeness, on_clip=lambda done: bar.update(done - bar.n)
         )
     add_metadata(args.weights, output, {"calibration": calibration.to_json()})
 
@@ -57,6 +63,20 @@ def run(args: argparse.Namespace) -> int:
     )
     print(f"wrote {output}")
     return 0
+
+
+def read_likeness(path: Path | None) -> LikenessNet:
+    """The likeness network of a file, or that of the shipped weights."""
+    if path is None:
+        shipped = load_model(device="cpu").calibration
+        likeness = None if shipped is None else Calibration.from_json(shipped).likeness
+        if likeness is None:
+            raise UserError("the shipped weights hold no likeness network: give a file of train_likeness.py")
+        return likeness
+    try:
+        return LikenessNet.from_text(path.read_text(encoding="ascii"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read --likeness {path} ({error}): give a file of train_likeness.py") from error
 
 
 if __name__ == "__main__":

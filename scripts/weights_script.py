@@ -15,9 +15,15 @@ def weights_parser(description: str | None) -> argparse.ArgumentParser:
     """A parser with the weights file and the options about the machine."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", help="name of shipped weights, or a file")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
-    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    machine_options(parser)
     return parser
+
+
+def machine_options(parser: argparse.ArgumentParser, *, device: bool = True) -> None:
+    """Add the options about the machine."""
+    if device:
+        parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
 
 
 def start(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int]) -> int:

@@ -17,6 +17,7 @@ from vil_tracker.data.crops import CropGeometry
 from vil_tracker.data.sequence import ArrayFrames, make_sequence
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.calibration import reliability
+from vil_tracker.models.likeness import FastLikeness, LikenessNet, cut_look
 from vil_tracker.models.pretrained import add_metadata, load_model, save_model
 from vil_tracker.tracking.confidence import EVIDENCE, Calibration, appearance, gather_evidence, pool_tokens
 from vil_tracker.tracking.fitting import Judgements, calibrate, fit, fit_scaling, fit_with_held_out_scaling
@@ -37,7 +38,7 @@ def view(logits: np.ndarray, *, shade: int = 90, box=(0.4, 0.4, 0.6, 0.6)) -> Vi
 
 def gather(seen: View, first: View, **changes: object) -> dict[str, float]:
     settings = {"squared_distance": 0.0, "last_size": 20.0, "frame_size": (200, 200), **changes}
-    values = gather_evidence(seen, appearance(seen), appearance(first), **settings)  # type: ignore[arg-type]
+    values = gather_evidence(seen, appearance(seen, None), appearance(first, None), None, None, **settings)  # type: ignore[arg-type]
     return dict(zip(EVIDENCE, values, strict=True))
 
 
@@ -91,6 +92,59 @@ def test_pooled_tokens_are_the_weighted_mean_of_the_covered_cells() -> None:
     pooled = pool_tokens(features, np.array([0.25, 0.0, 0.75, 0.5]), (2, 2))
     assert np.allclose(pooled, [math.sqrt(0.5)] * 2)
     assert np.array_equal(pool_tokens(features, np.array([2.0, 2.0, 3.0, 3.0]), (2, 2)), [0, 0])
+
+
+def test_the_likeness_network_answers_on_what_the_boxes_hold() -> None:
+    """Two answers more, those of the network itself on the two looks; 0 where there is no network."""
+    torch.manual_seed(0)
+    network = LikenessNet().eval()
+    likeness = FastLikeness(network)
+    first, seen = view(peaked((4, 4, 2.0))), view(peaked((4, 4, 2.0)), shade=10, box=(0.38, 0.4, 0.6, 0.6))
+    known, found = appearance(first, likeness), appearance(seen, likeness)
+    settings = {"squared_distance": 0.0, "last_size": 20.0, "frame_size": (200, 200)}
+    values = dict(zip(EVIDENCE, gather_evidence(seen, found, known, likeness, -1.0, **settings), strict=True))  # type: ignore[arg-type]
+    looks = [cut_look(v.pixels, v.box_in_crop * 100) for v in (first, seen)]
+    with torch.no_grad():
+        embedded = network.embed(torch.from_numpy(np.stack(looks)))
+        same, fit_logit = network.compare(embedded[:1], embedded[1:])[0].tolist()
+    assert (values["same"], values["fit"]) == pytest.approx((same, fit_logit), abs=1e-4) and same != 0
+    assert values["same_change"] == pytest.approx(same + 1.0, abs=1e-4)  # it was -1 lately
+    assert gather(seen, first)["same"] == gather(seen, first)["fit"] == 0
+
+
+@pytest.mark.parametrize("bias", [9.0, -9.0])
+def test_what_is_usual_is_learnt_from_sure_frames_alone(bias: float) -> None:
+    """A fading mean of the likeness to the first frame, and nothing at all where no frame was sure."""
+    torch.manual_seed(0)
+    network = small_network(calibrated=False)
+    calibration = replace(peak_calibration(bias=bias, slope=0.0), likeness=LikenessNet().eval())
+    network.calibration = calibration.to_json()
+    frames, boxes = scene(0, 6)
+    tracker = Tracker(network)
+    tracker.init(frames[0], boxes[0])
+    assert tracker.state is not None
+    expected = None
+    for frame in frames[1:]:
+        tracker.update(frame)
+        evidence = dict(zip(EVIDENCE, tracker.state.judged[-1][1], strict=True))
+        assert evidence["same_change"] == pytest.approx(0.0 if expected is None else evidence["same"] - expected)
+        if bias > 0:
+            same = evidence["same"]
+            expected = same if expected is None else expected + 0.05 * (same - expected)
+        assert tracker.state.usual == (None if expected is None else pytest.approx(expected))
+    assert (expected is None) == (bias < 0)
+
+
+def test_the_likeness_network_is_stored_with_the_calibration() -> None:
+    torch.manual_seed(0)
+    network = LikenessNet().eval()
+    stored = replace(peak_calibration(), likeness=network).to_json()
+    again = Calibration.from_json(stored).likeness
+    assert again is not None and again.to_text() == network.to_text()
+    assert Calibration.from_json(peak_calibration().to_json()).likeness is None
+    for damaged in ("AAAA", 3, {}):
+        with pytest.raises(UserError, match=r"likeness network|damaged"):
+            Calibration.from_json(json.dumps({**json.loads(stored), "likeness": damaged}))
 
 
 def test_json_round_trip_and_damage() -> None:
@@ -192,7 +246,9 @@ def test_calibrate_and_store_beside_the_weights(tmp_path: Path) -> None:
         sequence = make_sequence(f"s{seed}", "own", ArrayFrames(frames), boxes)
         clips.append(sequence)
     save_model(network, tmp_path / "plain.safetensors", {"note": "kept"})
-    calibration, data, probability = calibrate(network, clips, 8)
+    likeness = LikenessNet().eval()
+    calibration, data, probability = calibrate(network, clips, 8, likeness=likeness)
+    assert calibration.likeness is likeness and data.evidence[:, EVIDENCE.index("same")].std() > 0
     assert data.correct.any() and not data.correct.all() and set(data.clip) == set(range(8))
     assert all(data.reported[data.clip == number].sum() == 7 for number in range(8))  # one box a frame is the answer
     assert data.evidence.shape == (len(probability), len(EVIDENCE)) and np.isfinite(probability).all()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,6 +12,7 @@ from track_clips import peak_calibration, scene, small_network
 
 from vil_tracker.config import TrackConfig
 from vil_tracker.tracking import group
+from vil_tracker.tracking.looking import Request, View
 from vil_tracker.tracking.redetect import FRAMES_PER_SWEEP, OVERLAP, Suspect, Sweep, coarse_grid
 from vil_tracker.tracking.tracker import Tracker
 
@@ -101,6 +104,42 @@ def test_the_search_can_be_switched_off(lost_tracker, monkeypatch) -> None:
     monkeypatch.setattr(group, "look", lambda m, f, requests, *rest: _count(counts, requests, look, m, f, rest))
     assert [tracker.update(frame).state for frame in frames[:5]][-1] == "lost"
     assert counts == [1] * 5
+
+
+def test_the_place_looked_at_from_near_is_the_one_that_both_judges_like(lost_tracker, monkeypatch) -> None:
+    """The highest peak is on another thing; what the likeness network takes for the target is looked at instead."""
+    tracker, frames = lost_tracker
+    for frame in frames[:4]:
+        tracker.update(frame)
+    tracker.state.suspect = None
+    asked: list[list[Request]] = []
+    seen: list[View] = []
+
+    def watched(model, frame, requests, *rest):
+        asked.append(list(requests))
+        views = look(model, frame, requests, *rest)
+        if len(asked) == 1:  # the last place, then the ones searched, the second and third of which stand out
+            peaks = [0.1, 0.1, 0.9, 0.8, *[0.1] * (len(views) - 4)]
+            views = [replace(view, peak=peak) for view, peak in zip(views, peaks, strict=True)]
+            seen.extend(views)
+        return views
+
+    look = group.look
+    monkeypatch.setattr(group, "look", watched)
+    likes: dict[float, float] = {0.9: -3.0, 0.8: 3.0}
+    promised = tracker._promise
+
+    def promise(state, view):
+        monkeypatch.setattr(
+            "vil_tracker.tracking.tracker.likeness_evidence", lambda *_: (likes.get(view.peak, 0.0), 0.0, 0.0)
+        )
+        return promised(state, view)
+
+    monkeypatch.setattr(tracker, "_promise", promise)
+    tracker.update(frames[4])
+    (near,) = asked[1]
+    centre = seen[3].box[:2] + seen[3].box[2:] / 2
+    assert (near.geometry.cx, near.geometry.cy) == pytest.approx(tuple(centre), abs=0.1)
 
 
 def test_the_best_of_many_places_needs_better_evidence() -> None:

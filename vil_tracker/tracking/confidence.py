@@ -3,7 +3,7 @@
 The peak of a score map stays high on the wrong object, so that it says little alone. A few dozen parameters weigh it
 with the rest of the map, the motion forecast and the likeness to the first frame's target, and give the probability
 that the box overlaps the target by more than half. They are fitted on generated clips for given weights (see
-:mod:`vil_tracker.tracking.fitting`) and stored beside them.
+:mod:`vil_tracker.tracking.fitting`) and stored beside them, together with the network that judges the likeness.
 """
 
 from __future__ import annotations
@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vil_tracker.boxes import convert
 from vil_tracker.errors import UserError
-from vil_tracker.models.network import cell_coverage
+from vil_tracker.models.likeness import FastLikeness, LikenessNet, cut_look
 from vil_tracker.tracking.looking import View
 
 EVIDENCE = (
@@ -38,6 +37,9 @@ EVIDENCE = (
     "tokens",  # cosine between the search tokens on the box and those in the first frame
     "colours",  # Bhattacharyya coefficient of the colours, likewise
     "pattern",  # correlation of the picture shrunk to 8 x 8, likewise
+    "same",  # logit of the likeness network that this is the first frame's thing; 0 without such a network
+    "fit",  # logit of the overlap that it expects; likewise
+    "same_change",  # "same", relative to what it was lately while the target was surely followed
 )
 _APART = 0.12  # distance in crops beyond which another peak is another object; the target spans a quarter
 _MAX_LOGIT = 9.0
@@ -54,6 +56,7 @@ class Appearance:
         tokens: (D,) pooled search tokens, of length 1.
         colours: (512,) square roots of a colour histogram that sums to 1.
         pattern: (192,) shrunk picture, mean 0 and length 1 (or all 0).
+        embedding: (EMBEDDING,) of the likeness network; None without one.
     """
 
     peak: float
@@ -61,9 +64,10 @@ class Appearance:
     tokens: np.ndarray
     colours: np.ndarray
     pattern: np.ndarray
+    embedding: np.ndarray | None = None
 
 
-def appearance(view: View, box: np.ndarray | None = None) -> Appearance:
+def appearance(view: View, likeness: FastLikeness | None, box: np.ndarray | None = None) -> Appearance:
     """Describe what stands in the box of a view, or in another box (4,) xywh in image pixels."""
     in_crop = view.box_in_crop if box is None else view.geometry.to_crop(box)
     size = view.pixels.shape[0]
@@ -78,20 +82,28 @@ def appearance(view: View, box: np.ndarray | None = None) -> Appearance:
         tokens=pool_tokens(view.features, in_crop, (view.logits.shape[0], view.logits.shape[1])),
         colours=np.sqrt(histogram / max(float(histogram.sum()), 1.0)),
         pattern=_unit(small - small.mean()),
+        embedding=None if likeness is None else likeness.embed(cut_look(view.pixels, in_crop * size)),
     )
 
 
 def pool_tokens(features: Tensor, box_in_crop: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """Mean of the tokens (S, D) that a box (4,) in crop units covers, weighted by coverage, of length 1 (or all 0)."""
-    share_S = cell_coverage(torch.as_tensor(box_in_crop, dtype=torch.float32, device=features.device), grid)
+    # In NumPy: as tensors, numbers as few as these take ten times as long.
+    shares = []
+    for axis, cells in ((1, grid[0]), (0, grid[1])):
+        edges, (low, high) = np.arange(cells), box_in_crop[[axis, axis + 2]] * cells
+        shares.append(np.clip(np.minimum(high, edges + 1) - np.maximum(low, edges), 0.0, None))
+    share_S = torch.from_numpy(np.outer(*shares).ravel().astype(np.float32)).to(features.device)
     pooled_D = share_S @ features.float()
-    return _unit(pooled_D.double().cpu().numpy())
+    return _unit(pooled_D.cpu().numpy().astype(np.float64))
 
 
 def gather_evidence(
     view: View,
     seen: Appearance,
     first: Appearance,
+    likeness: FastLikeness | None,
+    usual: float | None,
     *,
     squared_distance: float,
     last_size: float,
@@ -103,6 +115,8 @@ def gather_evidence(
         view: what the network saw.
         seen: of the view's box.
         first: of the first frame's.
+        likeness: compares the two, where they were described with it.
+        usual: what "same" was lately while the target was surely followed; None if it never was.
         squared_distance: squared Mahalanobis distance of the box from the motion forecast.
         last_size: √(w·h) of the box before, in pixels.
         frame_size: (width, height) in pixels.
@@ -118,8 +132,10 @@ def gather_evidence(
     half_apart = np.maximum((view.box_in_crop[2:] - view.box_in_crop[:2]) / 2, _APART)
     apart = away > float(half_apart @ half_apart) / 2
     rival = _logit(float(scores[apart].max())) if apart.any() else -_MAX_LOGIT
-    x1, y1, x2, y2 = convert(view.box, "xywh", "xyxy")
-    inside = max(min(x2, frame_size[0]) - max(x1, 0.0), 0.0) * max(min(y2, frame_size[1]) - max(y1, 0.0), 0.0)
+    inside = math.prod(
+        max(min(float(low + side), length) - max(float(low), 0.0), 0.0)
+        for low, side, length in zip(view.box[:2], view.box[2:], frame_size, strict=True)
+    )
     size = math.sqrt(width * height)
     values = (
         seen.peak,
@@ -137,8 +153,23 @@ def gather_evidence(
         float(seen.tokens @ first.tokens),
         float(seen.colours @ first.colours),
         float(seen.pattern @ first.pattern),
+        *likeness_evidence(likeness, first, seen, usual),
     )
     return np.nan_to_num(np.array(values), nan=0.0, posinf=20.0, neginf=-20.0)
+
+
+def likeness_evidence(
+    likeness: FastLikeness | None, first: Appearance, seen: Appearance, usual: float | None
+) -> tuple[float, float, float]:
+    """The last numbers of :data:`EVIDENCE`, from "same" on; 0 without a network.
+
+    How alike two looks of one thing are depends on the thing, its size and the video: what is alike on an impostor may
+    be as much as on another target, but it is less than it was a moment ago. So the change is told as well.
+    """
+    if likeness is None or first.embedding is None or seen.embedding is None:
+        return 0.0, 0.0, 0.0
+    same, fit = (float(value) for value in likeness.compare(first.embedding, seen.embedding))
+    return same, fit, 0.0 if usual is None else same - usual
 
 
 @dataclass(frozen=True)
@@ -150,6 +181,7 @@ class Calibration:
         hidden: (K, F + 1) weights of the hidden units, the last column is the bias; tanh.
         output: (F + K + 1,) weights of the standardised evidence itself, the hidden units and the bias.
         temperature: divides the logit (Guo et al., "On Calibration of Modern Neural Networks", 2017).
+        likeness: the network that gave the last numbers of the evidence; None if they were 0.
     """
 
     mean: np.ndarray
@@ -157,6 +189,7 @@ class Calibration:
     hidden: np.ndarray
     output: np.ndarray
     temperature: float = 1.0
+    likeness: LikenessNet | None = None
 
     def logit(self, evidence: np.ndarray) -> np.ndarray:
         """(..., F) -> (...) log odds before the temperature."""
@@ -172,7 +205,9 @@ class Calibration:
     def to_json(self) -> str:
         """As stored with the weights."""
         numbers = {name: getattr(self, name).tolist() for name in ("mean", "scale", "hidden", "output")}
-        return json.dumps({"evidence": list(EVIDENCE), **numbers, "temperature": self.temperature})
+        likeness = None if self.likeness is None else self.likeness.to_text()
+        content = {"evidence": list(EVIDENCE), **numbers, "temperature": self.temperature, "likeness": likeness}
+        return json.dumps(content)
 
     @staticmethod
     def from_json(text: str) -> Calibration:
@@ -187,6 +222,7 @@ class Calibration:
             names = content["evidence"]
             arrays = {name: np.array(content[name], np.float64) for name in ("mean", "scale", "hidden", "output")}
             temperature = float(content["temperature"])
+            likeness = None if content["likeness"] is None else LikenessNet.from_text(content["likeness"])
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise UserError(f"the calibration stored with the weights is damaged ({error}): {cure}") from error
         if names != list(EVIDENCE):
@@ -196,7 +232,7 @@ class Calibration:
         sound = all(arrays[name].shape == shape and np.isfinite(arrays[name]).all() for name, shape in shapes.items())
         if not sound or not (arrays["scale"] > 0).all() or not 0 < temperature < math.inf:
             raise UserError(f"the calibration stored with the weights is damaged (wrong shapes or values): {cure}")
-        return Calibration(**arrays, temperature=temperature)
+        return Calibration(**arrays, temperature=temperature, likeness=likeness)
 
 
 def _logit(probability: float) -> float:

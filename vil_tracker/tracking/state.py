@@ -102,6 +102,8 @@ class TrackState:
         sure_size: √(w·h) in pixels of the last box that the tracker was sure of.
         context: temporal context of the frames before; None until a frame was confident enough to teach it.
         appearance: how the target looked in the first frame; None without a calibrated score, which alone needs it.
+        usual: fading mean of the likeness to the first frame, a logit, in frames in which the target was surely
+            followed; None before any.
         motion: forecast of the centre.
         filter: steadies the reported boxes; None while the target is lost.
         phase: the state machine.
@@ -122,6 +124,7 @@ class TrackState:
     filter: BoxFilter | None = None
     context: TemporalContext | None = None
     appearance: Appearance | None = None
+    usual: float | None = None
     phase: Phase = field(default_factory=Phase)
     sweep: Sweep | None = None
     suspect: Suspect | None = None

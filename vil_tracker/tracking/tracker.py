@@ -19,8 +19,16 @@ from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box, to_inpu
 from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import unregistered_context, updated_context
 from vil_tracker.models.inference import SearchModel, prepare_for_inference
+from vil_tracker.models.likeness import FastLikeness
 from vil_tracker.models.network import ViLTrackerNet
-from vil_tracker.tracking.confidence import Appearance, Calibration, appearance, gather_evidence
+from vil_tracker.tracking.confidence import (
+    EVIDENCE,
+    Appearance,
+    Calibration,
+    appearance,
+    gather_evidence,
+    likeness_evidence,
+)
 from vil_tracker.tracking.group import check_frame, update_together
 from vil_tracker.tracking.looking import Request, Timer, View, look
 from vil_tracker.tracking.memory import TemplateMemory
@@ -40,6 +48,8 @@ Steps = Generator[list[Request], list[View], Result]
 
 _MAX_RESIZE = 2.0  # while unsure, the search crop stays within this factor of the size last known for sure
 _SAME_PLACE = 0.2  # boxes that overlap by more are of one thing
+_SAME = EVIDENCE.index("same")
+_USUAL_GAIN = 0.05  # share of a new frame in what the likeness to the first frame usually is
 _TYPICAL_DISTANCE = 1.386  # median of the chi-square distribution, 2 dof: for boxes that no forecast applies to
 
 
@@ -78,8 +88,11 @@ class Tracker:
         grid = model.config.search_size // model.config.patch_size
         self.window = hann_window(grid, self.config.window).to(self.model.device, self.model.io_dtype)
         self.calibration: Calibration | None = None
+        self.likeness: FastLikeness | None = None
         if self.config.calibrated and model.calibration is not None:
             self.calibration = Calibration.from_json(model.calibration)
+            if self.calibration.likeness is not None:
+                self.likeness = FastLikeness(self.calibration.likeness)
         self.state: TrackState | None = None
 
     @torch.inference_mode()
@@ -112,7 +125,7 @@ class Tracker:
         if self.calibration is not None:
             request = Request(self._search_crop(state, box_xywh), first)
             view = look(self.model, frame, [request], self.window)[0]
-            state.appearance = appearance(view, box_xywh)
+            state.appearance = appearance(view, self.likeness, box_xywh)
             memory.looks.append(state.appearance.tokens)
         self.state = state
         return Result(box_xywh.copy(), 1.0, "tracking")
@@ -158,7 +171,7 @@ class Tracker:
         if config.motion and state.phase.name == "uncertain":
             centre = np.clip(expected, 0.0, frame.shape[1::-1])
         (view,) = yield [self._request(state, centre)]
-        seen = appearance(view)
+        seen = appearance(view, self.likeness)
         distance = state.motion.squared_distance(view.box, view.peak)
         score = self._score(state, frame, view, seen, distance)
 
@@ -170,6 +183,8 @@ class Tracker:
             state.sure_size = box_scale(view.box)
             if score >= config.context_confidence:
                 self._teach(state, view)
+            if score >= config.tracking_above:
+                self._get_used_to(state)
             self._remember(state, frame, view, seen, score)
         return self._finish(state, frame, view, score)
 
@@ -192,7 +207,7 @@ class Tracker:
                 others = [other for other in others if iou(other.box, suspect.box) < _SAME_PLACE]
         if others:
             # What looks best from afar must look right from near, too.
-            candidate = max(others, key=lambda other: other.peak)
+            candidate = max(others, key=lambda other: self._promise(state, other))
             (near,) = yield [Request(self._search_crop(state, candidate.box), first)]
             found = Suspect.best_of(near.box, self._judge(state, frame, near), len(others))
             if suspect is None or found.log_odds > suspect.log_odds:
@@ -238,7 +253,14 @@ class Tracker:
 
     def _judge(self, state: TrackState, frame: np.ndarray, view: View) -> float:
         """The score of a view to which no motion forecast applies."""
-        return self._score(state, frame, view, appearance(view), _TYPICAL_DISTANCE)
+        return self._score(state, frame, view, appearance(view, self.likeness), _TYPICAL_DISTANCE)
+
+    def _promise(self, state: TrackState, view: View) -> float:
+        """How much a place seen from afar deserves a look from near: the log odds of two judges that know little of
+        each other's errors, added up."""
+        assert state.appearance is not None
+        seen = appearance(view, self.likeness)
+        return seen.peak + likeness_evidence(self.likeness, state.appearance, seen, None)[0]
 
     def _request(self, state: TrackState, centre: np.ndarray) -> Request:
         """The ordinary search crop, around ``centre`` (2,)."""
@@ -266,12 +288,20 @@ class Tracker:
             view,
             seen,
             state.appearance,
+            self.likeness,
+            state.usual,
             squared_distance=squared_distance,
             last_size=last_size,
             frame_size=(frame.shape[1], frame.shape[0]),
         )
         state.judged.append((view.box, evidence))
         return float(self.calibration.probability(evidence))
+
+    def _get_used_to(self, state: TrackState) -> None:
+        """Take the likeness to the first frame, as just judged, into what it usually is."""
+        for _, evidence in state.judged[-1:]:
+            same = float(evidence[_SAME])
+            state.usual = same if state.usual is None else state.usual + _USUAL_GAIN * (same - state.usual)
 
     def _teach(self, state: TrackState, view: View) -> None:
         """Take the frame's features into the temporal context."""
