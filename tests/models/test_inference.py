@@ -129,9 +129,10 @@ def test_group_norm_and_gelu(
 
 @pytest.mark.skipif(not HAS_KERNEL, reason="no C++ compiler")
 def test_group_norm_without_whole_vectors() -> None:
-    image = torch.randn(2, 72, 7, 7).contiguous(memory_format=torch.channels_last)
-    expected = F.gelu(F.group_norm(image, 12, eps=1e-5))
-    assert torch.equal(GroupNormGelu(12, torch.ones(72), torch.zeros(72), 1e-5)(image), expected)
+    """18 channels of an odd number of pixels fill no vectors of 4, 8 or 16 numbers: PyTorch computes it."""
+    image = torch.randn(2, 18, 7, 7).contiguous(memory_format=torch.channels_last)
+    expected = F.gelu(F.group_norm(image, 6, eps=1e-5))
+    assert torch.equal(GroupNormGelu(6, torch.ones(18), torch.zeros(18), 1e-5)(image), expected)
 
 
 @pytest.mark.skipif(not HAS_KERNEL, reason="no C++ compiler")

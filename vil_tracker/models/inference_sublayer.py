@@ -90,9 +90,14 @@ class FastLinear:
 
 
 def _packs(weight: Tensor, dtype: torch.dtype) -> bool:
-    """Whether oneDNN computes with such weights, so that they may be kept in its layout."""
-    on_cpu = weight.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
-    return on_cpu and torch.backends.mkldnn.is_available()
+    """Whether oneDNN computes with such weights, so that they may be kept in its layout.
+
+    It refuses bfloat16 on processors that have neither AVX-512 nor AVX-NE-CONVERT; plain operators compute it there.
+    """
+    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+        return False
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and supported is not None and supported())
 
 
 def chunk_length(tokens: int) -> int:

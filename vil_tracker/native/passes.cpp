@@ -29,6 +29,13 @@ inline Vec gelu(Vec x) {
   return x * (sign ? tail : 1.0f - tail);
 }
 
+// Of three values the middle one.
+inline Vec median(Vec a, Vec b, Vec c) {
+  const Vec low = a < b ? a : b, high = a < b ? b : a;
+  const Vec rest = high < c ? high : c;
+  return low > rest ? low : rest;
+}
+
 // Group norm and GELU of images (B, rows, width), channels last, `width` a multiple of LANES / fold: the program sees
 // rows of fold * width numbers, so that vectors fit rows whose width does not.
 template <typename T>
@@ -39,7 +46,7 @@ void group_norm_gelu(const T* x, T* out, int64_t B, int64_t rows, int32_t width,
   const int64_t parts = std::max<int64_t>(1, std::min(lines / PART_ROWS, MOST_PARTS));
   const auto begin = [&](int64_t part) { return lines * part / parts; };
   // By image and part: a value of each channel, and the sums of the distances from it and of their squares. A mean far
-  // from 0 so takes no digits from the variance.
+  // from 0 so takes no digits from the variance; nor does a single far value, for the middle one of three is taken.
   std::vector<float> found(B * parts * 3 * period);
 
 #pragma omp parallel num_threads(threads)
@@ -49,7 +56,8 @@ void group_norm_gelu(const T* x, T* out, int64_t B, int64_t rows, int32_t width,
       const int64_t b = item / parts, part = item % parts;
       float* of_part = found.data() + item * 3 * period;
       for (int e = 0; e < period; e += LANES) {
-        const Vec pivot = load(x + b * lines * period + e);
+        const T* at = x + b * lines * period + e;
+        const Vec pivot = median(load(at), load(at + lines / 3 * period), load(at + 2 * lines / 3 * period));
         Vec sum{}, squares{};
         for (int64_t line = begin(part); line < begin(part + 1); ++line) {
           const Vec away = load(x + (b * lines + line) * period + e) - pivot;
