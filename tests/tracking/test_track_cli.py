@@ -132,7 +132,8 @@ def test_stream_is_tracked_to_its_end(tmp_path: Path, capsys: pytest.CaptureFixt
     with serve([[numbered_frame(number) for number in range(40)]]) as address:
         assert track(address, "--box", BOX, "-o", tmp_path, "--stream-timeout", 0.7, "--no-video") == 0
     found = [int(row["frame"]) for row in rows(tmp_path / "boxes.csv")]
-    assert found[0] == 0 and found == sorted(set(found)) and len(found) >= 3
+    # Which frames a busy machine drops, the first ones among them, is up to its load; none comes twice or too late.
+    assert found == sorted(set(found)) and len(found) >= 3
 
 
 # --- targets --------------------------------------------------------------------------------------------------------
