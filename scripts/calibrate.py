@@ -6,6 +6,7 @@ example: python scripts/calibrate.py runs/nano/weights.safetensors --data-root ~
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,6 @@ from vil_tracker.errors import UserError
 from vil_tracker.evaluation.calibration import auroc, reliability
 from vil_tracker.models.likeness import LikenessNet
 from vil_tracker.models.pretrained import add_metadata, load_model
-from vil_tracker.tracking.confidence import Calibration
 from vil_tracker.tracking.fitting import calibrate, training_clips
 
 
@@ -68,11 +68,11 @@ def run(args: argparse.Namespace) -> int:
 def read_likeness(path: Path | None) -> LikenessNet:
     """The likeness network of a file, or that of the shipped weights."""
     if path is None:
-        shipped = load_model(device="cpu").calibration
-        likeness = None if shipped is None else Calibration.from_json(shipped).likeness
-        if likeness is None:
+        # Not by Calibration.from_json: this is how a calibration of another version is mended.
+        text = json.loads(load_model(device="cpu").calibration or "{}").get("likeness")
+        if text is None:
             raise UserError("the shipped weights hold no likeness network: give a file of train_likeness.py")
-        return likeness
+        return LikenessNet.from_text(text)
     try:
         return LikenessNet.from_text(path.read_text(encoding="ascii"))
     except (OSError, UnicodeDecodeError) as error:

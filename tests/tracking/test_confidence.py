@@ -156,6 +156,9 @@ def test_json_round_trip_and_damage() -> None:
     assert np.array_equal(again.probability(sample), calibration.probability(sample))
     assert again.probability(sample).shape == (20,)
     content = json.loads(calibration.to_json())
+    former = {key: value for key, value in content.items() if key != "likeness"} | {"evidence": list(EVIDENCE[:15])}
+    with pytest.raises(UserError, match="of another version"):  # as weights of the version before hold it
+        Calibration.from_json(json.dumps(former))
     for change in (
         {"evidence": ["other"]},
         {"mean": [0.0]},

@@ -20,7 +20,7 @@ from vil_tracker.data.material import Material
 from vil_tracker.data.movers import draw_joints, turned_sideways
 from vil_tracker.data.photo_pool import PhotoPool, held_aside, learnt_from
 from vil_tracker.data.sprites import Pose, Sprite, bend, fold, place
-from vil_tracker.data.views import View, adapt, cover, put, recast
+from vil_tracker.data.views import View, adapt, cover, occlude, put, recast
 from vil_tracker.models.likeness import cut_look
 
 _ROOM = 3.2  # side of the canvas in units of the target's √(w·h)
@@ -149,11 +149,7 @@ def _seen(
     if near and not behind:
         _beside(material, rng, view, sprite, group, size)
     if rng.random() < 0.25 * strength:
-        hiding = material.occluder(rng)
-        angle, distance = rng.uniform(0, 2 * math.pi), rng.uniform(0.35, 0.75) * (view.box[2:] - view.box[:2])
-        centre = (view.box[:2] + view.box[2:]) / 2 + distance * (math.cos(angle), math.sin(angle))
-        turned = Pose(rng.normal(0, 0.3), rng.normal(0, 0.4)).linear()
-        cover(view, hiding, place(hiding.hull, turned, tuple(centre), size * rng.uniform(0.45, 1.1)), 0.5)
+        occlude(rng, view, material.occluder(rng))
     return view
 
 

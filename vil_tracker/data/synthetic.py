@@ -34,7 +34,7 @@ from vil_tracker.data.sprites import (
     place,
     warp,
 )
-from vil_tracker.data.views import View, adapt, cover, put, random_frame, recast
+from vil_tracker.data.views import View, adapt, cover, occlude, put, random_frame, recast
 from vil_tracker.errors import UserError
 
 MODES = ("still", "boxed", "cutout", "pseudo", "clip")
@@ -236,7 +236,7 @@ class SyntheticPairs:
         if rng.random() < 0.3 * difficulty:
             self._scatter(rng, search, None, -1, size, int(rng.integers(1, 3)), front=0.7)
         if present and rng.random() < self.config.occlusion * difficulty:
-            self._occlude(rng, search)
+            occlude(rng, search, self.material.occluder(rng))
         return template, template_box, search
 
     def _photo_view(
@@ -302,7 +302,7 @@ class SyntheticPairs:
             put(search, seen, place(seen.hull, pose, centre, size))
         self._scatter(rng, search, sprite, group, size, count - behind, front=1.0)
         if present and rng.random() < config.occlusion * difficulty:
-            self._occlude(rng, search)
+            occlude(rng, search, self.material.occluder(rng))
         if rng.random() < config.fill:
             box = search.box if present else np.array([0.4, 0.4, 0.6, 0.6]) * sizes[1]
             search.frame = random_frame(rng, box, sizes[1], cut=0.35)
@@ -331,18 +331,6 @@ class SyntheticPairs:
             x, y = rng.uniform(-0.05, 1.05, 2) * n
             allowed = 0.3 if rng.random() < front else 0.02
             cover(view, sprite, place(sprite.hull, pose, (x, y), scale), allowed)
-
-    def _occlude(self, rng: np.random.Generator, view: View) -> None:
-        """Cover a part of the target, from one side, by some textured thing."""
-        x1, y1, x2, y2 = view.box
-        w, h = x2 - x1, y2 - y1
-        sprite = self.material.occluder(rng)
-        angle = rng.uniform(0, 2 * math.pi)
-        distance = rng.uniform(0.35, 0.75)
-        centre = ((x1 + x2) / 2 + math.cos(angle) * w * distance, (y1 + y2) / 2 + math.sin(angle) * h * distance)
-        pose = Pose(rng.normal(0, 0.3), rng.normal(0, 0.4)).linear()
-        size = math.sqrt(w * h) * rng.uniform(0.45, 1.1)
-        cover(view, sprite, place(sprite.hull, pose, centre, size), 0.55)
 
     # --- from canvas to crop ----------------------------------------------------------------------------------------
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from vil_tracker.data.augment import Photometry
-from vil_tracker.data.sprites import Sprite, blend, bounds, ellipse_outline, warp_sprite
+from vil_tracker.data.sprites import Pose, Sprite, blend, bounds, ellipse_outline, place, warp_sprite
 
 
 @dataclass
@@ -49,6 +50,17 @@ def cover(view: View, sprite: Sprite, matrix: np.ndarray, allowed: float) -> Non
             return
         view.alpha[region] = cv2.multiply(view.alpha[region], cv2.bitwise_not(rgba[..., 3]), scale=1 / 255)
     blend(view.canvas, region, rgba)
+
+
+def occlude(rng: np.random.Generator, view: View, sprite: Sprite) -> None:
+    """Cover a part of the target, from one side, by something."""
+    x1, y1, x2, y2 = view.box
+    w, h = x2 - x1, y2 - y1
+    angle, distance = rng.uniform(0, 2 * math.pi), rng.uniform(0.35, 0.75)
+    centre = ((x1 + x2) / 2 + math.cos(angle) * w * distance, (y1 + y2) / 2 + math.sin(angle) * h * distance)
+    pose = Pose(rng.normal(0, 0.3), rng.normal(0, 0.4)).linear()
+    size = math.sqrt(w * h) * rng.uniform(0.45, 1.1)
+    cover(view, sprite, place(sprite.hull, pose, centre, size), 0.55)
 
 
 def recast(sprite: Sprite, look: Photometry) -> Sprite:

@@ -219,14 +219,13 @@ class Calibration:
         cure = "write it again with scripts/calibrate.py"
         try:
             content = json.loads(text)
-            names = content["evidence"]
+            if content["evidence"] != list(EVIDENCE):
+                raise UserError(f"the calibration stored with the weights is of another version: {cure}")
             arrays = {name: np.array(content[name], np.float64) for name in ("mean", "scale", "hidden", "output")}
             temperature = float(content["temperature"])
             likeness = None if content["likeness"] is None else LikenessNet.from_text(content["likeness"])
         except (ValueError, TypeError, KeyError, IndexError) as error:
             raise UserError(f"the calibration stored with the weights is damaged ({error}): {cure}") from error
-        if names != list(EVIDENCE):
-            raise UserError(f"the calibration stored with the weights is of another version: {cure}")
         count, units = len(EVIDENCE), len(arrays["hidden"])
         shapes = {"mean": (count,), "scale": (count,), "hidden": (units, count + 1), "output": (count + units + 1,)}
         sound = all(arrays[name].shape == shape and np.isfinite(arrays[name]).all() for name, shape in shapes.items())

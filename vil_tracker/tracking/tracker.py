@@ -299,9 +299,9 @@ class Tracker:
 
     def _get_used_to(self, state: TrackState) -> None:
         """Take the likeness to the first frame, as just judged, into what it usually is."""
-        for _, evidence in state.judged[-1:]:
-            same = float(evidence[_SAME])
-            state.usual = same if state.usual is None else state.usual + _USUAL_GAIN * (same - state.usual)
+        _, evidence = state.judged[-1]
+        same = float(evidence[_SAME])
+        state.usual = same if state.usual is None else state.usual + _USUAL_GAIN * (same - state.usual)
 
     def _teach(self, state: TrackState, view: View) -> None:
         """Take the frame's features into the temporal context."""

@@ -109,8 +109,9 @@ def train_likeness(
     """
     torch.manual_seed(seed)
     network = LikenessNet()
-    averaged = LikenessNet()
     average = ModelEmaV3(network, decay=0.998, use_warmup=True)
+    averaged = average.module
+    assert isinstance(averaged, LikenessNet)
     optimiser = torch.optim.AdamW(network.parameters(), lr=lr, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, lr, total_steps=steps, pct_start=0.1)
     held_out = list(islice(SyntheticLooks(pool, 128, seed + 1, aside=True), 8))
@@ -131,7 +132,6 @@ def train_likeness(
         total += value.item()
         if step % every == 0 or step == steps:
             since = (step - 1) % every + 1
-            averaged.load_state_dict(average.module.state_dict())
             on_report(step, total / since, validate(averaged, held_out), averaged)
             total = 0.0
     return averaged.eval()
