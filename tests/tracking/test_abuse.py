@@ -51,6 +51,9 @@ def abuse(network, number: int, length: int) -> None:
         context_confidence=float(rng.uniform()),
         motion=bool(rng.random() < 0.7),
         gate=float(rng.uniform()),
+        look_interval=int(rng.integers(1, 4)),
+        look_score=float(rng.uniform()),
+        redetect_near=int(rng.integers(1, 4)),
     )
     tracker = Tracker(network, config)
     frame = rng.integers(0, 256, (*rng.integers(2, 120, 2), 3), dtype=np.uint8)

@@ -19,10 +19,17 @@ from vil_tracker.errors import UserError
 from vil_tracker.evaluation.calibration import reliability
 from vil_tracker.models.likeness import FastLikeness, LikenessNet, cut_look
 from vil_tracker.models.pretrained import add_metadata, load_model, save_model
-from vil_tracker.tracking.confidence import EVIDENCE, Calibration, appearance, gather_evidence, pool_tokens
+from vil_tracker.tracking.confidence import (
+    EVIDENCE,
+    Calibration,
+    appearance,
+    gather_evidence,
+    pool_tokens,
+    with_other,
+)
 from vil_tracker.tracking.fitting import Judgements, calibrate, fit, fit_scaling, fit_with_held_out_scaling
 from vil_tracker.tracking.looking import View
-from vil_tracker.tracking.tracker import Tracker
+from vil_tracker.tracking.tracker import Tracker, steadied
 
 
 def view(logits: np.ndarray, *, shade: int = 90, box=(0.4, 0.4, 0.6, 0.6)) -> View:
@@ -33,12 +40,13 @@ def view(logits: np.ndarray, *, shade: int = 90, box=(0.4, 0.4, 0.6, 0.6)) -> Vi
     in_crop = np.array(box, np.float64)
     best = 1 / (1 + math.exp(-logits.max()))
     features = torch.arange(logits.size, dtype=torch.float32)[:, None].repeat(1, 2) + torch.tensor([1.0, 2.0])
-    return View(geometry, pixels, geometry.to_image(in_crop), in_crop, best, logits, features, None)
+    offsets, sizes = np.full((2, *logits.shape), 0.5), np.full((2, *logits.shape), 0.2)
+    return View(geometry, pixels, geometry.to_image(in_crop), in_crop, best, logits, offsets, sizes, features, None)
 
 
 def gather(seen: View, first: View, **changes: object) -> dict[str, float]:
     settings = {"squared_distance": 0.0, "last_size": 20.0, "frame_size": (200, 200), **changes}
-    values = gather_evidence(seen, appearance(seen, None), appearance(first, None), None, None, **settings)  # type: ignore[arg-type]
+    values = gather_evidence(seen, appearance(seen, None), appearance(first, None), None, **settings)  # type: ignore[arg-type]
     return dict(zip(EVIDENCE, values, strict=True))
 
 
@@ -55,7 +63,7 @@ def test_evidence_of_the_first_frame_itself() -> None:
     assert values["margin"] == pytest.approx(10.0, abs=0.01)
     for name in ("tokens", "colours", "pattern"):
         assert values[name] == pytest.approx(1.0)
-    for name in ("shift", "jump", "resize", "growth", "aspect", "cut"):
+    for name in ("jump", "resize", "growth", "aspect", "cut"):
         assert values[name] == pytest.approx(0.0, abs=1e-9)
 
 
@@ -72,13 +80,27 @@ def test_a_flat_map_has_more_entropy_and_spread() -> None:
     assert flat["spread"] > sharp["spread"] and flat["mass"] == pytest.approx(math.log(50))
 
 
+def test_cells_that_propose_other_boxes_disagree() -> None:
+    """The chosen cell's neighbour, with a third of its score's square, proposes a box of twice the width."""
+    first = view(np.full((10, 10), -30.0))
+    logits = np.full((10, 10), -30.0)
+    logits[4, 4], logits[4, 5] = 0.0, math.log(0.5 / math.sqrt(3) / (1 - 0.5 / math.sqrt(3)))
+    sizes, offsets = np.full((2, 10, 10), 0.2), np.full((2, 10, 10), 0.5)
+    sizes[0, 4, 5] = 0.4
+    offsets[0, 4, 5] = -0.5  # centred where the chosen one is
+    box = (0.35, 0.35, 0.55, 0.55)
+    seen = replace(view(logits, box=box), sizes=sizes, offsets=offsets)
+    assert gather(seen, first)["agreement"] == pytest.approx(0.75 * 1 + 0.25 * 0.5)
+    assert gather(replace(seen, sizes=np.full((2, 10, 10), 0.2)), first)["agreement"] == pytest.approx(1.0)
+
+
 def test_geometry_evidence() -> None:
     first, logits = view(peaked((4, 4, 2.0))), peaked((4, 4, 2.0))
     wide = view(logits, box=(-0.1, 0.4, 0.3, 0.6))  # twice as wide, centre 0.4 to the left, a quarter outside
     values = gather(wide, first, squared_distance=9.0)
     assert values["growth"] == pytest.approx(math.log(math.sqrt(2))) == values["resize"]
     assert values["aspect"] == pytest.approx(math.log(2)) and values["cut"] == pytest.approx(0.25)
-    assert values["shift"] == pytest.approx(0.4) and values["jump"] == pytest.approx(math.log(4))
+    assert values["jump"] == pytest.approx(math.log(4))
 
 
 def test_another_look_is_less_alike() -> None:
@@ -100,9 +122,10 @@ def test_the_likeness_network_answers_on_what_the_boxes_hold() -> None:
     network = LikenessNet().eval()
     likeness = FastLikeness(network)
     first, seen = view(peaked((4, 4, 2.0))), view(peaked((4, 4, 2.0)), shade=10, box=(0.38, 0.4, 0.6, 0.6))
-    known, found = appearance(first, likeness), appearance(seen, likeness)
+    known = appearance(first, likeness)
+    found = appearance(seen, likeness, known)
     settings = {"squared_distance": 0.0, "last_size": 20.0, "frame_size": (200, 200)}
-    values = dict(zip(EVIDENCE, gather_evidence(seen, found, known, likeness, -1.0, **settings), strict=True))  # type: ignore[arg-type]
+    values = dict(zip(EVIDENCE, gather_evidence(seen, found, known, -1.0, **settings), strict=True))  # type: ignore[arg-type]
     looks = [cut_look(v.pixels, v.box_in_crop * 100) for v in (first, seen)]
     with torch.no_grad():
         embedded = network.embed(torch.from_numpy(np.stack(looks)))
@@ -110,6 +133,40 @@ def test_the_likeness_network_answers_on_what_the_boxes_hold() -> None:
     assert (values["same"], values["fit"]) == pytest.approx((same, fit_logit), abs=1e-4) and same != 0
     assert values["same_change"] == pytest.approx(same + 1.0, abs=1e-4)  # it was -1 lately
     assert gather(seen, first)["same"] == gather(seen, first)["fit"] == 0
+
+
+def test_what_stands_beside_the_target_is_remembered_and_known_again() -> None:
+    """A second peak shows something: its look is kept once, and what looks so later is told by "other"."""
+    torch.manual_seed(0)
+    network = LikenessNet().eval()
+    likeness = FastLikeness(network)
+    base = view(peaked((4, 4, 2.0), (7, 8, 1.0)))
+    sizes = base.sizes.copy()
+    sizes[:, 7, 8] = 0.3, 0.1
+    seen = replace(base, sizes=sizes)
+    seen.pixels[70:80, 70:100] = np.random.default_rng(1).integers(0, 255, (10, 30, 3))
+    beside = np.array([85 - 15, 75 - 5, 85 + 15, 75 + 5]) / 100.0
+    (kept,) = others = with_other((), likeness, seen)
+    np.testing.assert_allclose(kept, likeness.embed(cut_look(seen.pixels, beside * 100)), atol=1e-5)
+    assert len(with_other(others, likeness, seen)) == 1  # the same thing again
+    assert with_other(others, likeness, view(peaked((4, 4, 2.0), (5, 4, 1.0)))) == others  # on the target itself
+    assert with_other(others, likeness, view(peaked((4, 4, 2.0), (7, 8, -3.2)))) == others  # nothing there
+
+    there = replace(seen, box_in_crop=beside)
+    known = appearance(seen, likeness)
+    told = [appearance(there, likeness, known, some).other for some in ((), others)]
+    with torch.no_grad():
+        again = torch.from_numpy(kept)[None].float()
+        expected = network.compare(again, again)[0, 0].item()
+    assert told == [-6.0, pytest.approx(max(expected, -6.0), abs=1e-4)]
+
+
+def test_few_things_beside_the_target_are_remembered_the_latest_ones() -> None:
+    torch.manual_seed(0)
+    likeness = FastLikeness(LikenessNet().eval())
+    others = tuple(np.eye(160)[index] * 50 for index in range(6))
+    after = with_other(others, likeness, view(peaked((4, 4, 2.0), (8, 8, 1.0))))
+    assert len(after) == 6 and all(a is b for a, b in zip(after, others[1:], strict=False))
 
 
 @pytest.mark.parametrize("bias", [9.0, -9.0])
@@ -120,7 +177,7 @@ def test_what_is_usual_is_learnt_from_sure_frames_alone(bias: float) -> None:
     calibration = replace(peak_calibration(bias=bias, slope=0.0), likeness=LikenessNet().eval())
     network.calibration = calibration.to_json()
     frames, boxes = scene(0, 6)
-    tracker = Tracker(network)
+    tracker = Tracker(network, TrackConfig(look_interval=1))
     tracker.init(frames[0], boxes[0])
     assert tracker.state is not None
     expected = None
@@ -130,9 +187,35 @@ def test_what_is_usual_is_learnt_from_sure_frames_alone(bias: float) -> None:
         assert evidence["same_change"] == pytest.approx(0.0 if expected is None else evidence["same"] - expected)
         if bias > 0:
             same = evidence["same"]
-            expected = same if expected is None else expected + 0.05 * (same - expected)
+            expected = same if expected is None else expected + 0.1 * (same - expected)
         assert tracker.state.usual == (None if expected is None else pytest.approx(expected))
     assert (expected is None) == (bias < 0)
+
+
+def test_a_sure_target_is_compared_with_the_first_frame_now_and_then(monkeypatch) -> None:
+    """Every third frame while the score is high, every frame while it is not or right after a jump of the box."""
+    network = small_network(seed=2)
+    network.calibration = peak_calibration(bias=9.0).to_json()
+    frames, boxes = scene(0, 14)
+    tracker = Tracker(network, TrackConfig(look_interval=3))
+    tracker.init(frames[0], boxes[0])
+    assert tracker.state is not None
+    compared: list[int] = []
+
+    def counted(view, *rest):
+        compared.append(index)
+        return appearance(view, *rest)
+
+    monkeypatch.setattr("vil_tracker.tracking.tracker.appearance", counted)
+    monkeypatch.setattr(type(tracker.state.motion), "squared_distance", lambda *_: 100.0 if index == 9 else 0.0)
+    for index in range(1, 14):  # noqa: B007
+        if index == 12:
+            tracker.state.score = 0.7
+        tracker.update(frames[index])
+        assert tracker.state.phase.name == "tracking"
+        _, evidence = tracker.state.judged[-1]
+        assert evidence[EVIDENCE.index("peak_change")] != 0  # the score map is read in every frame
+    assert compared == [1, 4, 7, 9, 12]
 
 
 def test_the_likeness_network_is_stored_with_the_calibration() -> None:
@@ -183,7 +266,7 @@ def judgements(count: int, seed: int = 0) -> tuple[Judgements, np.ndarray]:
 
 
 def test_the_fit_finds_the_probability_and_is_calibrated_on_new_data() -> None:
-    data, _ = judgements(1500)
+    data, _ = judgements(6000)
     calibration, held_out = fit_with_held_out_scaling(data)
     fresh, truth = judgements(3000, seed=1)
     probability = calibration.probability(fresh.evidence)
@@ -194,7 +277,7 @@ def test_the_fit_finds_the_probability_and_is_calibrated_on_new_data() -> None:
 
 
 def test_temperature_and_bias_undo_over_confidence_and_modesty() -> None:
-    data, truth = judgements(4000)
+    data, truth = judgements(24000)
     logits = np.log(truth / (1 - truth))
     assert fit_scaling(2.0 * logits, data.correct) == pytest.approx((2.0, 0.0), rel=0.1, abs=0.1)
     assert fit_scaling(0.5 * logits - 1.0, data.correct) == pytest.approx((0.5, 1.0), rel=0.1)
@@ -228,7 +311,7 @@ def test_the_score_is_the_calibrated_probability_or_else_the_peak() -> None:
     network = small_network(calibrated=False)
     plain = Tracker(network)
     network.calibration = peak_calibration(bias=1.0).to_json()
-    calibrated, off = Tracker(network), Tracker(network, TrackConfig(calibrated=False))
+    calibrated, off = Tracker(network, TrackConfig(score_gain=1.0)), Tracker(network, TrackConfig(calibrated=False))
     peaks = []
     for tracker in (plain, calibrated, off):
         tracker.init(frames[0], boxes[0])
@@ -236,6 +319,23 @@ def test_the_score_is_the_calibrated_probability_or_else_the_peak() -> None:
     assert peaks[0] == peaks[2] and 0 < peaks[0] < 1
     expected = 1 / (1 + math.exp(-(math.log(peaks[0] / (1 - peaks[0])) + 1.0)))
     assert peaks[1] == pytest.approx(expected, abs=1e-4)
+
+
+def test_the_score_is_steadied_over_frames() -> None:
+    """Log odds of +6, of which 0.3 stay, and of -2, of which 0.7 count: 0.4. Certainties count as odds of six."""
+    six, two = 1 / (1 + math.exp(-6)), 1 / (1 + math.exp(2))
+    assert steadied(six, two, 0.7) == pytest.approx(1 / (1 + math.exp(-0.4)))
+    assert steadied(1.0, two, 0.7) == pytest.approx(1 / (1 + math.exp(-0.4)))
+    assert steadied(0.0, two, 1.0) == pytest.approx(two)
+
+    frames, boxes = scene(0, 3)
+    network = small_network(calibrated=False)
+    network.calibration = peak_calibration(bias=1.0).to_json()
+    alone, steady = Tracker(network, TrackConfig(score_gain=1.0)), Tracker(network, TrackConfig(score_gain=0.6))
+    for tracker in (alone, steady):
+        tracker.init(frames[0], boxes[0])
+    # The ground truth before is sure.
+    assert steady.update(frames[1]).score == pytest.approx(steadied(1.0, alone.update(frames[1]).score, 0.6), abs=1e-9)
 
 
 def test_calibrate_and_store_beside_the_weights(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain, repeat
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from track_clips import peak_calibration, scene, small_network
 
+from vil_tracker.boxes import clip_box
 from vil_tracker.config import TrackConfig
 from vil_tracker.tracking import group
+from vil_tracker.tracking.confidence import appearance
 from vil_tracker.tracking.looking import Request, View
 from vil_tracker.tracking.redetect import FRAMES_PER_SWEEP, OVERLAP, Suspect, Sweep, coarse_grid
-from vil_tracker.tracking.tracker import Tracker
+from vil_tracker.tracking.tracker import Tracker, apart
 
 
 @settings(max_examples=50, deadline=None)
@@ -127,17 +131,15 @@ def test_the_place_looked_at_from_near_is_the_one_that_both_judges_like(lost_tra
     look = group.look
     monkeypatch.setattr(group, "look", watched)
     likes: dict[float, float] = {0.9: -3.0, 0.8: 3.0}
-    promised = tracker._promise
+    described = appearance
 
-    def promise(state, view):
-        monkeypatch.setattr(
-            "vil_tracker.tracking.tracker.likeness_evidence", lambda *_: (likes.get(view.peak, 0.0), 0.0, 0.0)
-        )
-        return promised(state, view)
+    def liked(view, *rest):
+        return replace(described(view, *rest), alike=(likes.get(view.peak, 0.0), 0.0))
 
-    monkeypatch.setattr(tracker, "_promise", promise)
+    monkeypatch.setattr("vil_tracker.tracking.tracker.appearance", liked)
     tracker.update(frames[4])
-    (near,) = asked[1]
+    near, second = asked[1]
+    assert second.geometry != near.geometry
     centre = seen[3].box[:2] + seen[3].box[2:] / 2
     assert (near.geometry.cx, near.geometry.cy) == pytest.approx(tuple(centre), abs=0.1)
 
@@ -158,19 +160,45 @@ def test_looking_again_multiplies_the_odds_of_a_place() -> None:
     assert first.seen_again(first.box, 0.2) is None  # 3 / 6 / 4 is below any place's 1 / 6
 
 
-def test_a_place_that_looks_right_twice_ends_the_search(lost_tracker, monkeypatch) -> None:
-    """Where one look is not enough for the best of several places, a second look at that place is."""
+def test_the_second_best_place_from_afar_may_be_the_best_from_near(lost_tracker, monkeypatch) -> None:
     tracker, frames = lost_tracker
     for frame in frames[:4]:
         tracker.update(frame)
     tracker.state.suspect = None
-    right = iter(
-        [0.01, 0.8, 0.01, 0.8, 0.01]
-    )  # the last place, the best of n; then the last place, the suspect, others
+    judged: list[np.ndarray] = []
+    right = iter([0.01, 0.3, 0.999])  # the last place, then the two that look best from afar
+
+    def score(state, frame, view, *_):
+        judged.append(view.box)
+        return next(right)
+
+    monkeypatch.setattr(tracker, "_score", score)
+    result = tracker.update(frames[4])
+    assert result.state == "recovered"
+    np.testing.assert_allclose(result.box, clip_box(judged[2], frames[4].shape[1], frames[4].shape[0]))
+
+
+def test_places_to_look_at_are_apart() -> None:
+    def at(x: float) -> View:
+        return SimpleNamespace(box=np.array([x, 10.0, 20.0, 20.0]))  # type: ignore[return-value]
+
+    views = [at(10), at(12), at(60), at(61), at(110)]
+    assert apart(views, 2) == [views[0], views[2]] and apart(views, 9) == [views[0], views[2], views[4]]
+
+
+def test_a_place_that_looks_right_twice_ends_the_search(lost_tracker, monkeypatch) -> None:
+    """Where one look is not enough for the better of two places, a second look at that place is."""
+    tracker, frames = lost_tracker
+    for frame in frames[:4]:
+        tracker.update(frame)
+    tracker.state.suspect = None
+    right = chain(
+        [0.01, 0.8, 0.1], [0.01, 0.8], repeat(0.01)
+    )  # the last place, two; the last place, the suspect, others
     monkeypatch.setattr(tracker, "_score", lambda *_: next(right))
     assert tracker.update(frames[4]).state == "lost"
     suspect = tracker.state.suspect
-    assert suspect is not None and suspect.places > 1
+    assert suspect is not None and suspect.places == 2
     assert suspect.probability == pytest.approx(4 / (4 + suspect.places))
     result = tracker.update(frames[5])
     assert result.state == "recovered" and result.score == pytest.approx(16 / (16 + suspect.places))

@@ -140,7 +140,8 @@ def seen_at(request: Request, box: np.ndarray) -> View:
     geometry, grid = request.geometry, 4
     pixels = np.zeros((geometry.size, geometry.size, 3), np.uint8)
     logits, features = np.full((grid, grid), -8.0), torch.zeros(grid**2, 32)
-    return View(geometry, pixels, box, geometry.to_crop(box), 0.01, logits, features, None)
+    maps = np.full((2, grid, grid), 0.5)
+    return View(geometry, pixels, box, geometry.to_crop(box), 0.01, logits, maps, maps, features, None)
 
 
 def test_snapped_crops_stay_where_they_are() -> None:

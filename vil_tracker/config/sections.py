@@ -274,6 +274,12 @@ class TrackConfig:
             ablations) token (row, column) of one crop stands for that of the next, wherever the crops were cut.
         context_confidence: score below which a frame does not teach the temporal context.
         calibrated: use the calibration stored with the weights: score, states and what follows from them.
+        look_score: score from which on the target is surely followed: how it looks is then got used to, and so is what
+            stands beside it.
+        look_interval: while it is surely followed, what the box holds is compared with the first frame once in so many
+            frames; in between the last comparison stands.
+        score_gain: share of a frame's own log odds in those of its score; the rest is what was said of the one before.
+            While the target is lost, every frame stands for itself.
         size_gain: share of a change of the box's size (of its logarithm) that the next search crop takes over. Crops
             that follow at once (1) let a box that takes in smoke or a neighbour grow from frame to frame, since a wider
             crop shows it still more to take in. While the target is lost, its size stays.
@@ -282,8 +288,8 @@ class TrackConfig:
         gate: probability that a true position passes the forecast's chi-square gate; one outside makes the frame
             uncertain unless its score is at least ``tracking_above``.
         redetect: search the whole frame while lost.
-        redetect_crops: search crops per frame for that, beside the ordinary one, one on the likeliest place so far and
-            one to verify.
+        redetect_crops: search crops per frame for that, beside the ordinary one and one on the likeliest place so far.
+        redetect_near: so many of the best of them are looked at from near.
         uncertain_below, tracking_above: scores at which "uncertain" begins and ends.
         lost_below, lost_after: a score below the first for so many frames in a row makes the target lost.
         uncertain_frames: so many uncertain frames make it lost, too.
@@ -301,18 +307,22 @@ class TrackConfig:
     registration: bool = True
     context_confidence: float = 0.3
     calibrated: bool = True
+    look_score: float = 0.8
+    look_interval: int = 3
+    score_gain: float = 0.7
     size_gain: float = 0.3
     smooth: bool = True
     motion: bool = True
     gate: float = 0.999
     redetect: bool = True
     redetect_crops: int = 6
+    redetect_near: int = 2
     uncertain_below: float = 0.35
     tracking_above: float = 0.5
     lost_below: float = 0.2
     lost_after: int = 3
     uncertain_frames: int = 12
-    recover_above: float = 0.65
+    recover_above: float = 0.75
     recovered_frames: int = 5
     templates: bool = False
     max_templates: int = 4
@@ -322,11 +332,13 @@ class TrackConfig:
 
     def __post_init__(self) -> None:
         probabilities = ("context_confidence", "uncertain_below", "tracking_above", "lost_below", "recover_above")
-        for key in ("window", "gate", "template_score", "template_likeness", *probabilities):
+        for key in ("window", "gate", "look_score", "template_score", "template_likeness", *probabilities):
             _require(0 <= getattr(self, key) <= 1, f"track.{key}", getattr(self, key), "in [0, 1]")
-        for key in ("redetect_crops", "lost_after", "uncertain_frames", "recovered_frames", "template_interval"):
+        counts = ("look_interval", "redetect_crops", "redetect_near", "lost_after", "uncertain_frames")
+        for key in (*counts, "recovered_frames", "template_interval"):
             _require(getattr(self, key) >= 1, f"track.{key}", getattr(self, key), "at least 1")
-        _require(0 < self.size_gain <= 1, "track.size_gain", self.size_gain, "in (0, 1]")
+        for key in ("score_gain", "size_gain"):
+            _require(0 < getattr(self, key) <= 1, f"track.{key}", getattr(self, key), "in (0, 1]")
         _require(self.max_templates >= 2, "track.max_templates", self.max_templates, "at least 2")
         ordered = self.lost_below <= self.uncertain_below <= self.tracking_above
         _require(

@@ -138,8 +138,11 @@ class FastLikeness:
         return self._embedding(x.flatten(1))[0].double().numpy()
 
     def compare(self, first: np.ndarray, seen: np.ndarray) -> np.ndarray:
-        """As :meth:`LikenessNet.compare` of two embeddings (EMBEDDING,): (2,) logits."""
-        lengths = max(float(np.linalg.norm(first)) * float(np.linalg.norm(seen)), 1e-8)
-        pairs = np.concatenate([first, seen, first * seen, np.abs(first - seen)])
-        hidden = np.maximum(self._hidden @ pairs + self._hidden_bias, 0.0)
-        return self._answers @ np.append(hidden, 4 * float(first @ seen) / lengths) + self._bias
+        """As :meth:`LikenessNet.compare` of embeddings (..., EMBEDDING), which are broadcast: (..., 2) logits."""
+        first, seen = np.broadcast_arrays(first, seen)
+        both = first * seen
+        lengths = np.sqrt((first * first).sum(-1) * (seen * seen).sum(-1))
+        pairs = np.concatenate([first, seen, both, np.abs(first - seen)], axis=-1)
+        hidden = np.maximum(pairs @ self._hidden.T + self._hidden_bias, 0.0)
+        cosine = both.sum(-1) / np.maximum(lengths, 1e-8)
+        return hidden @ self._answers[:, :-1].T + 4 * cosine[..., None] * self._answers[:, -1] + self._bias

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -28,7 +29,7 @@ EVIDENCE = (
     "entropy",  # of the score map as a distribution, in [0, 1]
     "mass",  # log of the sum of all scores
     "spread",  # root mean square distance of the scores from the box's centre, in crops
-    "shift",  # distance of the box's centre from the crop's, in crops
+    "agreement",  # mean overlap of the box with the boxes that all cells propose, weighted by the squares of the scores
     "jump",  # log(1 + Mahalanobis distance from the motion forecast)
     "resize",  # |log| of the change of size since the last frame
     "growth",  # log of the change of size since the first frame
@@ -40,10 +41,18 @@ EVIDENCE = (
     "same",  # logit of the likeness network that this is the first frame's thing; 0 without such a network
     "fit",  # logit of the overlap that it expects; likewise
     "same_change",  # "same", relative to what it was lately while the target was surely followed
+    "other",  # the likeliest logit of the likeness network that this is something that was seen beside the target
 )
 _APART = 0.12  # distance in crops beyond which another peak is another object; the target spans a quarter
 _MAX_LOGIT = 9.0
 _PATTERN = 8
+_OTHER_SCORE = 0.05  # of a place beside the target that shows something
+_OTHERS = 6  # things beside the target that are remembered
+_RESEMBLANCE = 0.8  # cosine of embeddings from which on two of them are taken for one
+_NO_OTHER = -6.0  # logit of "the same" for things that have nothing in common
+
+
+Others = tuple[np.ndarray, ...]  # embeddings (EMBEDDING,) of things seen beside the target, the latest last
 
 
 @dataclass(frozen=True)
@@ -57,6 +66,8 @@ class Appearance:
         colours: (512,) square roots of a colour histogram that sums to 1.
         pattern: (192,) shrunk picture, mean 0 and length 1 (or all 0).
         embedding: (EMBEDDING,) of the likeness network; None without one.
+        alike: its two answers, logits, on this against the first frame; 0 without one and for the first frame.
+        other: its greatest logit of "the same" on this against things seen beside the target.
     """
 
     peak: float
@@ -65,16 +76,31 @@ class Appearance:
     colours: np.ndarray
     pattern: np.ndarray
     embedding: np.ndarray | None = None
+    alike: tuple[float, float] = (0.0, 0.0)
+    other: float = _NO_OTHER
 
 
-def appearance(view: View, likeness: FastLikeness | None, box: np.ndarray | None = None) -> Appearance:
-    """Describe what stands in the box of a view, or in another box (4,) xywh in image pixels."""
+def appearance(
+    view: View,
+    likeness: FastLikeness | None,
+    first: Appearance | None = None,
+    others: Others = (),
+    box: np.ndarray | None = None,
+) -> Appearance:
+    """Describe what stands in the box of a view, or in another box (4,) xywh in image pixels, and compare it by the
+    likeness network with the first frame's and with what was seen beside the target."""
     in_crop = view.box_in_crop if box is None else view.geometry.to_crop(box)
     size = view.pixels.shape[0]
     x1, y1, x2, y2 = (int(round(float(v) * size)) for v in np.clip(in_crop, 0.0, 1.0))
     x1, y1 = min(x1, size - 2), min(y1, size - 2)
     part = np.ascontiguousarray(view.pixels[y1 : max(y2, y1 + 2), x1 : max(x2, x1 + 2)])
     histogram = cv2.calcHist([part], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3).ravel()
+    embedding = None if likeness is None else likeness.embed(cut_look(view.pixels, in_crop * size))
+    same, fit, other = 0.0, 0.0, _NO_OTHER
+    if likeness is not None and embedding is not None and first is not None and first.embedding is not None:
+        same, fit = (float(value) for value in likeness.compare(first.embedding, embedding))
+        if others:
+            other = max(_NO_OTHER, float(likeness.compare(np.stack(others), embedding)[:, 0].max()))
     small = cv2.resize(part, (_PATTERN, _PATTERN), interpolation=cv2.INTER_AREA).astype(np.float64).ravel()
     return Appearance(
         peak=_logit(view.peak),
@@ -82,8 +108,15 @@ def appearance(view: View, likeness: FastLikeness | None, box: np.ndarray | None
         tokens=pool_tokens(view.features, in_crop, (view.logits.shape[0], view.logits.shape[1])),
         colours=np.sqrt(histogram / max(float(histogram.sum()), 1.0)),
         pattern=_unit(small - small.mean()),
-        embedding=None if likeness is None else likeness.embed(cut_look(view.pixels, in_crop * size)),
+        embedding=embedding,
+        alike=(same, fit),
+        other=other,
     )
+
+
+def renewed(last: Appearance, view: View) -> Appearance:
+    """The last appearance with the peak and box of another view, for one that is taken to look as it did."""
+    return replace(last, peak=_logit(view.peak), box=view.box)
 
 
 def pool_tokens(features: Tensor, box_in_crop: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
@@ -102,7 +135,6 @@ def gather_evidence(
     view: View,
     seen: Appearance,
     first: Appearance,
-    likeness: FastLikeness | None,
     usual: float | None,
     *,
     squared_distance: float,
@@ -115,23 +147,25 @@ def gather_evidence(
         view: what the network saw.
         seen: of the view's box.
         first: of the first frame's.
-        likeness: compares the two, where they were described with it.
-        usual: what "same" was lately while the target was surely followed; None if it never was.
+        usual: what "same" was lately while the target was surely followed; None if it never was. How alike two looks of
+            one thing are depends on the thing, its size and the video: what is alike on an impostor may be as much as
+            on another target, but it is less than it was a moment ago.
         squared_distance: squared Mahalanobis distance of the box from the motion forecast.
         last_size: √(w·h) of the box before, in pixels.
         frame_size: (width, height) in pixels.
     """
-    rows, columns = view.logits.shape
-    scores = 1.0 / (1.0 + np.exp(-np.clip(view.logits.astype(np.float64), -30, 30)))
+    # NumPy by its plainest functions: on so few numbers each call costs more than its work.
+    column_w, row_h1 = _cells(*view.logits.shape)
+    scores = 1.0 / (1.0 + np.exp(-np.minimum(np.maximum(view.logits, -30.0), 30.0).astype(np.float64)))
     total = max(float(scores.sum()), 1e-12)
     share = scores / total
-    x, y = (view.box_in_crop[:2] + view.box_in_crop[2:]) / 2
-    away = ((np.arange(columns) + 0.5) / columns - x)[None] ** 2 + ((np.arange(rows) + 0.5) / rows - y)[:, None] ** 2
+    x1, y1, x2, y2 = (float(v) for v in view.box_in_crop)
+    x, y = (x1 + x2) / 2, (y1 + y2) / 2
+    away = (column_w - x) ** 2 + (row_h1 - y) ** 2
     width, height = (max(float(v), 1e-3) for v in seen.box[2:])
     first_width, first_height = (max(float(v), 1e-3) for v in first.box[2:])
-    half_apart = np.maximum((view.box_in_crop[2:] - view.box_in_crop[:2]) / 2, _APART)
-    apart = away > float(half_apart @ half_apart) / 2
-    rival = _logit(float(scores[apart].max())) if apart.any() else -_MAX_LOGIT
+    rival_score = float(np.where(away > _apart(view.box_in_crop), scores, -1.0).max())
+    rival = _logit(rival_score) if rival_score >= 0 else -_MAX_LOGIT
     inside = math.prod(
         max(min(float(low + side), length) - max(float(low), 0.0), 0.0)
         for low, side, length in zip(view.box[:2], view.box[2:], frame_size, strict=True)
@@ -144,7 +178,7 @@ def gather_evidence(
         float(-(share * np.log(share + 1e-12)).sum()) / math.log(share.size),
         math.log(total),
         math.sqrt(float((share * away).sum())),
-        math.hypot(x - 0.5, y - 0.5),
+        _agreement(view, share),
         math.log1p(math.sqrt(squared_distance)),
         abs(math.log(size / max(last_size, 1e-3))),
         math.log(size / math.sqrt(first_width * first_height)),
@@ -153,23 +187,63 @@ def gather_evidence(
         float(seen.tokens @ first.tokens),
         float(seen.colours @ first.colours),
         float(seen.pattern @ first.pattern),
-        *likeness_evidence(likeness, first, seen, usual),
+        *seen.alike,
+        0.0 if usual is None else seen.alike[0] - usual,
+        seen.other,
     )
-    return np.nan_to_num(np.array(values), nan=0.0, posinf=20.0, neginf=-20.0)
+    return np.array([min(max(value, -20.0), 20.0) if value == value else 0.0 for value in values])
 
 
-def likeness_evidence(
-    likeness: FastLikeness | None, first: Appearance, seen: Appearance, usual: float | None
-) -> tuple[float, float, float]:
-    """The last numbers of :data:`EVIDENCE`, from "same" on; 0 without a network.
+def _apart(box_in_crop: np.ndarray) -> float:
+    """Square of the distance from the middle of a box (4,), in crops, from which on things are something else."""
+    x1, y1, x2, y2 = (float(v) for v in box_in_crop)
+    return (max((x2 - x1) / 2, _APART) ** 2 + max((y2 - y1) / 2, _APART) ** 2) / 2
 
-    How alike two looks of one thing are depends on the thing, its size and the video: what is alike on an impostor may
-    be as much as on another target, but it is less than it was a moment ago. So the change is told as well.
+
+def with_other(others: Others, likeness: FastLikeness, view: View) -> Others:
+    """Take in what stands at the best place apart from a view's box, instead of what it resembles or of the oldest.
+
+    What was seen beside the target is not the target, however much it may look like it later on.
     """
-    if likeness is None or first.embedding is None or seen.embedding is None:
-        return 0.0, 0.0, 0.0
-    same, fit = (float(value) for value in likeness.compare(first.embedding, seen.embedding))
-    return same, fit, 0.0 if usual is None else same - usual
+    rows, columns = view.logits.shape
+    column_w, row_h1 = _cells(rows, columns)
+    x, y = (view.box_in_crop[:2] + view.box_in_crop[2:]) / 2
+    away = (column_w - x) ** 2 + (row_h1 - y) ** 2
+    elsewhere = np.where(away > _apart(view.box_in_crop), view.logits, -np.inf)
+    row, column = np.unravel_index(int(elsewhere.argmax()), elsewhere.shape)
+    if not _logit(_OTHER_SCORE) <= elsewhere[row, column] < np.inf:
+        return others
+    centre = (np.array([column, row]) + view.offsets[:, row, column]) / (columns, rows)
+    half = np.maximum(view.sizes[:, row, column], 1e-3) / 2
+    box = np.concatenate([centre - half, centre + half])
+    if not np.isfinite(box).all():
+        return others
+    embedding = likeness.embed(cut_look(view.pixels, box * view.pixels.shape[0]))
+    kept = [known for known in others if _unit(known) @ _unit(embedding) < _RESEMBLANCE]
+    return (*kept, embedding)[-_OTHERS:]
+
+
+@lru_cache(maxsize=8)
+def _cells(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
+    """Centres of a score map's cells in crop units: x (columns,) and y (rows, 1)."""
+    return (np.arange(columns) + 0.5) / columns, ((np.arange(rows) + 0.5) / rows)[:, None]
+
+
+def _agreement(view: View, share: np.ndarray) -> float:
+    """Mean overlap of the view's box with what the cells propose, weighted by the squares of their shares (h, w).
+
+    Where the target's outline is in doubt, neighbouring cells propose different boxes."""
+    rows, columns = share.shape
+    column_w, row_h1 = _cells(rows, columns)
+    half_width, half_height = view.sizes / 2
+    x, y = column_w + (view.offsets[0] - 0.5) / columns, row_h1 + (view.offsets[1] - 0.5) / rows
+    x1, y1, x2, y2 = (float(v) for v in view.box_in_crop)
+    across = np.maximum(np.minimum(x + half_width, x2) - np.maximum(x - half_width, x1), 0.0)
+    down = np.maximum(np.minimum(y + half_height, y2) - np.maximum(y - half_height, y1), 0.0)
+    common = across * down
+    overlap = common / (4 * half_width * half_height + (x2 - x1) * (y2 - y1) - common + 1e-12)
+    weight = share * share
+    return float((overlap * weight).sum() / max(float(weight.sum()), 1e-30))
 
 
 @dataclass(frozen=True)

@@ -53,6 +53,8 @@ class View:
         box_in_crop: (4,) x1 y1 x2 y2 in units of the crop.
         peak: sigmoid score of the chosen cell.
         logits: (h, w) score logits.
+        offsets: (2, h, w), x and y of the centre that each cell proposes, in [0, 1] of the cell.
+        sizes: (2, h, w), width and height that each cell proposes, in [0, 1] of the crop.
         features: (h * w, D) search tokens.
         context: the request's, registered to this crop.
     """
@@ -63,6 +65,8 @@ class View:
     box_in_crop: np.ndarray
     peak: float
     logits: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
     features: Tensor
     context: TemporalContext | None
 
@@ -93,7 +97,10 @@ def look(
         windows = torch.stack([window if r.windowed else torch.ones_like(window) for r in requests])
         boxes_B4, peaks_B = model.decode(output, windows)
         in_crop = boxes_B4.double().cpu().numpy()
-        peaks, logits = peaks_B.cpu().numpy(), output.score_logits[:, 0].float().cpu().numpy()
+        peaks = peaks_B.cpu().numpy()
+        logits, offsets, sizes = (
+            maps.float().cpu().numpy() for maps in (output.score_logits[:, 0], output.offset, output.size)
+        )
     return [
         View(
             request.geometry,
@@ -102,6 +109,8 @@ def look(
             in_crop[i],
             float(peaks[i]),
             logits[i],
+            offsets[i],
+            sizes[i],
             output.features[i],
             contexts[i],
         )

@@ -18,8 +18,9 @@ FRAMES_PER_SWEEP = 4  # the finest scale is taken whose grid is searched within 
 class Suspect:
     """A place where a lost target may be, found by a search and looked at again in the frames that follow.
 
-    The best of many places looks good by chance: at first its odds are divided by the number of places searched. In
-    later frames it is looked at wherever it moves, without a choice, and every look multiplies its odds.
+    The best of several places looks good by chance: at first its odds are divided by the number of places judged from
+    near (that those looked best from afar, the calibration has met). In later frames it is looked at wherever it moves,
+    without a choice, and every look multiplies its odds.
 
     Attributes:
         box: (4,) xywh in pixels.
@@ -34,12 +35,12 @@ class Suspect:
     @staticmethod
     def best_of(box: np.ndarray, probability: float, places: int) -> Suspect:
         """The best of so many places, judged from near to be right with this probability."""
-        return Suspect(box, _log_odds(probability) - math.log(places), places)
+        return Suspect(box, log_odds(probability) - math.log(places), places)
 
     def seen_again(self, box: np.ndarray, probability: float) -> Suspect | None:
         """After another look, which moved the box; None if it is now less likely than any place was at first."""
-        log_odds = self.log_odds + _log_odds(probability)
-        return Suspect(box, log_odds, self.places) if log_odds > -math.log(self.places) else None
+        total = self.log_odds + log_odds(probability)
+        return Suspect(box, total, self.places) if total > -math.log(self.places) else None
 
     @property
     def probability(self) -> float:
@@ -47,7 +48,8 @@ class Suspect:
         return 1.0 / (1.0 + math.exp(-self.log_odds))
 
 
-def _log_odds(probability: float) -> float:
+def log_odds(probability: float) -> float:
+    """Of a probability in [0, 1], kept finite."""
     inside = min(max(probability, 1e-6), 1 - 1e-6)
     return math.log(inside / (1 - inside))
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import supervision
 
     from vil_tracker.models.film_temporal import TemporalContext
-    from vil_tracker.tracking.confidence import Appearance
+    from vil_tracker.tracking.confidence import Appearance, Others
     from vil_tracker.tracking.memory import TemplateMemory
     from vil_tracker.tracking.motion import BoxFilter, MotionModel
     from vil_tracker.tracking.redetect import Suspect, Sweep
@@ -102,6 +102,10 @@ class TrackState:
         sure_size: √(w·h) in pixels of the last box that the tracker was sure of.
         context: temporal context of the frames before; None until a frame was confident enough to teach it.
         appearance: how the target looked in the first frame; None without a calibrated score, which alone needs it.
+        look: how what was followed looked when it was last compared with the first frame; None if that is out of date.
+        look_age: frames since then.
+        others: what was seen beside the target while it was surely followed.
+        last_other: frame in which that was last looked for.
         usual: fading mean of the likeness to the first frame, a logit, in frames in which the target was surely
             followed; None before any.
         motion: forecast of the centre.
@@ -124,6 +128,10 @@ class TrackState:
     filter: BoxFilter | None = None
     context: TemporalContext | None = None
     appearance: Appearance | None = None
+    look: Appearance | None = None
+    look_age: int = 0
+    others: Others = ()
+    last_other: int = 0
     usual: float | None = None
     phase: Phase = field(default_factory=Phase)
     sweep: Sweep | None = None

@@ -7,7 +7,8 @@ frame. A lost target is looked for all over the frame, a few crops per frame.
 
 from __future__ import annotations
 
-from collections.abc import Generator
+import math
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -22,12 +23,12 @@ from vil_tracker.models.inference import SearchModel, prepare_for_inference
 from vil_tracker.models.likeness import FastLikeness
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.tracking.confidence import (
-    EVIDENCE,
     Appearance,
     Calibration,
     appearance,
     gather_evidence,
-    likeness_evidence,
+    renewed,
+    with_other,
 )
 from vil_tracker.tracking.group import check_frame, update_together
 from vil_tracker.tracking.looking import Request, Timer, View, look
@@ -41,15 +42,16 @@ from vil_tracker.tracking.motion import (
     gate_distance,
     lagging,
 )
-from vil_tracker.tracking.redetect import Suspect, Sweep
+from vil_tracker.tracking.redetect import Suspect, Sweep, log_odds
 from vil_tracker.tracking.state import Result, TrackState
 
 Steps = Generator[list[Request], list[View], Result]
 
 _MAX_RESIZE = 2.0  # while unsure, the search crop stays within this factor of the size last known for sure
 _SAME_PLACE = 0.2  # boxes that overlap by more are of one thing
-_SAME = EVIDENCE.index("same")
-_USUAL_GAIN = 0.05  # share of a new frame in what the likeness to the first frame usually is
+_OTHERS_INTERVAL = 8  # frames between two looks at what stands beside the target
+_SURE_ODDS = 6.0  # log odds beyond which a score is no surer
+_USUAL_GAIN = 0.1  # share of a new look in what the likeness to the first frame usually is
 _TYPICAL_DISTANCE = 1.386  # median of the chi-square distribution, 2 dof: for boxes that no forecast applies to
 
 
@@ -125,7 +127,7 @@ class Tracker:
         if self.calibration is not None:
             request = Request(self._search_crop(state, box_xywh), first)
             view = look(self.model, frame, [request], self.window)[0]
-            state.appearance = appearance(view, self.likeness, box_xywh)
+            state.appearance = appearance(view, self.likeness, box=box_xywh)
             memory.looks.append(state.appearance.tokens)
         self.state = state
         return Result(box_xywh.copy(), 1.0, "tracking")
@@ -171,11 +173,12 @@ class Tracker:
         if config.motion and state.phase.name == "uncertain":
             centre = np.clip(expected, 0.0, frame.shape[1::-1])
         (view,) = yield [self._request(state, centre)]
-        seen = appearance(view, self.likeness)
         distance = state.motion.squared_distance(view.box, view.peak)
-        score = self._score(state, frame, view, seen, distance)
+        jumped = distance > gate_distance(config.gate)
+        seen, anew = self._seen(state, view, jumped)
+        score = steadied(state.score, self._score(state, frame, view, seen, distance), config.score_gain)
 
-        beyond = distance > gate_distance(config.gate) and score < config.tracking_above
+        beyond = jumped and score < config.tracking_above
         phase = state.phase.advance(score, config, doubtful=beyond)
         if not beyond:
             state.motion.correct(view.box, score)
@@ -183,10 +186,26 @@ class Tracker:
             state.sure_size = box_scale(view.box)
             if score >= config.context_confidence:
                 self._teach(state, view)
-            if score >= config.tracking_above:
-                self._get_used_to(state)
-            self._remember(state, frame, view, seen, score)
+            if anew:
+                if score >= config.look_score and phase == "tracking":
+                    self._get_used_to(state, seen)
+                    self._look_around(state, view)
+                self._remember(state, frame, view, seen, score)
         return self._finish(state, frame, view, score)
+
+    def _seen(self, state: TrackState, view: View, jumped: bool) -> tuple[Appearance, bool]:
+        """How what a view's box holds looks, and whether that was judged anew. While all is well it seldom changes from
+        one frame to the next, and to tell it costs more than the rest of a judgement."""
+        config, last = self.config, state.look
+        state.look_age += 1
+        sure = state.score >= config.look_score and state.phase.name in ("tracking", "recovered") and not jumped
+        if last is not None and sure and state.look_age < config.look_interval:
+            return renewed(last, view), False
+        state.look, state.look_age = self._appearance(state, view), 0
+        return state.look, True
+
+    def _appearance(self, state: TrackState, view: View) -> Appearance:
+        return appearance(view, self.likeness, state.appearance, state.others)
 
     def _find_again(self, state: TrackState, frame: np.ndarray) -> Steps:
         """While lost: the last place and some other ones, with the first template alone."""
@@ -205,13 +224,15 @@ class Tracker:
             suspect = suspect.seen_again(again.box, self._judge(state, frame, again))
             if suspect is not None:
                 others = [other for other in others if iou(other.box, suspect.box) < _SAME_PLACE]
-        if others:
-            # What looks best from afar must look right from near, too.
-            candidate = max(others, key=lambda other: self._promise(state, other))
-            (near,) = yield [Request(self._search_crop(state, candidate.box), first)]
-            found = Suspect.best_of(near.box, self._judge(state, frame, near), len(others))
-            if suspect is None or found.log_odds > suspect.log_odds:
-                suspect, again = found, near
+        # What looks best from afar must look right from near, too.
+        others.sort(key=lambda other: self._promise(state, other), reverse=True)
+        candidates = apart(others, config.redetect_near)
+        if candidates:
+            nears = yield [Request(self._search_crop(state, candidate.box), first) for candidate in candidates]
+            for near in nears:
+                found = Suspect.best_of(near.box, self._judge(state, frame, near), len(nears))
+                if suspect is None or found.log_odds > suspect.log_odds:
+                    suspect, again = found, near
         if suspect is not None and suspect.probability > max(score, config.recover_above):
             view, score = again, suspect.probability
 
@@ -221,7 +242,7 @@ class Tracker:
         if verified:
             state.sweep, state.suspect = None, None
             state.size = state.sure_size = box_scale(view.box)
-            state.motion = MotionModel(view.box)
+            state.motion, state.look = MotionModel(view.box), None
         return self._finish(state, frame, view, score)
 
     def _finish(self, state: TrackState, frame: np.ndarray, view: View, score: float) -> Result:
@@ -253,14 +274,13 @@ class Tracker:
 
     def _judge(self, state: TrackState, frame: np.ndarray, view: View) -> float:
         """The score of a view to which no motion forecast applies."""
-        return self._score(state, frame, view, appearance(view, self.likeness), _TYPICAL_DISTANCE)
+        return self._score(state, frame, view, self._appearance(state, view), _TYPICAL_DISTANCE)
 
     def _promise(self, state: TrackState, view: View) -> float:
         """How much a place seen from afar deserves a look from near: the log odds of two judges that know little of
         each other's errors, added up."""
-        assert state.appearance is not None
-        seen = appearance(view, self.likeness)
-        return seen.peak + likeness_evidence(self.likeness, state.appearance, seen, None)[0]
+        seen = self._appearance(state, view)
+        return seen.peak + seen.alike[0]
 
     def _request(self, state: TrackState, centre: np.ndarray) -> Request:
         """The ordinary search crop, around ``centre`` (2,)."""
@@ -288,7 +308,6 @@ class Tracker:
             view,
             seen,
             state.appearance,
-            self.likeness,
             state.usual,
             squared_distance=squared_distance,
             last_size=last_size,
@@ -297,11 +316,15 @@ class Tracker:
         state.judged.append((view.box, evidence))
         return float(self.calibration.probability(evidence))
 
-    def _get_used_to(self, state: TrackState) -> None:
-        """Take the likeness to the first frame, as just judged, into what it usually is."""
-        _, evidence = state.judged[-1]
-        same = float(evidence[_SAME])
+    def _get_used_to(self, state: TrackState, seen: Appearance) -> None:
+        """Take the likeness to the first frame into what it usually is."""
+        same, _ = seen.alike
         state.usual = same if state.usual is None else state.usual + _USUAL_GAIN * (same - state.usual)
+
+    def _look_around(self, state: TrackState, view: View) -> None:
+        """Now and then, remember what else there is beside a target that is surely there."""
+        if self.likeness is not None and state.frame - state.last_other >= _OTHERS_INTERVAL:
+            state.others, state.last_other = with_other(state.others, self.likeness, view), state.frame
 
     def _teach(self, state: TrackState, view: View) -> None:
         """Take the frame's features into the temporal context."""
@@ -331,6 +354,22 @@ class Tracker:
         geometry = geometry_for_box(box, settings.template_factor, settings.template_size)
         pixels = to_input(crop(frame, geometry), self.window.device, self.window.dtype)
         return pixels, torch.as_tensor(geometry.to_crop(box)).to(self.window)
+
+
+def steadied(before: float, now: float, gain: float) -> float:
+    """Two probabilities in turn, the second with weight ``gain``, averaged as log odds: one frame's evidence is noisy,
+    and a box that was right is seldom wrong in the next frame. Log odds beyond ±6 count as that."""
+    odds = [min(max(log_odds(value), -_SURE_ODDS), _SURE_ODDS) for value in (before, now)]
+    return 1.0 / (1.0 + math.exp((gain - 1) * odds[0] - gain * odds[1]))
+
+
+def apart(views: Sequence[View], count: int) -> list[View]:
+    """The first views that show different places, at most ``count``."""
+    chosen: list[View] = []
+    for view in views:
+        if len(chosen) < count and all(iou(view.box, other.box) < _SAME_PLACE for other in chosen):
+            chosen.append(view)
+    return chosen
 
 
 def hann_window(grid: int, strength: float) -> torch.Tensor:
