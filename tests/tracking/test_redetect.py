@@ -192,9 +192,8 @@ def test_a_place_that_looks_right_twice_ends_the_search(lost_tracker, monkeypatc
     for frame in frames[:4]:
         tracker.update(frame)
     tracker.state.suspect = None
-    right = chain(
-        [0.01, 0.8, 0.1], [0.01, 0.8], repeat(0.01)
-    )  # the last place, two; the last place, the suspect, others
+    # The last place and two others; then the last place, the suspect, and whatever else.
+    right = chain([0.01, 0.8, 0.1], [0.01, 0.8], repeat(0.01))
     monkeypatch.setattr(tracker, "_score", lambda *_: next(right))
     assert tracker.update(frames[4]).state == "lost"
     suspect = tracker.state.suspect

@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vil_tracker.boxes import convert, iou
 from vil_tracker.errors import UserError
 from vil_tracker.models.likeness import FastLikeness, LikenessNet, cut_look
 from vil_tracker.tracking.looking import View
+from vil_tracker.tracking.odds import log_odds
 
 EVIDENCE = (
     "peak",  # logit of the chosen cell
@@ -103,7 +105,7 @@ def appearance(
             other = max(_NO_OTHER, float(likeness.compare(np.stack(others), embedding)[:, 0].max()))
     small = cv2.resize(part, (_PATTERN, _PATTERN), interpolation=cv2.INTER_AREA).astype(np.float64).ravel()
     return Appearance(
-        peak=_logit(view.peak),
+        peak=log_odds(view.peak, _MAX_LOGIT),
         box=view.box if box is None else box,
         tokens=pool_tokens(view.features, in_crop, (view.logits.shape[0], view.logits.shape[1])),
         colours=np.sqrt(histogram / max(float(histogram.sum()), 1.0)),
@@ -116,7 +118,7 @@ def appearance(
 
 def renewed(last: Appearance, view: View) -> Appearance:
     """The last appearance with the peak and box of another view, for one that is taken to look as it did."""
-    return replace(last, peak=_logit(view.peak), box=view.box)
+    return replace(last, peak=log_odds(view.peak, _MAX_LOGIT), box=view.box)
 
 
 def pool_tokens(features: Tensor, box_in_crop: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
@@ -155,17 +157,15 @@ def gather_evidence(
         frame_size: (width, height) in pixels.
     """
     # NumPy by its plainest functions: on so few numbers each call costs more than its work.
-    column_w, row_h1 = _cells(*view.logits.shape)
     scores = 1.0 / (1.0 + np.exp(-np.minimum(np.maximum(view.logits, -30.0), 30.0).astype(np.float64)))
     total = max(float(scores.sum()), 1e-12)
     share = scores / total
-    x1, y1, x2, y2 = (float(v) for v in view.box_in_crop)
-    x, y = (x1 + x2) / 2, (y1 + y2) / 2
-    away = (column_w - x) ** 2 + (row_h1 - y) ** 2
+    x, y = _centre(view)
+    away, apart = _away(view)
     width, height = (max(float(v), 1e-3) for v in seen.box[2:])
     first_width, first_height = (max(float(v), 1e-3) for v in first.box[2:])
-    rival_score = float(np.where(away > _apart(view.box_in_crop), scores, -1.0).max())
-    rival = _logit(rival_score) if rival_score >= 0 else -_MAX_LOGIT
+    rival_score = float(np.where(apart, scores, -1.0).max())
+    rival = log_odds(rival_score, _MAX_LOGIT) if rival_score >= 0 else -_MAX_LOGIT
     inside = math.prod(
         max(min(float(low + side), length) - max(float(low), 0.0), 0.0)
         for low, side, length in zip(view.box[:2], view.box[2:], frame_size, strict=True)
@@ -194,28 +194,17 @@ def gather_evidence(
     return np.array([min(max(value, -20.0), 20.0) if value == value else 0.0 for value in values])
 
 
-def _apart(box_in_crop: np.ndarray) -> float:
-    """Square of the distance from the middle of a box (4,), in crops, from which on things are something else."""
-    x1, y1, x2, y2 = (float(v) for v in box_in_crop)
-    return (max((x2 - x1) / 2, _APART) ** 2 + max((y2 - y1) / 2, _APART) ** 2) / 2
-
-
 def with_other(others: Others, likeness: FastLikeness, view: View) -> Others:
     """Take in what stands at the best place apart from a view's box, instead of what it resembles or of the oldest.
 
     What was seen beside the target is not the target, however much it may look like it later on.
     """
-    rows, columns = view.logits.shape
-    column_w, row_h1 = _cells(rows, columns)
-    x, y = (view.box_in_crop[:2] + view.box_in_crop[2:]) / 2
-    away = (column_w - x) ** 2 + (row_h1 - y) ** 2
-    elsewhere = np.where(away > _apart(view.box_in_crop), view.logits, -np.inf)
+    _, apart = _away(view)
+    elsewhere = np.where(apart, view.logits, -np.inf)
     row, column = np.unravel_index(int(elsewhere.argmax()), elsewhere.shape)
-    if not _logit(_OTHER_SCORE) <= elsewhere[row, column] < np.inf:
+    if not log_odds(_OTHER_SCORE, _MAX_LOGIT) <= elsewhere[row, column] < np.inf:
         return others
-    centre = (np.array([column, row]) + view.offsets[:, row, column]) / (columns, rows)
-    half = np.maximum(view.sizes[:, row, column], 1e-3) / 2
-    box = np.concatenate([centre - half, centre + half])
+    box = convert(_proposals(view)[row, column], "xywh", "xyxy")
     if not np.isfinite(box).all():
         return others
     embedding = likeness.embed(cut_look(view.pixels, box * view.pixels.shape[0]))
@@ -229,19 +218,38 @@ def _cells(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     return (np.arange(columns) + 0.5) / columns, ((np.arange(rows) + 0.5) / rows)[:, None]
 
 
+def _centre(view: View) -> tuple[float, float]:
+    """Middle of a view's box, in crops."""
+    x1, y1, x2, y2 = (float(v) for v in view.box_in_crop)
+    return (x1 + x2) / 2, (y1 + y2) / 2
+
+
+def _away(view: View) -> tuple[np.ndarray, np.ndarray]:
+    """Squares of the distances of all cells (h, w) from the middle of a view's box, in crops; and whether what they
+    show is something else."""
+    column_w, row_h1 = _cells(*view.logits.shape)
+    (x, y), (x1, y1, x2, y2) = _centre(view), (float(v) for v in view.box_in_crop)
+    away = (column_w - x) ** 2 + (row_h1 - y) ** 2
+    return away, away > (max((x2 - x1) / 2, _APART) ** 2 + max((y2 - y1) / 2, _APART) ** 2) / 2
+
+
+def _proposals(view: View) -> np.ndarray:
+    """Boxes (h, w, 4) xywh that the cells propose, in crops."""
+    rows, columns = view.logits.shape
+    column_w, row_h1 = _cells(rows, columns)
+    boxes = np.empty((rows, columns, 4))
+    boxes[..., 2], boxes[..., 3] = view.sizes
+    boxes[..., 0] = column_w + (view.offsets[0] - 0.5) / columns - boxes[..., 2] / 2
+    boxes[..., 1] = row_h1 + (view.offsets[1] - 0.5) / rows - boxes[..., 3] / 2
+    return boxes
+
+
 def _agreement(view: View, share: np.ndarray) -> float:
     """Mean overlap of the view's box with what the cells propose, weighted by the squares of their shares (h, w).
 
-    Where the target's outline is in doubt, neighbouring cells propose different boxes."""
-    rows, columns = share.shape
-    column_w, row_h1 = _cells(rows, columns)
-    half_width, half_height = view.sizes / 2
-    x, y = column_w + (view.offsets[0] - 0.5) / columns, row_h1 + (view.offsets[1] - 0.5) / rows
-    x1, y1, x2, y2 = (float(v) for v in view.box_in_crop)
-    across = np.maximum(np.minimum(x + half_width, x2) - np.maximum(x - half_width, x1), 0.0)
-    down = np.maximum(np.minimum(y + half_height, y2) - np.maximum(y - half_height, y1), 0.0)
-    common = across * down
-    overlap = common / (4 * half_width * half_height + (x2 - x1) * (y2 - y1) - common + 1e-12)
+    Where the target's outline is in doubt, neighbouring cells propose different boxes.
+    """
+    overlap = iou(_proposals(view), convert(view.box_in_crop, "xyxy", "xywh"))
     weight = share * share
     return float((overlap * weight).sum() / max(float(weight.sum()), 1e-30))
 
@@ -306,11 +314,6 @@ class Calibration:
         if not sound or not (arrays["scale"] > 0).all() or not 0 < temperature < math.inf:
             raise UserError(f"the calibration stored with the weights is damaged (wrong shapes or values): {cure}")
         return Calibration(**arrays, temperature=temperature, likeness=likeness)
-
-
-def _logit(probability: float) -> float:
-    inside = min(max(probability, 1e-9), 1 - 1e-9)
-    return min(max(math.log(inside / (1 - inside)), -_MAX_LOGIT), _MAX_LOGIT)
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

@@ -133,7 +133,7 @@ def _move(tracker: Tracker, clip: Clip, index: int, overlap: float, rng: np.rand
     else:
         box = np.concatenate([rng.uniform(0, 1, 2) * (width, height) - state.box[2:] / 2, state.box[2:]])
     state.box = clip_box(box, width, height, min_size=4.0)
-    state.motion, state.context, state.look = MotionModel(state.box), None, None
+    state.motion, state.context = MotionModel(state.box), None
 
 
 def fit(data: Judgements, seed: int = 0) -> Calibration:

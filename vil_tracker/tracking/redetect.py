@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from vil_tracker.data.crops import CropGeometry
+from vil_tracker.tracking.odds import log_odds, probability
 
 OVERLAP = 0.4  # of neighbouring crops, so that a target of a quarter of the crop lies whole in one of them
 SCALES = (1.0, 1.5, 2.0, 2.5, 3.0)  # crops may be wider than the ordinary search crop by these factors
+_MOST = 13.8  # log odds of one look: a millionth is left to chance
 FRAMES_PER_SWEEP = 4  # the finest scale is taken whose grid is searched within so many frames
 
 
@@ -24,7 +26,7 @@ class Suspect:
 
     Attributes:
         box: (4,) xywh in pixels.
-        log_odds: that the target is there; the odds of the prior, one place among many, are included.
+        log_odds: that the target is there.
         places: how many places it was the best of.
     """
 
@@ -33,25 +35,20 @@ class Suspect:
     places: int
 
     @staticmethod
-    def best_of(box: np.ndarray, probability: float, places: int) -> Suspect:
-        """The best of so many places, judged from near to be right with this probability."""
-        return Suspect(box, log_odds(probability) - math.log(places), places)
+    def best_of(box: np.ndarray, score: float, places: int) -> Suspect:
+        """The best of so many places, whose score from near is this."""
+        return Suspect(box, log_odds(score, _MOST) - math.log(places), places)
 
-    def seen_again(self, box: np.ndarray, probability: float) -> Suspect | None:
-        """After another look, which moved the box; None if it is now less likely than any place was at first."""
-        total = self.log_odds + log_odds(probability)
+    def seen_again(self, box: np.ndarray, score: float) -> Suspect | None:
+        """After another look, which moved the box and gave this score; None if it is now less likely than any place
+        was at first."""
+        total = self.log_odds + log_odds(score, _MOST)
         return Suspect(box, total, self.places) if total > -math.log(self.places) else None
 
     @property
     def probability(self) -> float:
         """That the target is there, in [0, 1]."""
-        return 1.0 / (1.0 + math.exp(-self.log_odds))
-
-
-def log_odds(probability: float) -> float:
-    """Of a probability in [0, 1], kept finite."""
-    inside = min(max(probability, 1e-6), 1 - 1e-6)
-    return math.log(inside / (1 - inside))
+        return probability(self.log_odds)
 
 
 class Sweep:

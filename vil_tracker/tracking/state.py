@@ -103,7 +103,7 @@ class TrackState:
         context: temporal context of the frames before; None until a frame was confident enough to teach it.
         appearance: how the target looked in the first frame; None without a calibrated score, which alone needs it.
         look: how what was followed looked when it was last compared with the first frame; None if that is out of date.
-        look_age: frames since then.
+        last_look: frame in which that was.
         others: what was seen beside the target while it was surely followed.
         last_other: frame in which that was last looked for.
         usual: fading mean of the likeness to the first frame, a logit, in frames in which the target was surely
@@ -129,7 +129,7 @@ class TrackState:
     context: TemporalContext | None = None
     appearance: Appearance | None = None
     look: Appearance | None = None
-    look_age: int = 0
+    last_look: int = 0
     others: Others = ()
     last_other: int = 0
     usual: float | None = None

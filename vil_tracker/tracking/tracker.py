@@ -7,7 +7,6 @@ frame. A lost target is looked for all over the frame, a few crops per frame.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Sequence
 from dataclasses import replace
 
@@ -42,7 +41,8 @@ from vil_tracker.tracking.motion import (
     gate_distance,
     lagging,
 )
-from vil_tracker.tracking.redetect import Suspect, Sweep, log_odds
+from vil_tracker.tracking.odds import log_odds, probability
+from vil_tracker.tracking.redetect import Suspect, Sweep
 from vil_tracker.tracking.state import Result, TrackState
 
 Steps = Generator[list[Request], list[View], Result]
@@ -197,11 +197,10 @@ class Tracker:
         """How what a view's box holds looks, and whether that was judged anew. While all is well it seldom changes from
         one frame to the next, and to tell it costs more than the rest of a judgement."""
         config, last = self.config, state.look
-        state.look_age += 1
         sure = state.score >= config.look_score and state.phase.name in ("tracking", "recovered") and not jumped
-        if last is not None and sure and state.look_age < config.look_interval:
+        if last is not None and sure and state.frame - state.last_look < config.look_interval:
             return renewed(last, view), False
-        state.look, state.look_age = self._appearance(state, view), 0
+        state.look, state.last_look = self._appearance(state, view), state.frame
         return state.look, True
 
     def _appearance(self, state: TrackState, view: View) -> Appearance:
@@ -359,8 +358,8 @@ class Tracker:
 def steadied(before: float, now: float, gain: float) -> float:
     """Two probabilities in turn, the second with weight ``gain``, averaged as log odds: one frame's evidence is noisy,
     and a box that was right is seldom wrong in the next frame. Log odds beyond ±6 count as that."""
-    odds = [min(max(log_odds(value), -_SURE_ODDS), _SURE_ODDS) for value in (before, now)]
-    return 1.0 / (1.0 + math.exp((gain - 1) * odds[0] - gain * odds[1]))
+    old, new = (log_odds(value, _SURE_ODDS) for value in (before, now))
+    return probability(old + gain * (new - old))
 
 
 def apart(views: Sequence[View], count: int) -> list[View]:
