@@ -54,6 +54,8 @@ def abuse(network, number: int, length: int) -> None:
         look_interval=int(rng.integers(1, 4)),
         look_score=float(rng.uniform()),
         redetect_near=int(rng.integers(1, 4)),
+        doubt_below=float(rng.uniform()),
+        doubt_after=int(rng.integers(1, 4)),
     )
     tracker = Tracker(network, config)
     frame = rng.integers(0, 256, (*rng.integers(2, 120, 2), 3), dtype=np.uint8)

@@ -29,7 +29,8 @@ from vil_tracker.tracking.confidence import (
 )
 from vil_tracker.tracking.fitting import Judgements, calibrate, fit, fit_scaling, fit_with_held_out_scaling
 from vil_tracker.tracking.looking import View
-from vil_tracker.tracking.tracker import Tracker, steadied
+from vil_tracker.tracking.odds import steadied
+from vil_tracker.tracking.tracker import Tracker
 
 
 def view(logits: np.ndarray, *, shade: int = 90, box=(0.4, 0.4, 0.6, 0.6)) -> View:

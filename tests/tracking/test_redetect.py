@@ -17,8 +17,8 @@ from vil_tracker.config import TrackConfig
 from vil_tracker.tracking import group
 from vil_tracker.tracking.confidence import appearance
 from vil_tracker.tracking.looking import Request, View
-from vil_tracker.tracking.redetect import FRAMES_PER_SWEEP, OVERLAP, Suspect, Sweep, coarse_grid
-from vil_tracker.tracking.tracker import Tracker, apart
+from vil_tracker.tracking.redetect import FRAMES_PER_SWEEP, OVERLAP, Suspect, Sweep, apart, coarse_grid, preference
+from vil_tracker.tracking.tracker import Tracker
 
 
 @settings(max_examples=50, deadline=None)
@@ -155,9 +155,10 @@ def test_the_best_of_many_places_needs_better_evidence() -> None:
 def test_looking_again_multiplies_the_odds_of_a_place() -> None:
     """Odds of 3 : 1 at the best of six places, 3 : 1 again in the next frame: 3 * 3 / 6. One denial undoes it."""
     first = Suspect.best_of(np.array([1.0, 2.0, 3.0, 4.0]), 0.75, 6)
-    second = first.seen_again(np.array([5.0, 6.0, 3.0, 4.0]), 0.75)
+    second = first.seen_again(np.array([5.0, 6.0, 3.0, 4.0]), 0.75, 1.0)
     assert second is not None and second.probability == pytest.approx(0.6) and second.box[0] == 5.0
-    assert first.seen_again(first.box, 0.2) is None  # 3 / 6 / 4 is below any place's 1 / 6
+    assert second.score == pytest.approx(0.75)  # by the last look alone
+    assert first.seen_again(first.box, 0.2, 1.0) is None  # 3 / 6 / 4 is below any place's 1 / 6
 
 
 def test_the_second_best_place_from_afar_may_be_the_best_from_near(lost_tracker, monkeypatch) -> None:
@@ -202,3 +203,77 @@ def test_a_place_that_looks_right_twice_ends_the_search(lost_tracker, monkeypatc
     result = tracker.update(frames[5])
     assert result.state == "recovered" and result.score == pytest.approx(16 / (16 + suspect.places))
     assert tracker.state.suspect is None
+
+
+def test_the_target_cannot_be_at_two_places() -> None:
+    """Judged right at 0.9 there and 0.5 here, each for itself: 0.45 there, 0.05 here, 0.05 nowhere, and never both."""
+    assert preference(0.9, 0.5) == pytest.approx(0.45 / 0.55)
+    assert preference(0.9, 0.95) < 0.35 and preference(1.0, 1.0) == 0.0
+    assert preference(0.6, 0.0) == pytest.approx(0.6)
+
+
+@pytest.fixture
+def doubting_tracker() -> tuple[Tracker, list[np.ndarray], list[list[Request]]]:
+    """Says 0.5 of every place, which is neither sure nor uncertain."""
+    network = small_network()
+    network.calibration = peak_calibration(bias=0.0, slope=0.0).to_json()
+    frames, boxes = scene(0, 14)
+    tracker = Tracker(network, TrackConfig(score_gain=1.0, doubt_after=3, redetect_crops=2, redetect_near=1))
+    tracker.init(frames[0], boxes[0])
+    return tracker, frames[1:], []
+
+
+def _judge_by_crop(monkeypatch, tracker: Tracker, asked: list[list[Request]], here: float, there: float) -> None:
+    """Give the box that is followed one score, and what is seen anywhere else another one, and note what is asked."""
+    look = group.look
+
+    def watched(model, frame, requests, *rest):
+        asked.append(list(requests))
+        return look(model, frame, requests, *rest)
+
+    def judged(state, frame, view, seen, distance, last_size):
+        state.judged.append((view.box, np.zeros(1)))
+        return here if len(state.judged) == 1 else there  # the followed box is judged first
+
+    monkeypatch.setattr(group, "look", watched)
+    monkeypatch.setattr(tracker, "_score", judged)
+    monkeypatch.setattr("vil_tracker.tracking.tracker.promise", lambda seen: 0.0)  # all deserve a look from near
+
+
+def test_a_doubtful_track_is_given_up_for_a_likelier_place(doubting_tracker, monkeypatch) -> None:
+    tracker, frames, asked = doubting_tracker
+    _judge_by_crop(monkeypatch, tracker, asked, here=0.5, there=0.9)
+    results = [tracker.update(frame) for frame in frames[:4]]
+    assert [len(requests) for requests in asked[:3]] == [1, 1, 1]  # not in doubt yet
+    assert [result.state for result in results[:3]] == ["tracking"] * 3
+    assert results[3].state == "recovered" and results[3].score == pytest.approx(preference(0.9, 0.5))
+    np.testing.assert_allclose(results[3].box, clip_box(tracker.state.judged[-1][0], *frames[3].shape[1::-1]))
+    assert tracker.state.suspect is None and tracker.state.sweep is None
+
+
+def test_a_doubtful_track_goes_on_where_no_place_is_likelier(doubting_tracker, monkeypatch) -> None:
+    tracker, frames, asked = doubting_tracker
+    _judge_by_crop(monkeypatch, tracker, asked, here=0.7, there=0.8)
+    states = [tracker.update(frame).state for frame in frames[:8]]
+    assert states == ["tracking"] * 8
+    assert sum(len(requests) > 1 for requests in asked) >= 5  # it looked
+
+
+@pytest.mark.parametrize("change", [{"doubt_below": 0.0}, {"redetect": False}, {"doubt_below": 0.4}])
+def test_without_doubt_a_frame_is_one_crop(doubting_tracker, monkeypatch, change) -> None:
+    tracker, frames, asked = doubting_tracker
+    _judge_by_crop(monkeypatch, tracker, asked, here=0.5, there=0.9)
+    tracker.config = replace(tracker.config, **change)
+    for frame in frames[:6]:
+        assert tracker.update(frame).state == "tracking"
+    assert [len(requests) for requests in asked] == [1] * 6
+
+
+def test_what_promises_less_than_the_followed_box_is_not_looked_at_from_near(doubting_tracker, monkeypatch) -> None:
+    tracker, frames, asked = doubting_tracker
+    _judge_by_crop(monkeypatch, tracker, asked, here=0.5, there=0.9)
+    promises = chain([1.0], repeat(0.5))  # the followed box, then other places
+    monkeypatch.setattr("vil_tracker.tracking.tracker.promise", lambda seen: next(promises))
+    for frame in frames[:4]:
+        assert tracker.update(frame).state == "tracking"
+    assert len(asked) == 4 and len(asked[3]) > 1 and tracker.state.suspect is None

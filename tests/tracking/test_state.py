@@ -76,7 +76,7 @@ def test_every_walk_keeps_to_the_rules(steps: list[tuple[float, bool, bool]]) ->
         if before == "lost":
             assert after == ("recovered" if verified else "lost")
         else:
-            assert after != "recovered" or before == "recovered"
+            assert after == "recovered" if verified else after != "recovered" or before == "recovered"
         if before == "tracking" and after == "lost":
             assert phase.low >= CONFIG.lost_after
 

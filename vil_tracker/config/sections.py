@@ -287,7 +287,9 @@ class TrackConfig:
         motion: centre the search on a motion forecast while uncertain.
         gate: probability that a true position passes the forecast's chi-square gate; one outside makes the frame
             uncertain unless its score is at least ``tracking_above``.
-        redetect: search the whole frame while lost.
+        redetect: search the whole frame while lost, and while in doubt.
+        doubt_below, doubt_after: a score below the first for so many frames in a row puts a track in doubt: while it is
+            followed, the frame is searched for a likelier place.
         redetect_crops: search crops per frame for that, beside the ordinary one and one on the likeliest place so far.
         redetect_near: so many of the best of them are looked at from near.
         uncertain_below, tracking_above: scores at which "uncertain" begins and ends.
@@ -315,6 +317,8 @@ class TrackConfig:
     motion: bool = True
     gate: float = 0.999
     redetect: bool = True
+    doubt_below: float = 0.8
+    doubt_after: int = 3
     redetect_crops: int = 6
     redetect_near: int = 2
     uncertain_below: float = 0.35
@@ -332,9 +336,17 @@ class TrackConfig:
 
     def __post_init__(self) -> None:
         probabilities = ("context_confidence", "uncertain_below", "tracking_above", "lost_below", "recover_above")
-        for key in ("window", "gate", "look_score", "template_score", "template_likeness", *probabilities):
+        for key in (
+            "window",
+            "gate",
+            "look_score",
+            "doubt_below",
+            "template_score",
+            "template_likeness",
+            *probabilities,
+        ):
             _require(0 <= getattr(self, key) <= 1, f"track.{key}", getattr(self, key), "in [0, 1]")
-        counts = ("look_interval", "redetect_crops", "redetect_near", "lost_after", "uncertain_frames")
+        counts = ("look_interval", "doubt_after", "redetect_crops", "redetect_near", "lost_after", "uncertain_frames")
         for key in (*counts, "recovered_frames", "template_interval"):
             _require(getattr(self, key) >= 1, f"track.{key}", getattr(self, key), "at least 1")
         for key in ("score_gain", "size_gain"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+_SURE = 6.0  # log odds beyond which a steadied score is no surer
+
 
 def log_odds(probability: float, most: float) -> float:
     """Of a probability in [0, 1]; within ±``most``, so that none is certain."""
@@ -15,3 +17,10 @@ def log_odds(probability: float, most: float) -> float:
 def probability(log_odds: float) -> float:
     """The inverse of :func:`log_odds`, of finite log odds."""
     return 1.0 / (1.0 + math.exp(-log_odds))
+
+
+def steadied(before: float, now: float, gain: float) -> float:
+    """Two probabilities in turn, the second with weight ``gain``, averaged as log odds: one frame's evidence is noisy,
+    and a box that was right is seldom wrong in the next frame. Log odds beyond ±6 count as that."""
+    old, new = (log_odds(value, _SURE) for value in (before, now))
+    return probability(old + gain * (new - old))

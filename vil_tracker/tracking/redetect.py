@@ -1,15 +1,20 @@
-"""Searching the whole frame for a lost target, a bounded number of crops per frame."""
+"""Searching the whole frame for a target that is lost or in doubt, a bounded number of crops per frame."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from vil_tracker.boxes import iou
 from vil_tracker.data.crops import CropGeometry
-from vil_tracker.tracking.odds import log_odds, probability
+from vil_tracker.tracking.confidence import Appearance
+from vil_tracker.tracking.looking import View
+from vil_tracker.tracking.odds import log_odds, probability, steadied
 
+SAME_PLACE = 0.2  # boxes that overlap by more are of one thing
 OVERLAP = 0.4  # of neighbouring crops, so that a target of a quarter of the crop lies whole in one of them
 SCALES = (1.0, 1.5, 2.0, 2.5, 3.0)  # crops may be wider than the ordinary search crop by these factors
 _MOST = 13.8  # log odds of one look: a millionth is left to chance
@@ -18,7 +23,7 @@ FRAMES_PER_SWEEP = 4  # the finest scale is taken whose grid is searched within 
 
 @dataclass(frozen=True)
 class Suspect:
-    """A place where a lost target may be, found by a search and looked at again in the frames that follow.
+    """A place where a target that is lost or in doubt may be, found by a search and looked at again from then on.
 
     The best of several places looks good by chance: at first its odds are divided by the number of places judged from
     near (that those looked best from afar, the calibration has met). In later frames it is looked at wherever it moves,
@@ -28,22 +33,27 @@ class Suspect:
         box: (4,) xywh in pixels.
         log_odds: that the target is there.
         places: how many places it was the best of.
+        score: that the target is there, by the last looks alone, as a followed box is scored; in [0, 1].
     """
 
     box: np.ndarray
     log_odds: float
     places: int
+    score: float
 
     @staticmethod
     def best_of(box: np.ndarray, score: float, places: int) -> Suspect:
         """The best of so many places, whose score from near is this."""
-        return Suspect(box, log_odds(score, _MOST) - math.log(places), places)
+        odds = log_odds(score, _MOST) - math.log(places)
+        return Suspect(box, odds, places, probability(odds))
 
-    def seen_again(self, box: np.ndarray, score: float) -> Suspect | None:
-        """After another look, which moved the box and gave this score; None if it is now less likely than any place
-        was at first."""
+    def seen_again(self, box: np.ndarray, score: float, gain: float) -> Suspect | None:
+        """After another look, which moved the box and gave this score (``gain`` as for a followed box's); None if it is
+        now less likely than any place was at first."""
         total = self.log_odds + log_odds(score, _MOST)
-        return Suspect(box, total, self.places) if total > -math.log(self.places) else None
+        if total <= -math.log(self.places):
+            return None
+        return Suspect(box, total, self.places, steadied(self.score, score, gain))
 
     @property
     def probability(self) -> float:
@@ -104,3 +114,25 @@ def _places(length: float, side: float) -> list[float]:
         return [length / 2]
     count = math.ceil((length - side * OVERLAP) / (side * (1 - OVERLAP)))
     return [float(value) for value in np.linspace(side / 2, length - side / 2, max(count, 2))]
+
+
+def promise(seen: Appearance) -> float:
+    """How much a place seen from afar deserves a look from near: the log odds of two judges that know little of each
+    other's errors, added up."""
+    return seen.peak + seen.alike[0]
+
+
+def preference(other: float, here: float) -> float:
+    """Probability that the target is at another place rather than here or nowhere, where each place was judged for
+    itself with these probabilities: it cannot be at both."""
+    there = other * (1 - here)
+    return there / max(there + (1 - other), 1e-12)
+
+
+def apart(views: Sequence[View], count: int) -> list[View]:
+    """The first views that show different places, at most ``count``."""
+    chosen: list[View] = []
+    for view in views:
+        if len(chosen) < count and all(iou(view.box, other.box) < SAME_PLACE for other in chosen):
+            chosen.append(view)
+    return chosen

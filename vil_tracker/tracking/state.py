@@ -49,7 +49,8 @@ class Phase:
 
     A score below ``uncertain_below`` makes a track uncertain, one above ``tracking_above`` ends that. ``lost_after``
     frames in a row below ``lost_below``, or ``uncertain_frames`` uncertain ones, make it lost; only a verified match
-    with the first template ends that, as "recovered" for ``recovered_frames`` frames.
+    with the first template ends that, as "recovered" for ``recovered_frames`` frames. Such a match elsewhere also
+    replaces a track in doubt.
 
     Attributes:
         name: one of :data:`STATES`.
@@ -68,13 +69,13 @@ class Phase:
             score: calibrated, in [0, 1].
             config: the thresholds.
             doubtful: the frame cannot be trusted whatever its score; asked for except while lost.
-            verified: whether the frame's box matched the first template; only asked for while lost.
+            verified: whether a search found the target and the frame's box matches the first template.
         """
         self.low = self.low + 1 if score < config.lost_below else 0
         self.frames += 1
-        if self.name == "lost":
-            if verified:
-                self._enter("recovered")
+        if verified:
+            self._enter("recovered")
+        if self.name == "lost" or verified:
             return self.name
         if self.name == "uncertain":
             if score >= config.tracking_above and not doubtful:
@@ -111,9 +112,10 @@ class TrackState:
         motion: forecast of the centre.
         filter: steadies the reported boxes; None while the target is lost.
         phase: the state machine.
-        sweep: which places of the frame were searched while the target is lost; None while it is not.
+        sweep: which places of the frame were searched while the target is lost or in doubt; None while it is neither.
         suspect: the likeliest place found by that search so far.
         score: of the last frame.
+        doubts: how many of the last frames in a row scored below ``doubt_below``.
         frame: frames since ``init``.
         last_template: frame of the last template added.
         judged: boxes (4,) that the last frame gave a score to, in turn, each with the evidence (F,) of
@@ -137,6 +139,7 @@ class TrackState:
     sweep: Sweep | None = None
     suspect: Suspect | None = None
     score: float = 1.0
+    doubts: int = 0
     frame: int = 0
     last_template: int = 0
     judged: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)

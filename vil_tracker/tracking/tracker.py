@@ -2,7 +2,7 @@
 
 A frame's way: crop around the last box (or, when unsure, around the motion forecast) → network, reading the template's
 cached memory and the temporal context → best cell of score × window → box in the frame → how sure → state for the next
-frame. A lost target is looked for all over the frame, a few crops per frame.
+frame. A target that is lost, or long in doubt, is looked for all over the frame, a few crops per frame.
 """
 
 from __future__ import annotations
@@ -41,16 +41,14 @@ from vil_tracker.tracking.motion import (
     gate_distance,
     lagging,
 )
-from vil_tracker.tracking.odds import log_odds, probability
-from vil_tracker.tracking.redetect import Suspect, Sweep
+from vil_tracker.tracking.odds import steadied
+from vil_tracker.tracking.redetect import SAME_PLACE, Suspect, Sweep, apart, preference, promise
 from vil_tracker.tracking.state import Result, TrackState
 
 Steps = Generator[list[Request], list[View], Result]
 
 _MAX_RESIZE = 2.0  # while unsure, the search crop stays within this factor of the size last known for sure
-_SAME_PLACE = 0.2  # boxes that overlap by more are of one thing
 _OTHERS_INTERVAL = 8  # frames between two looks at what stands beside the target
-_SURE_ODDS = 6.0  # log odds beyond which a score is no surer
 _USUAL_GAIN = 0.1  # share of a new look in what the likeness to the first frame usually is
 _TYPICAL_DISTANCE = 1.386  # median of the chi-square distribution, 2 dof: for boxes that no forecast applies to
 
@@ -172,11 +170,26 @@ class Tracker:
         centre, expected = box_centre(state.box), state.motion.predict(state.box)
         if config.motion and state.phase.name == "uncertain":
             centre = np.clip(expected, 0.0, frame.shape[1::-1])
-        (view,) = yield [self._request(state, centre)]
+        requests = [self._request(state, centre)]
+        doubted = config.redetect and state.doubts >= config.doubt_after
+        if doubted:
+            requests += self._elsewhere(state, frame)
+        else:
+            state.sweep, state.suspect = None, None
+        view, *others = yield requests
         distance = state.motion.squared_distance(view.box, view.peak)
         jumped = distance > gate_distance(config.gate)
         seen, anew = self._seen(state, view, jumped)
-        score = steadied(state.score, self._score(state, frame, view, seen, distance), config.score_gain)
+        score = steadied(
+            state.score, self._score(state, frame, view, seen, distance, box_scale(state.box)), config.score_gain
+        )
+        if doubted:
+            others = [other for other in others if iou(other.box, view.box) < SAME_PLACE]
+            rival = yield from self._search(state, frame, others, least=promise(seen))
+            if rival is not None and state.suspect is not None:
+                preferred = preference(state.suspect.score, score)
+                if preferred >= config.recover_above:
+                    return self._found(state, frame, rival, preferred)
 
         beyond = jumped and score < config.tracking_above
         phase = state.phase.advance(score, config, doubtful=beyond)
@@ -208,40 +221,72 @@ class Tracker:
 
     def _find_again(self, state: TrackState, frame: np.ndarray) -> Steps:
         """While lost: the last place and some other ones, with the first template alone."""
-        config, first, suspect = self.config, state.memory.first, state.suspect
-        requests = [replace(self._request(state, box_centre(state.box)), memory=first)]
-        if suspect is not None:
-            requests.append(Request(self._search_crop(state, suspect.box), first))
-        known = len(requests)
+        config = self.config
+        requests = [replace(self._request(state, box_centre(state.box)), memory=state.memory.first)]
         if config.redetect:
-            requests += [Request(place, first, windowed=False) for place in self._places(state, frame)]
-        views = yield requests
-        view, others = views[0], views[known:]
+            requests += self._elsewhere(state, frame)
+        view, *others = yield requests
         score = self._judge(state, frame, view)
+        if config.redetect:
+            other = yield from self._search(state, frame, others)
+            if (
+                other is not None
+                and state.suspect is not None
+                and state.suspect.probability > max(score, config.recover_above)
+            ):
+                view, score = other, state.suspect.probability
+        if score >= config.recover_above:
+            return self._found(state, frame, view, score)
+        state.phase.advance(score, config)
+        return self._finish(state, frame, view, score)
+
+    def _elsewhere(self, state: TrackState, frame: np.ndarray) -> list[Request]:
+        """The crops in which the target is looked for elsewhere in this frame, with the first template alone: around
+        the likeliest place so far, if there is one, and the next ones of the sweep."""
+        first, suspect = state.memory.first, state.suspect
+        known = [] if suspect is None else [Request(self._near(state, suspect.box), first)]
+        return known + [Request(place, first, windowed=False) for place in self._places(state, frame)]
+
+    def _search(
+        self, state: TrackState, frame: np.ndarray, others: Sequence[View], least: float = -np.inf
+    ) -> Generator[list[Request], list[View], View | None]:
+        """Judge what was seen elsewhere, and keep the likeliest place as the suspect.
+
+        Args:
+            state: of the session.
+            frame: the frame.
+            others: what was seen in the crops of :meth:`_elsewhere`, in turn.
+            least: what a place must promise to be looked at from near.
+
+        Returns:
+            The view of the suspect in this frame; None if there is none.
+        """
+        suspect, view = state.suspect, None
         if suspect is not None:
-            again = views[1]
-            suspect = suspect.seen_again(again.box, self._judge(state, frame, again))
+            view, *others = others
+            suspect = suspect.seen_again(view.box, self._judge(state, frame, view), self.config.score_gain)
             if suspect is not None:
-                others = [other for other in others if iou(other.box, suspect.box) < _SAME_PLACE]
+                others = [other for other in others if iou(other.box, suspect.box) < SAME_PLACE]
         # What looks best from afar must look right from near, too.
-        others.sort(key=lambda other: self._promise(state, other), reverse=True)
-        candidates = apart(others, config.redetect_near)
+        promises = [(promise(self._appearance(state, other)), other) for other in others]
+        promises.sort(key=lambda pair: pair[0], reverse=True)
+        candidates = apart([other for promised, other in promises if promised >= least], self.config.redetect_near)
         if candidates:
-            nears = yield [Request(self._search_crop(state, candidate.box), first) for candidate in candidates]
+            nears = yield [Request(self._near(state, candidate.box), state.memory.first) for candidate in candidates]
             for near in nears:
                 found = Suspect.best_of(near.box, self._judge(state, frame, near), len(nears))
                 if suspect is None or found.log_odds > suspect.log_odds:
-                    suspect, again = found, near
-        if suspect is not None and suspect.probability > max(score, config.recover_above):
-            view, score = again, suspect.probability
-
+                    suspect, view = found, near
         state.suspect = suspect
-        verified = score >= config.recover_above
-        state.phase.advance(score, config, verified=verified)
-        if verified:
-            state.sweep, state.suspect = None, None
-            state.size = state.sure_size = box_scale(view.box)
-            state.motion, state.look = MotionModel(view.box), None
+        return view
+
+    def _found(self, state: TrackState, frame: np.ndarray, view: View, score: float) -> Result:
+        """Go on from where the target was found by a search."""
+        state.phase.advance(score, self.config, verified=True)
+        state.sweep, state.suspect = None, None
+        state.size = state.sure_size = box_scale(view.box)
+        state.motion, state.look = MotionModel(view.box), None
+        state.filter = None
         return self._finish(state, frame, view, score)
 
     def _finish(self, state: TrackState, frame: np.ndarray, view: View, score: float) -> Result:
@@ -251,6 +296,7 @@ class Tracker:
         if state.phase.name != "lost":
             state.size = lagging(state.size, box_scale(state.box), self.config.size_gain)
         state.score, state.frame = score, state.frame + 1
+        state.doubts = state.doubts + 1 if score < self.config.doubt_below else 0
         box = state.box
         if state.phase.name == "lost" or not self.config.smooth:
             state.filter = None
@@ -273,13 +319,7 @@ class Tracker:
 
     def _judge(self, state: TrackState, frame: np.ndarray, view: View) -> float:
         """The score of a view to which no motion forecast applies."""
-        return self._score(state, frame, view, self._appearance(state, view), _TYPICAL_DISTANCE)
-
-    def _promise(self, state: TrackState, view: View) -> float:
-        """How much a place seen from afar deserves a look from near: the log odds of two judges that know little of
-        each other's errors, added up."""
-        seen = self._appearance(state, view)
-        return seen.peak + seen.alike[0]
+        return self._score(state, frame, view, self._appearance(state, view), _TYPICAL_DISTANCE, state.sure_size)
 
     def _request(self, state: TrackState, centre: np.ndarray) -> Request:
         """The ordinary search crop, around ``centre`` (2,)."""
@@ -290,19 +330,30 @@ class Tracker:
         return Request(geometry, state.memory.current, context)
 
     def _search_crop(self, state: TrackState, box: np.ndarray) -> CropGeometry:
-        settings = self.model.config
+        """The crop to see a box in."""
         if state.phase.name in ("uncertain", "lost"):
-            scale = box_scale(box)
-            wanted = min(max(scale, state.sure_size / _MAX_RESIZE), state.sure_size * _MAX_RESIZE)
-            box = centred_box(box_centre(box), box[2:] * (wanted / scale))
+            return self._near(state, box)
+        settings = self.model.config
+        return geometry_for_box(box, settings.search_factor, settings.search_size).snapped()
+
+    def _near(self, state: TrackState, box: np.ndarray) -> CropGeometry:
+        """The same where the box is in doubt: about as large as the target was when it was last seen for sure."""
+        settings, scale = self.model.config, box_scale(box)
+        wanted = min(max(scale, state.sure_size / _MAX_RESIZE), state.sure_size * _MAX_RESIZE)
+        box = centred_box(box_centre(box), box[2:] * (wanted / scale))
         return geometry_for_box(box, settings.search_factor, settings.search_size).snapped()
 
     def _score(
-        self, state: TrackState, frame: np.ndarray, view: View, seen: Appearance, squared_distance: float
+        self,
+        state: TrackState,
+        frame: np.ndarray,
+        view: View,
+        seen: Appearance,
+        squared_distance: float,
+        last_size: float,
     ) -> float:
         """Probability that the view's box is on the target."""
         assert self.calibration is not None and state.appearance is not None
-        last_size = state.sure_size if state.phase.name == "lost" else box_scale(state.box)
         evidence = gather_evidence(
             view,
             seen,
@@ -353,22 +404,6 @@ class Tracker:
         geometry = geometry_for_box(box, settings.template_factor, settings.template_size)
         pixels = to_input(crop(frame, geometry), self.window.device, self.window.dtype)
         return pixels, torch.as_tensor(geometry.to_crop(box)).to(self.window)
-
-
-def steadied(before: float, now: float, gain: float) -> float:
-    """Two probabilities in turn, the second with weight ``gain``, averaged as log odds: one frame's evidence is noisy,
-    and a box that was right is seldom wrong in the next frame. Log odds beyond ±6 count as that."""
-    old, new = (log_odds(value, _SURE_ODDS) for value in (before, now))
-    return probability(old + gain * (new - old))
-
-
-def apart(views: Sequence[View], count: int) -> list[View]:
-    """The first views that show different places, at most ``count``."""
-    chosen: list[View] = []
-    for view in views:
-        if len(chosen) < count and all(iou(view.box, other.box) < _SAME_PLACE for other in chosen):
-            chosen.append(view)
-    return chosen
 
 
 def hann_window(grid: int, strength: float) -> torch.Tensor:
