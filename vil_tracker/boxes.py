@@ -43,12 +43,14 @@ def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
-        top_left = np.maximum(a[..., :2], b[..., :2])
-        bottom_right = np.minimum(a[..., :2] + a[..., 2:], b[..., :2] + b[..., 2:])
-        intersection = np.clip(bottom_right - top_left, 0, None).prod(-1)
-        union = a[..., 2:].prod(-1) + b[..., 2:].prod(-1) - intersection
-        usable = (a[..., 2:] > 0).all(-1) & (b[..., 2:] > 0).all(-1) & np.isfinite(union) & (union > 0)
-        return np.where(usable, np.clip(intersection / np.where(usable, union, 1.0), 0.0, 1.0), 0.0)
+        # Axis by axis: NumPy's reductions over the last axis take several times as long.
+        (ax, ay, aw, ah), (bx, by, bw, bh) = np.moveaxis(a, -1, 0), np.moveaxis(b, -1, 0)
+        width = np.maximum(np.minimum(ax + aw, bx + bw) - np.maximum(ax, bx), 0.0)
+        height = np.maximum(np.minimum(ay + ah, by + bh) - np.maximum(ay, by), 0.0)
+        intersection = width * height
+        union = aw * ah + bw * bh - intersection
+        usable = (aw > 0) & (ah > 0) & (bw > 0) & (bh > 0) & np.isfinite(union) & (union > 0)
+        return np.where(usable, np.minimum(intersection / np.where(usable, union, 1.0), 1.0), 0.0)
 
 
 def clip_box(box: BoxLike, width: float, height: float, min_size: float = 1.0) -> np.ndarray:

@@ -15,6 +15,9 @@ _ACCELERATION = 0.10  # change of velocity from one frame to the next
 _SURE, _UNSURE = 0.03, 0.6  # error of a measured centre at score 1 and at score 0
 _FIRST_VELOCITY = 0.3
 _CENTRE_GAIN, _VELOCITY_GAIN, _SIZE_GAIN = 0.8, 0.2, 0.5  # of BoxFilter: share of an error that is taken over
+# White noise on the acceleration, held for one frame: position moves by a/2, velocity by a.
+_GAIN = np.array([[0.5, 0.0], [0.0, 0.5], [1.0, 0.0], [0.0, 1.0]])
+_HELD, _LEAST_NOISE = _GAIN @ _GAIN.T, 1e-9 * np.eye(4)
 _MAX_DISTANCE = 1e6  # of squared distances; keeps everything finite
 
 
@@ -36,9 +39,7 @@ class MotionModel:
 
     def predict(self, box: np.ndarray) -> np.ndarray:
         """Go on by one frame and return the expected centre (2,); ``box`` (xywh) sets the scale of the noise."""
-        # White noise on the acceleration, held for one frame: position moves by a/2, velocity by a.
-        gain = np.array([[0.5, 0.0], [0.0, 0.5], [1.0, 0.0], [0.0, 1.0]])
-        self._filter.processNoiseCov = gain @ gain.T * (_ACCELERATION * box_scale(box)) ** 2 + 1e-9 * np.eye(4)
+        self._filter.processNoiseCov = _HELD * (_ACCELERATION * box_scale(box)) ** 2 + _LEAST_NOISE
         self._filter.predict()
         return self._filter.statePre[:2, 0].copy()
 
