@@ -277,3 +277,17 @@ def test_what_promises_less_than_the_followed_box_is_not_looked_at_from_near(dou
     for frame in frames[:4]:
         assert tracker.update(frame).state == "tracking"
     assert len(asked) == 4 and len(asked[3]) > 1 and tracker.state.suspect is None
+
+
+def test_a_suspect_at_the_followed_box_is_no_other_place(doubting_tracker, monkeypatch) -> None:
+    """A place looked at again may turn out to be the followed one; each crop's view stays with its request."""
+    tracker, frames, asked = doubting_tracker
+    _judge_by_crop(monkeypatch, tracker, asked, here=0.5, there=0.6)
+    for frame in frames[:3]:
+        tracker.update(frame)
+    box = tracker.state.box.copy()
+    tracker.state.suspect = Suspect.best_of(box, 0.9, 1)
+    monkeypatch.setattr("vil_tracker.tracking.tracker.iou", lambda a, b: np.float64(1.0))  # all that is seen is there
+    assert tracker.update(frames[3]).state == "tracking"
+    assert len(asked[3]) > 2 and tracker.state.suspect is None
+    assert len(tracker.state.judged) == 2  # the followed box and the suspect, nothing from near

@@ -184,8 +184,7 @@ class Tracker:
             state.score, self._score(state, frame, view, seen, distance, box_scale(state.box)), config.score_gain
         )
         if doubted:
-            others = [other for other in others if iou(other.box, view.box) < SAME_PLACE]
-            rival = yield from self._search(state, frame, others, least=promise(seen))
+            rival = yield from self._search(state, frame, others, followed=view.box, least=promise(seen))
             if rival is not None and state.suspect is not None:
                 preferred = preference(state.suspect.score, score)
                 if preferred >= config.recover_above:
@@ -248,7 +247,12 @@ class Tracker:
         return known + [Request(place, first, windowed=False) for place in self._places(state, frame)]
 
     def _search(
-        self, state: TrackState, frame: np.ndarray, others: Sequence[View], least: float = -np.inf
+        self,
+        state: TrackState,
+        frame: np.ndarray,
+        others: Sequence[View],
+        followed: np.ndarray | None = None,
+        least: float = -np.inf,
     ) -> Generator[list[Request], list[View], View | None]:
         """Judge what was seen elsewhere, and keep the likeliest place as the suspect.
 
@@ -256,6 +260,7 @@ class Tracker:
             state: of the session.
             frame: the frame.
             others: what was seen in the crops of :meth:`_elsewhere`, in turn.
+            followed: (4,) box of a track in doubt: what is seen there is not elsewhere.
             least: what a place must promise to be looked at from near.
 
         Returns:
@@ -265,8 +270,10 @@ class Tracker:
         if suspect is not None:
             view, *others = others
             suspect = suspect.seen_again(view.box, self._judge(state, frame, view), self.config.score_gain)
-            if suspect is not None:
-                others = [other for other in others if iou(other.box, suspect.box) < SAME_PLACE]
+            if suspect is not None and followed is not None and iou(suspect.box, followed) >= SAME_PLACE:
+                suspect = None
+        known = [box for box in (followed, None if suspect is None else suspect.box) if box is not None]
+        others = [other for other in others if all(iou(other.box, box) < SAME_PLACE for box in known)]
         # What looks best from afar must look right from near, too.
         promises = [(promise(self._appearance(state, other)), other) for other in others]
         promises.sort(key=lambda pair: pair[0], reverse=True)
