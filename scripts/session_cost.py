@@ -51,9 +51,8 @@ def run(args: argparse.Namespace) -> int:
     model = prepare_for_inference(load_model(args.weights, device=args.device))
     timer = StageTimer()
     sessions = (Tracker(model, None, timer), Tracker(model, TrackConfig(calibrated=False, smooth=False)))
-    frames = [
-        sequence.frames[index] for index in range(count)
-    ]  # decoding beside would slow the session that follows it
+    # All at once: decoding beside would slow the session that follows it.
+    frames = [sequence.frames[index] for index in range(count)]
     for session in sessions:
         session.init(frames[0], sequence.boxes[0])
     seconds, outside, states = [], [], []

@@ -185,10 +185,11 @@ class Tracker:
         )
         if doubted:
             rival = yield from self._search(state, frame, others, followed=view.box, least=promise(seen))
-            if rival is not None and state.suspect is not None:
-                preferred = preference(state.suspect.score, score)
+            if rival is not None:
+                suspect, there = rival
+                preferred = preference(suspect.score, score)
                 if preferred >= config.recover_above:
-                    return self._found(state, frame, rival, preferred)
+                    return self._found(state, frame, there, preferred)
 
         beyond = jumped and score < config.tracking_above
         phase = state.phase.advance(score, config, doubtful=beyond)
@@ -227,13 +228,11 @@ class Tracker:
         view, *others = yield requests
         score = self._judge(state, frame, view)
         if config.redetect:
-            other = yield from self._search(state, frame, others)
-            if (
-                other is not None
-                and state.suspect is not None
-                and state.suspect.probability > max(score, config.recover_above)
-            ):
-                view, score = other, state.suspect.probability
+            found = yield from self._search(state, frame, others)
+            if found is not None:
+                suspect, there = found
+                if suspect.probability > max(score, config.recover_above):
+                    view, score = there, suspect.probability
         if score >= config.recover_above:
             return self._found(state, frame, view, score)
         state.phase.advance(score, config)
@@ -253,7 +252,7 @@ class Tracker:
         others: Sequence[View],
         followed: np.ndarray | None = None,
         least: float = -np.inf,
-    ) -> Generator[list[Request], list[View], View | None]:
+    ) -> Generator[list[Request], list[View], tuple[Suspect, View] | None]:
         """Judge what was seen elsewhere, and keep the likeliest place as the suspect.
 
         Args:
@@ -264,7 +263,7 @@ class Tracker:
             least: what a place must promise to be looked at from near.
 
         Returns:
-            The view of the suspect in this frame; None if there is none.
+            The suspect and its view in this frame; None if there is none.
         """
         suspect, view = state.suspect, None
         if suspect is not None:
@@ -285,7 +284,7 @@ class Tracker:
                 if suspect is None or found.log_odds > suspect.log_odds:
                     suspect, view = found, near
         state.suspect = suspect
-        return view
+        return None if suspect is None or view is None else (suspect, view)
 
     def _found(self, state: TrackState, frame: np.ndarray, view: View, score: float) -> Result:
         """Go on from where the target was found by a search."""
@@ -314,7 +313,7 @@ class Tracker:
         return Result(box.copy(), score, state.phase.name)
 
     def _places(self, state: TrackState, frame: np.ndarray) -> list[CropGeometry]:
-        """The crops in which a lost target is looked for in this frame."""
+        """The next crops of the sweep over the frame."""
         state.sweep = state.sweep or Sweep()
         height, width = frame.shape[:2]
         settings = self.model.config
