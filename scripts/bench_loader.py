@@ -26,9 +26,9 @@ from vil_tracker.cli import guarded
 from vil_tracker.config import MODEL_SIZES, DataConfig
 from vil_tracker.data.clips import ClipCutter, VideoClips
 from vil_tracker.data.dataset import SequenceDataset, open_folder
-from vil_tracker.data.painted import painted_photo
 from vil_tracker.data.pairs import PairCutter, VideoPairs
 from vil_tracker.data.sampling import Source
+from vil_tracker.data.synthetic.painted import painted_photo
 from vil_tracker.errors import UserError, atomic_write
 from vil_tracker.images import read_image, write_image
 

@@ -14,13 +14,13 @@ from pathlib import Path
 from tqdm import tqdm
 from weights_script import start, weights_parser
 
-from vil_tracker.data.photo_pool import held_aside, load_photo_pool
 from vil_tracker.data.root import data_root
+from vil_tracker.data.synthetic.photo_pool import held_aside, load_photo_pool
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.calibration import auroc, reliability
-from vil_tracker.models.likeness import LikenessNet
 from vil_tracker.models.pretrained import add_metadata, load_model
-from vil_tracker.tracking.fitting import calibrate, training_clips
+from vil_tracker.models.verifier import VerifierNet
+from vil_tracker.training.calibrate import calibrate, training_clips
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--data-root", type=Path, help="folder of photos to train on (default: $VIL_DATA)")
     parser.add_argument("--output", type=Path, help="file to write (default: the weights file itself)")
     parser.add_argument(
-        "--likeness", type=Path, help="file of train_likeness.py (default: the network in the shipped weights)"
+        "--likeness", type=Path, help="file of train_verifier.py (default: the network in the shipped weights)"
     )
     parser.add_argument("--clips", type=int, default=60, help="generated clips")
     parser.add_argument("--frames", type=int, default=34, help="frames per clip")
@@ -43,12 +43,12 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None and not output.is_file():
         raise UserError(f"{args.weights} is shipped with the package: say with --output where to write")
     begin = time.perf_counter()
-    likeness = read_likeness(args.likeness)
+    verifier = read_likeness(args.verifier)
     pool = held_aside(load_photo_pool(data_root(args.data_root), args.cache))
     with tqdm(total=args.clips, unit="clip", disable=None) as bar:
         clips = training_clips(pool, args.clips, args.frames, args.seed)
         calibration, data, probability = calibrate(
-            model, clips, args.clips, likeness=likeness, on_clip=lambda done: bar.update(done - bar.n)
+            model, clips, args.clips, verifier=verifier, on_clip=lambda done: bar.update(done - bar.n)
         )
     add_metadata(args.weights, output, {"calibration": calibration.to_json()})
 
@@ -65,18 +65,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_likeness(path: Path | None) -> LikenessNet:
+def read_likeness(path: Path | None) -> VerifierNet:
     """The likeness network of a file, or that of the shipped weights."""
     if path is None:
         # Not by Calibration.from_json: this is how a calibration of another version is mended.
         text = json.loads(load_model(device="cpu").calibration or "{}").get("likeness")
         if text is None:
-            raise UserError("the shipped weights hold no likeness network: give a file of train_likeness.py")
-        return LikenessNet.from_text(text)
+            raise UserError("the shipped weights hold no likeness network: give a file of train_verifier.py")
+        return VerifierNet.from_text(text)
     try:
-        return LikenessNet.from_text(path.read_text(encoding="ascii"))
+        return VerifierNet.from_text(path.read_text(encoding="ascii"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read --likeness {path} ({error}): give a file of train_likeness.py") from error
+        raise UserError(f"cannot read --likeness {path} ({error}): give a file of train_verifier.py") from error
 
 
 if __name__ == "__main__":

@@ -23,16 +23,16 @@ from weights_script import start, weights_parser
 
 from vil_tracker.boxes import iou
 from vil_tracker.config import TrackConfig
+from vil_tracker.config.command_line import add_track_options, track_config
 from vil_tracker.data.dataset import open_folder
-from vil_tracker.data.photo_pool import PhotoPool, pool_from_arrays
 from vil_tracker.data.sequence import Sequence as Clip
-from vil_tracker.data.synthetic_clips import ClipConfig, SyntheticClips
+from vil_tracker.data.synthetic.clips import ClipConfig, SyntheticClips
+from vil_tracker.data.synthetic.photo_pool import PhotoPool, pool_from_arrays
 from vil_tracker.errors import UserError, atomic_write
 from vil_tracker.evaluation.calibration import ConfidenceFrames, measure
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.models.pretrained import load_model
-from vil_tracker.tracking.options import add_track_options, track_config
-from vil_tracker.tracking.timing import StageTimer
+from vil_tracker.runtime import StageTimer
 from vil_tracker.tracking.tracker import Tracker
 
 EVENTS = ("occlusion", "leave", "jump")

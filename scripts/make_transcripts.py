@@ -45,7 +45,7 @@ print(min(rows, key=lambda row: row["score"]))
 OWN_DATA = "mkdir -p data/mine && cp demo_output/clip.mp4 data/mine/car.mp4 && python write_truth.py data/mine/car.txt"
 WRITE_TRUTH = """\
 import sys
-from vil_tracker.data.demo_clip import DemoClip
+from vil_tracker.data.synthetic.demo_clip import DemoClip
 with open(sys.argv[1], "w") as stream:
     for box in DemoClip().boxes: print(",".join(f"{value:.2f}" for value in box), file=stream)
 """
@@ -65,7 +65,7 @@ mkdir -p checked && rm -rf checked/vil_tracker && mv checkout checked/vil_tracke
 PAINT_ROADCAM = """\
 from pathlib import Path
 import numpy as np
-from vil_tracker.data.demo_clip import DemoClip
+from vil_tracker.data.synthetic.demo_clip import DemoClip
 from vil_tracker.images import write_image
 clip = DemoClip()
 for number, (split, start) in enumerate((("train", 0), ("train", 60), ("test", 120)), start=1):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from vil_tracker.cli import guarded
-from vil_tracker.data.painted import paint_data
+from vil_tracker.data.synthetic.painted import paint_data
 
 
 def main() -> int:

@@ -27,8 +27,7 @@ from vil_tracker.errors import atomic_write
 from vil_tracker.models.inference import InferenceNetwork
 from vil_tracker.models.network import build_network
 from vil_tracker.runtime import keep_freed_memory
-from vil_tracker.tracking.group import update_together
-from vil_tracker.tracking.tracker import Tracker
+from vil_tracker.tracking.tracker import Tracker, update_together
 
 TEMPLATES = (1, 2, 4, 8)
 SEARCH_SIZES = (192, 256, 320, 384, 512)

@@ -1,4 +1,4 @@
-"""Measure what score, states, motion forecast and steadied boxes cost while a target is followed.
+"""Measure what score, states, motion forecast and smooth_logit boxes cost while a target is followed.
 
 Two sessions follow one target, one with all of it and one with none, frame by frame, each first in every other frame,
 so that both meet the same load of the machine and the same caches. The ratio is the median over blocks of nine frames,
@@ -23,7 +23,7 @@ from vil_tracker.data.dataset import open_folder
 from vil_tracker.errors import UserError
 from vil_tracker.models.inference import prepare_for_inference
 from vil_tracker.models.pretrained import load_model
-from vil_tracker.tracking.timing import StageTimer
+from vil_tracker.runtime import StageTimer
 from vil_tracker.tracking.tracker import Tracker
 
 BLOCK = 9  # frames

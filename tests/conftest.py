@@ -48,7 +48,7 @@ def footage() -> tuple[list[np.ndarray], np.ndarray]:
     """101 frames of a real video where the research data is at hand, of the painted clip where not; the target's box
     on the first one."""
     from vil_tracker.data.dataset import open_folder
-    from vil_tracker.data.demo_clip import DemoClip
+    from vil_tracker.data.synthetic.demo_clip import DemoClip
 
     folder = research_data()
     if folder is not None and (folder / "data" / "dev" / "davis20" / "cows").is_dir():

@@ -93,7 +93,7 @@ def test_mistakes(network: ViLTrackerNet, video: Path) -> None:
 
 def test_results_as_detections_of_supervision() -> None:
     supervision = pytest.importorskip("supervision", reason="needs the supervision extra")
-    from vil_tracker.detections import to_detections
+    from vil_tracker.results import to_detections
 
     result = vil_tracker.Result(np.array([10.0, 20.0, 30.0, 40.0]), 0.75, "uncertain")
     found = result.to_detections(tracker_id=7)

@@ -21,7 +21,7 @@ from vil_tracker.errors import UserError
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes time and has tests of its own below: weights, and all codecs but one."""
     monkeypatch.setattr(doctor, "_weights_folder", lambda: Path("no weights here"))
-    monkeypatch.setattr("vil_tracker.tracking.sinks.CODECS", ("auto", "mp4v"))
+    monkeypatch.setattr("vil_tracker.io.video_writer.CODECS", ("auto", "mp4v"))
     monkeypatch.delenv("VIL_DATA", raising=False)
 
 
@@ -120,7 +120,7 @@ def test_broken_package_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_no_codec_is_a_failure_and_one_missing_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vil_tracker.tracking.sinks.CODECS", ("auto", "vp9", "mp4v"))
+    monkeypatch.setattr("vil_tracker.io.video_writer.CODECS", ("auto", "vp9", "mp4v"))
     monkeypatch.setattr(doctor, "_codec_fault", lambda codec: "" if codec == "mp4v" else "cannot")
     assert {check.name: check.status for check in doctor.check_video()}["vp9"] == "note"
     monkeypatch.setattr(doctor, "_codec_fault", lambda codec: "cannot")

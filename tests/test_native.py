@@ -11,7 +11,7 @@ import pytest
 
 from vil_tracker import native
 
-pytestmark = pytest.mark.skipif(native.why_not("sublayer") is not None, reason="no C++ compiler")
+pytestmark = pytest.mark.skipif(native.unavailable_reason("sublayer") is not None, reason="no C++ compiler")
 
 
 def test_built_once_for_a_source_and_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,7 +58,7 @@ def test_says_why_there_is_none(script: str | None, what: str, tmp_path: Path, m
     native.attempt.cache_clear()
     try:
         assert native.load("sublayer") is None
-        reason = native.why_not("sublayer")
+        reason = native.unavailable_reason("sublayer")
         assert reason is not None and re.search(what, reason) and "\n" not in reason
         assert not list((tmp_path / "cache").rglob("*.so"))
     finally:

@@ -13,12 +13,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from vil_tracker.api import track
     from vil_tracker.models.pretrained import load_model
-    from vil_tracker.tracking.state import Result
+    from vil_tracker.results import Result
     from vil_tracker.tracking.tracker import Tracker
 
 _LAZY = {
     "Tracker": "vil_tracker.tracking.tracker",
-    "Result": "vil_tracker.tracking.state",
+    "Result": "vil_tracker.results",
     "load_model": "vil_tracker.models.pretrained",
     "track": "vil_tracker.api",
 }

@@ -10,7 +10,7 @@ import numpy as np
 
 from vil_tracker.boxes import BoxLike
 from vil_tracker.errors import UserError
-from vil_tracker.tracking.state import Result
+from vil_tracker.results import Result
 from vil_tracker.tracking.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -52,8 +52,9 @@ def track(
         >>> for index, result in vil_tracker.track("video.mp4", box=(120, 80, 64, 48)):
         ...     print(index, result.box, result.score, result.state)
     """
+    from vil_tracker.io.files import open_source
+    from vil_tracker.io.source import parse_start
     from vil_tracker.models.pretrained import load_model
-    from vil_tracker.tracking.video import open_source, parse_start
 
     if isinstance(source, (str, os.PathLike, int)):
         name = str(source) if isinstance(source, int) else source

@@ -111,3 +111,18 @@ def check_box(box: BoxLike, width: int, height: int) -> np.ndarray:
     if w > 1e3 * width or h > 1e3 * height:
         raise UserError(f"box {shown} is far larger than the {width}x{height} frame: give x,y,w,h in its pixels")
     return array
+
+
+def box_centre(box: np.ndarray) -> np.ndarray:
+    """(2,) centre of an xywh box."""
+    return box[:2] + box[2:] / 2
+
+
+def box_scale(box: np.ndarray) -> float:
+    """√(w·h) of an xywh box, at least 1."""
+    return max(math.sqrt(float(box[2] * box[3])), 1.0)
+
+
+def centred_box(centre: np.ndarray, size: np.ndarray) -> np.ndarray:
+    """The xywh box of a size (2,) around a centre (2,)."""
+    return np.concatenate([centre - size / 2, size])

@@ -22,7 +22,7 @@ from typing import NoReturn, TextIO
 
 from vil_tracker import __version__
 from vil_tracker.errors import UserError, require_extra
-from vil_tracker.runtime import wait_briefly
+from vil_tracker.runtime import limit_openmp_spin
 
 PROGRAM = "vil-tracker"
 
@@ -52,7 +52,6 @@ COMMANDS = {
     "demo": Command("vil_tracker.web.cli", "track in the browser: drop a video, draw a box, watch the result"),
     "train": Command("vil_tracker.training.cli", "train a network"),
     "evaluate": Command("vil_tracker.evaluation.cli", "measure a tracker on a benchmark"),
-    "data": Command("vil_tracker.data.cli", "unpack a data set's archives"),
     "export": Command("vil_tracker.export.cli", "write the network for other runtimes"),
     "benchmark": Command("vil_tracker.benchmarking.cli", "measure speed and memory"),
     "doctor": Command("vil_tracker.doctor", "check the installation and say what to do about each problem"),
@@ -160,7 +159,7 @@ def _configure_logging(args: argparse.Namespace) -> None:
 
 
 @contextlib.contextmanager
-def _only_our_words() -> Iterator[None]:
+def suppress_native_stderr() -> Iterator[None]:
     """Keep what libraries print away from standard error: of a damaged file, our one line says it better.
 
     OpenCV, FFmpeg and Qt can be told; libpng, libjpeg and others write to file descriptor 2 whatever they are told, so
@@ -233,14 +232,14 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return the exit status."""
-    wait_briefly()  # before anything imports torch
+    limit_openmp_spin()  # before anything imports torch
     words = list(sys.argv[1:] if argv is None else argv)
     if not words:
         print(FIRST_STEPS, end="")
         return 0
     if {"-v", "--verbose"} & set(words):
         return guarded(lambda: _run(words))
-    with _only_our_words():
+    with suppress_native_stderr():
         return guarded(lambda: _run(words))
 
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from vil_tracker import cli
 from vil_tracker.boxes import iou
-from vil_tracker.data.demo_clip import FPS, DemoClip
+from vil_tracker.data.synthetic.demo_clip import FPS, DemoClip
 from vil_tracker.errors import make_folder
-from vil_tracker.tracking.sinks import VideoSink
+from vil_tracker.io.video_writer import VideoSink
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -137,7 +137,7 @@ def check_device() -> list[Check]:
     """The device that ``--device auto`` takes, and the threads of the CPU."""
     import torch
 
-    from vil_tracker.native import why_not
+    from vil_tracker.native import unavailable_reason
 
     checks = []
     with warnings.catch_warnings(record=True) as caught:
@@ -159,7 +159,7 @@ def check_device() -> list[Check]:
         checks.append(Check("device", "cuda", "note", f"no GPU ({build}); the CPU is used"))
     cores = os.cpu_count() or 1
     checks.append(Check("device", "cpu", "ok", f"{torch.get_num_threads()} threads on {cores} cores"))
-    fault = why_not("sublayer") or why_not("passes")
+    fault = unavailable_reason("sublayer") or unavailable_reason("passes")
     text = "compiled" if fault is None else f"not compiled ({fault}); PyTorch's operations are used, slower by a half"
     cure = "install a C++ compiler, such as g++" if fault is not None and sys.platform == "linux" else ""
     checks.append(Check("device", "cpu kernel", "ok" if fault is None else "note", text, cure))
@@ -172,7 +172,7 @@ def check_device() -> list[Check]:
 
 def check_video() -> list[Check]:
     """Write a short video with each codec and read it back."""
-    from vil_tracker.tracking.sinks import CODECS, find_ffmpeg
+    from vil_tracker.io.video_writer import CODECS, find_ffmpeg
 
     program = find_ffmpeg()
     checks = [
@@ -194,7 +194,7 @@ def _codec_fault(codec: str) -> str:
     import numpy as np
 
     from vil_tracker.images import VideoReader
-    from vil_tracker.tracking.sinks import VideoSink
+    from vil_tracker.io.video_writer import VideoSink
 
     try:
         with tempfile.TemporaryDirectory() as folder, _quiet_libraries():

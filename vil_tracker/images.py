@@ -108,6 +108,15 @@ def to_rgb8(image: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
+def check_frame(frame: np.ndarray) -> None:
+    """Raise UserError unless ``frame`` is (H, W, 3) uint8 with at least one pixel."""
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        found = f"{frame.dtype} {frame.shape}" if isinstance(frame, np.ndarray) else type(frame).__name__
+        raise UserError(f"a frame must be a numpy array (H, W, 3) of uint8 RGB, found {found}")
+    if frame.size == 0:
+        raise UserError(f"the frame has no pixels (shape {frame.shape}): check the source")
+
+
 def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     """Write (H, W, 3) uint8 RGB to a file whose ending names the format, atomically.
 

@@ -1,15 +1,20 @@
-"""What concerns the process rather than any task: how it keeps memory, and where it keeps files between runs."""
+"""What concerns the process rather than any task: memory, threads, the time that parts take, the cache folder."""
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import platform
 import sys
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
 _HALF_GIB = 1 << 29
+STAGES = ("decode", "crop", "network", "track", "write")
 
 
 def keep_freed_memory() -> bool:
@@ -29,7 +34,7 @@ def keep_freed_memory() -> bool:
     return all([libc.mallopt(ctypes.c_int(key), ctypes.c_int(value)) == 1 for key, value in settings])
 
 
-def wait_briefly() -> None:
+def limit_openmp_spin() -> None:
     """Let OpenMP's threads wait for one another for some 10,000 turns of a loop before they sleep, not 300,000.
 
     A thread that waits keeps its core from the very thread that it waits for once another process wants the cores, too:
@@ -59,3 +64,42 @@ def cache_folder(choice: str | os.PathLike[str] | None = None) -> Path:
         return Path(choice or os.environ["VIL_CACHE"])
     base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "vil-tracker"
+
+
+class StageTimer:
+    """Adds up the wall time of the parts of a run. Parts may run in different threads, and so may overlap.
+
+    The parts of a tracked frame are :data:`STAGES`: ``decode`` (source), ``crop`` and ``network`` (tracker) and
+    ``write`` (drawing and encoding). ``track`` is all that the tracker does, for trackers that do not report its parts.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Add the time spent in the ``with`` block to part ``name``."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.add(name, time.perf_counter() - begin)
+
+    def add(self, name: str, seconds: float) -> None:
+        with self._lock:
+            self._seconds[name] = self._seconds.get(name, 0.0) + seconds
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Total seconds by part, in the order of :data:`STAGES`, other parts after them."""
+        with self._lock:
+            whole = {"track"} if "network" in self._seconds else set()
+            names = [name for name in STAGES if name in self._seconds and name not in whole]
+            names += [name for name in self._seconds if name not in STAGES]
+            return {name: self._seconds[name] for name in names}
+
+    def report(self, frames: int) -> str:
+        """One line such as ``"per frame: decode 2.1 ms, crop 0.6 ms, network 24.9 ms, write 6.0 ms"``."""
+        parts = ", ".join(f"{name} {1e3 * value / max(frames, 1):.1f} ms" for name, value in self.seconds.items())
+        return f"per frame: {parts}" if parts else "no part was timed"

@@ -20,7 +20,7 @@ from trax.server import Request, Server
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.trackers import SequenceTracker, TrackerSpec, parse_tracker
 from vil_tracker.images import read_image
-from vil_tracker.tracking.state import Result
+from vil_tracker.results import Result
 
 
 def serve(spec: TrackerSpec) -> None:

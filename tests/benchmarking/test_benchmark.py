@@ -14,7 +14,7 @@ from vil_tracker.benchmarking.vit import OneStreamViT
 from vil_tracker.config import ModelConfig
 from vil_tracker.models.inference import InferenceNetwork
 from vil_tracker.models.network import build_network
-from vil_tracker.native import why_not
+from vil_tracker.native import unavailable_reason
 
 TOY = ModelConfig(
     name="toy", dim=32, depth=2, template_size=32, search_size=64, modulation_interval=2, head_channels=16
@@ -35,7 +35,7 @@ def test_command_measures_everything(
     assert found["ratios"].keys() == KEYS and all(ratio > 0 for ratio in found["ratios"].values())
     assert found["dtypes"].keys() == {"float32", "bfloat16"}
     assert found["dtypes"]["bfloat16"]["ratios"].keys() == KEYS
-    inside = "cell" if why_not("sublayer") else KERNEL
+    inside = "cell" if unavailable_reason("sublayer") else KERNEL
     for part in ("stem", "projections", inside, "head", "frame"):
         assert found["dtypes"]["float32"]["milliseconds"][part] > 0
     assert found["end_to_end"] == found["dtypes"]["float32"]["end_to_end"]

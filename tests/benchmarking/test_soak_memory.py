@@ -10,7 +10,7 @@ import torch
 
 from vil_tracker.benchmarking.machine import resident_memory
 from vil_tracker.config import MODEL_SIZES
-from vil_tracker.data.demo_clip import DemoClip
+from vil_tracker.data.synthetic.demo_clip import DemoClip
 from vil_tracker.models.network import build_network
 from vil_tracker.tracking.tracker import Tracker
 

@@ -18,12 +18,12 @@ import pytest
 from vil_tracker.config import Config, DataConfig, ModelConfig, SourceConfig
 from vil_tracker.data.clips import ClipCutter, VideoClips, draw_offsets, window
 from vil_tracker.data.dataset import SequenceDataset, open_folder
-from vil_tracker.data.painted import painted_photo
-from vil_tracker.data.pairs import Look, PairCutter, VideoPairs, cut
-from vil_tracker.data.photo_pool import pool_from_arrays
+from vil_tracker.data.pairs import PairCutter, SampleAugmentation, VideoPairs, sample_crop
 from vil_tracker.data.sampling import ClipBatch, Fault, Loaded, Mixture, PairBatch, Samples, StepSampler, build_loader
 from vil_tracker.data.sources import build_source
-from vil_tracker.data.synthetic_videos import SyntheticVideoClips, SyntheticVideoPairs
+from vil_tracker.data.synthetic.painted import painted_photo
+from vil_tracker.data.synthetic.photo_pool import pool_from_arrays
+from vil_tracker.data.synthetic.samples import SyntheticVideoClips, SyntheticVideoPairs
 from vil_tracker.errors import UserError
 from vil_tracker.images import write_image
 
@@ -75,9 +75,9 @@ def test_one_warp_puts_the_box_where_it_says(flip: bool, side: float) -> None:
     image = np.full((400, 500, 3), 60, np.uint8)
     box = np.array([201.0, 150.0, 40.0, 24.0])
     image[150:174, 201:241] = RED
-    crop, found = cut(image, box, (225.5, 160.25), side, 128, flip=flip)
+    crop, found = sample_crop(image, box, (225.5, 160.25), side, 128, flip=flip)
     np.testing.assert_allclose(red_extent(crop), found, atol=1.2 / 128)
-    plain, there = cut(image, box, (225.5, 160.25), side, 128)
+    plain, there = sample_crop(image, box, (225.5, 160.25), side, 128)
     if flip:
         np.testing.assert_allclose(found[[0, 2]], 1 - there[[2, 0]], atol=1e-9)
         assert np.abs(crop[:, ::-1].astype(int) - plain).mean() < 3
@@ -86,13 +86,13 @@ def test_one_warp_puts_the_box_where_it_says(flip: bool, side: float) -> None:
 def test_a_turned_box_is_that_of_the_ellipse_inside_it() -> None:
     image = np.full((200, 200, 3), 60, np.uint8)
     cv2.ellipse(image, ((100, 100), (60, 24), 0), RED, -1, cv2.LINE_AA)
-    crop, found = cut(image, np.array([70.5, 88.5, 60.0, 24.0]), (100, 100), 120, 240, angle=math.radians(30))
+    crop, found = sample_crop(image, np.array([70.5, 88.5, 60.0, 24.0]), (100, 100), 120, 240, angle=math.radians(30))
     np.testing.assert_allclose(red_extent(crop), found, atol=0.02)
 
 
 def test_outside_the_picture_is_its_mean_colour() -> None:
     image = np.full((50, 50, 3), (10, 20, 30), np.uint8)
-    crop, _ = cut(image, np.array([0.0, 0.0, 10.0, 10.0]), (0, 0), 60, 32, angle=0.4, flip=True)
+    crop, _ = sample_crop(image, np.array([0.0, 0.0, 10.0, 10.0]), (0, 0), 60, 32, angle=0.4, flip=True)
     assert (np.abs(crop.astype(int) - (10, 20, 30)) <= 1).all()
 
 
@@ -324,7 +324,7 @@ def test_sources_by_name(tmp_path: Path, videos: SequenceDataset) -> None:
 
 
 def test_the_same_look_for_all_frames_of_a_clip() -> None:
-    look = Look(flip=False, grey=False, brightness=0.5)
+    look = SampleAugmentation(flip=False, grey=False, brightness=0.5)
     stack = np.full((3, 8, 8, 3), 100, np.uint8)
     changed = look.apply(np.random.default_rng(0), stack)
     assert len(np.unique(changed)) == 1 and changed[0, 0, 0, 0] != 100

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vil_tracker.tracking.state import Result
+from vil_tracker.results import Result
 
 
 class Drift:

@@ -67,9 +67,9 @@ def test_report_of_two_trackers_beside_published_results(data: Path, tmp_path: P
 
 def test_worst_sequences_show_the_loss(data: Path, tmp_path: Path) -> None:
     from vil_tracker.evaluation.benchmarks import get_benchmark, load_sequences
+    from vil_tracker.evaluation.failure_cases import find_worst
     from vil_tracker.evaluation.results import ResultStore, Trajectory
     from vil_tracker.evaluation.scoring import score_tracker
-    from vil_tracker.evaluation.worst import find_worst
 
     benchmark = get_benchmark("folder")
     sequences = load_sequences(benchmark, data)

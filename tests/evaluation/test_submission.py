@@ -11,9 +11,9 @@ import pytest
 from eval_trees import moving_boxes, write_boxes, write_frames
 
 from vil_tracker.cli import main
+from vil_tracker.data.readers.otb import OTB
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.benchmarks import Benchmark, get_benchmark, load_sequences
-from vil_tracker.evaluation.layouts.otb import OTB
 from vil_tracker.evaluation.results import ResultStore, Trajectory
 from vil_tracker.evaluation.submission import write_submission
 

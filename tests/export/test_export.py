@@ -13,25 +13,26 @@ from vil_tracker import cli
 from vil_tracker.boxes import convert, iou
 from vil_tracker.config import ModelConfig
 from vil_tracker.data.crops import crop, geometry_for_box, to_input
-from vil_tracker.data.demo_clip import DemoClip
+from vil_tracker.data.synthetic.demo_clip import DemoClip
 from vil_tracker.errors import UserError
-from vil_tracker.export.graphs import (
+from vil_tracker.export.graphs import FrameGraph, example_inputs
+from vil_tracker.export.parity import compare
+from vil_tracker.export.write import export_network
+from vil_tracker.images import write_image
+from vil_tracker.models.exported import (
+    FORMATS,
     FRAME_INPUTS,
-    FrameGraph,
+    ExportedModel,
+    Format,
     empty_memory,
-    example_inputs,
     stack_memory,
     unstack_memory,
 )
-from vil_tracker.export.parity import compare
-from vil_tracker.export.runner import ExportedModel
-from vil_tracker.export.write import FORMATS, Format, export_network
-from vil_tracker.images import write_image
 from vil_tracker.models.film_temporal import TemporalContext, updated_context
 from vil_tracker.models.inference import InferenceNetwork
+from vil_tracker.models.loading import load_search_model
 from vil_tracker.models.network import ViLTrackerNet, build_network
 from vil_tracker.models.pretrained import load_model, save_model
-from vil_tracker.tracking.loading import load_search_model
 from vil_tracker.tracking.tracker import Tracker
 
 TOY = ModelConfig(

@@ -16,9 +16,9 @@ from vil_tracker.models.inference import InferenceNetwork, prepare_for_inference
 from vil_tracker.models.inference_kernel import GroupNormGelu
 from vil_tracker.models.inference_sublayer import FastSublayer, chunk_length
 from vil_tracker.models.network import NetworkOutput, ViLTrackerNet, build_network
-from vil_tracker.native import why_not
+from vil_tracker.native import unavailable_reason
 
-HAS_KERNEL = why_not("sublayer") is None
+HAS_KERNEL = unavailable_reason("sublayer") is None
 
 
 def network(dtype: torch.dtype = torch.float32, **changes: object) -> ViLTrackerNet:

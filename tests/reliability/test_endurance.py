@@ -20,14 +20,14 @@ from faulty_files import picture, tiny_network
 from vil_tracker import cli
 from vil_tracker.config import TrackConfig
 from vil_tracker.images import VideoReader
+from vil_tracker.io.box_writers import BOX_FORMATS
+from vil_tracker.io.source import Frame
 from vil_tracker.models.network import ViLTrackerNet
-from vil_tracker.tracking.confidence import EVIDENCE, Calibration
-from vil_tracker.tracking.outputs import BOX_FORMATS
+from vil_tracker.results import Result
+from vil_tracker.tracking.confidence_model import CONFIDENCE_FEATURES, ConfidenceModel
 from vil_tracker.tracking.run import OutputSettings, track_source
 from vil_tracker.tracking.select import targets_from_boxes
-from vil_tracker.tracking.state import Result
 from vil_tracker.tracking.tracker import Tracker
-from vil_tracker.tracking.video import Frame
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -53,7 +53,7 @@ class Gauge:
         self._from, self._every = count // 5, max(2, count // 10) // 2 * 2
         self.readings: list[tuple[float, int, int]] = []
 
-    def look(self, number: int) -> None:
+    def run_search(self, number: int) -> None:
         if number >= self._from and number % self._every == 0:
             self.readings.append((resident(), open_files(), threading.active_count()))
 
@@ -68,10 +68,10 @@ class Gauge:
 def calibrated_network() -> ViLTrackerNet:
     """A tiny network whose score follows the map's peak, so that every state, lost included, is passed through."""
     network = tiny_network()
-    output = np.zeros(len(EVIDENCE) + 2)
-    output[EVIDENCE.index("colours")], output[-1] = 12.0, -4.0
-    count = len(EVIDENCE)
-    network.calibration = Calibration(np.zeros(count), np.ones(count), np.zeros((1, count + 1)), output).to_json()
+    output = np.zeros(len(CONFIDENCE_FEATURES) + 2)
+    output[CONFIDENCE_FEATURES.index("colours")], output[-1] = 12.0, -4.0
+    count = len(CONFIDENCE_FEATURES)
+    network.calibration = ConfidenceModel(np.zeros(count), np.ones(count), np.zeros((1, count + 1)), output).to_json()
     return network
 
 
@@ -96,8 +96,7 @@ def answer(result: Result) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("count", [300, pytest.param(10_000, marks=pytest.mark.soak)])
 def test_a_long_video(count: int) -> None:
-    settings = TrackConfig(templates=True, template_score=0.1, template_likeness=1.0, template_interval=5)
-    tracker = Tracker(calibrated_network(), settings)
+    tracker = Tracker(calibrated_network(), TrackConfig())
     tracker.init(frame(0), BOX)
     gauge, states, first = Gauge(count), set(), []
     for number in range(1, count + 1):

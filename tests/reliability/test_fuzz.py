@@ -16,12 +16,12 @@ from vil_tracker.config import config_from_dict, dump_config, load_config, model
 from vil_tracker.data.index import read_index
 from vil_tracker.data.readers.base import read_boxes, read_flags, read_numbers
 from vil_tracker.data.readers.coco import read_pictures
+from vil_tracker.data.readers.nfs import _read_original
 from vil_tracker.data.sequence import read_boxes_file
 from vil_tracker.errors import UserError
-from vil_tracker.evaluation.layouts.nfs import _read_original
 from vil_tracker.evaluation.results import ResultStore
+from vil_tracker.io.source import parse_start
 from vil_tracker.tracking.select import read_targets
-from vil_tracker.tracking.video import parse_start
 
 COCO = json.dumps(
     {

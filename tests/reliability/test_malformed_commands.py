@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from faulty_files import check_refused
-from hostile_archives import HOSTILE
 
 from vil_tracker import cli
 from vil_tracker.models.pretrained import save_model
@@ -125,15 +124,6 @@ EVALUATE = [
     ("--benchmark folder --truth truth --results results/right --output good/one/groundtruth_rect.txt", "is a f"),
 ]  # fmt: skip
 
-DATA = [
-    ("", "required"), ("unpack", "required"), ("unzip a.zip", "unzip"), ("unpack none.zip --data-root .", "none.zip"),
-    ("unpack . --data-root .", "archive"), ("unpack bad.yaml", "data"),
-    ("unpack bad.yaml --data-root nowhere", "nowhere"),
-    ("unpack bad.yaml --data-root .", "no zip or tar"), ("unpack bad.yaml --data-root . --into ../x", "../x"),
-    ("unpack bad.yaml --data-root . --into /tmp/x", "/tmp/x"), ("unpack bad.yaml --data-root . --max-gb 0", "max-gb"),
-    ("unpack bad.yaml --data-root . --max-gb nan", "max-gb"), ("unpack bad.yaml --data-root . --nonsense", "nonsense"),
-]  # fmt: skip
-
 DEMO = [
     ("--port 99999", "--port 99999"), ("--port -1", "--port -1"), ("--port x", "x"), ("--workers 0", "workers"),
     ("--workers x", "x"), ("--queue 0", "queue"), ("--queue -1", "queue"), ("--max-mb 0", "max-mb"),
@@ -224,23 +214,6 @@ def test_a_damaged_frame_stops_an_evaluation_and_leaves_no_score(
     assert not list(folder.rglob("*.tmp")) and not (folder / "out" / "report.json").exists()
 
 
-@pytest.mark.parametrize("options, item", DATA)
-def test_data(options: str, item: str, folder: Path, command_line, capfd) -> None:
-    check_refused(["data", *options.split()], item, capfd, folder)
-
-
-@pytest.mark.parametrize("name", list(HOSTILE))
-def test_data_with_hostile_archives(name: str, folder: Path, command_line, capfd) -> None:
-    make, message = HOSTILE[name]
-    (folder / "archives").mkdir()
-    if name == "many.tar.gz":
-        pytest.skip("600 entries are within the command's own limit")
-    if "bomb" in message:
-        pytest.skip("12 MB are within what the command lets any archive expand to")
-    make(folder / "archives" / name)
-    check_refused(["data", "unpack", f"archives/{name}", "--data-root", "."], message, capfd, folder)
-
-
 @pytest.mark.parametrize("options, item", DEMO)
 def test_demo(options: str, item: str, files: Path, tmp_path: Path, command_line, capfd, monkeypatch) -> None:
     pytest.importorskip("uvicorn")
@@ -277,6 +250,6 @@ def test_doctor_says_what_is_wrong_with_a_data_root(tmp_path: Path, command_line
 def test_there_are_more_than_two_hundred_cases() -> None:
     import test_malformed_track as track
 
-    tables = [CONFIGS, TRAIN_OPTIONS, EVALUATE, DATA, DEMO, OTHERS, HOSTILE, track.SOURCES, track.BOXES,
+    tables = [CONFIGS, TRAIN_OPTIONS, EVALUATE, DEMO, OTHERS, track.SOURCES, track.BOXES,
               track.BOX_FILES, track.OPTIONS, track.LIVE, track.IMAGES]  # fmt: skip
     assert sum(map(len, tables)) >= 200

@@ -12,7 +12,7 @@ import pytest
 from faulty_files import bytes_stream, check_refused, encoded, picture, png_claiming, working_in
 
 from vil_tracker import cli
-from vil_tracker.tracking import video
+from vil_tracker.io import files as file_sources
 
 BOX = ["--box", "8,4,20,10"]
 COMMON = ["--weights", "{files}/tiny.safetensors", "--device", "cpu", "--no-video", "-o", "out"]
@@ -136,9 +136,9 @@ def test_what_is_left_out_is_asked_for(words: list[str], files: Path, command_li
 )  # fmt: skip
 def test_standard_input(data: bytes, item: str, files: Path, command_line, capfd, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(
-        video.sys, "stdin", type("Piped", (), {"isatty": lambda self: False, "fileno": lambda self: 0})()
+        file_sources.sys, "stdin", type("Piped", (), {"isatty": lambda self: False, "fileno": lambda self: 0})()
     )
-    monkeypatch.setattr(video.io, "FileIO", lambda *_, **__: bytes_stream(data))
+    monkeypatch.setattr(file_sources.io, "FileIO", lambda *_, **__: bytes_stream(data))
     words = track(files, "-", *BOX, "-q")
     check_refused(words, item, capfd, tmp_path)
 

@@ -100,7 +100,7 @@ def test_a_track_that_cannot_be_finished_leaves_the_earlier_one(
     assert cli.main(track_words(files, tmp_path / "out", "--no-video", "-q", "--frames", "3")) == 0
     before = contents(tmp_path)
     fault = Fault(os.fsync, number, code)
-    monkeypatch.setattr("vil_tracker.tracking.outputs.os.fsync", fault)
+    monkeypatch.setattr("vil_tracker.io.box_writers.os.fsync", fault)
     status = cli.main(track_words(files, tmp_path / "out", "--no-video", "-q"))
     monkeypatch.undo()
     assert fault.fired

@@ -18,7 +18,7 @@ from vil_tracker import images
 from vil_tracker.data.sequence import ImageFrames, VideoFrames
 from vil_tracker.errors import UserError
 from vil_tracker.images import MAX_PIXELS, VideoReader, decode_image
-from vil_tracker.tracking.video import StdinSource
+from vil_tracker.io.files import StdinSource
 
 
 def claiming(kind: str, width: int, height: int) -> bytes:

@@ -24,7 +24,7 @@ FORBIDDEN_CALLS = {
 FORBIDDEN_MODULES = {"cPickle", "marshal", "dill", "shelve", "joblib", "cloudpickle", "jsonpickle"}
 #: What tests may do with data of their own making.
 OF_THE_TESTS = {"exec", "compile", "__import__", "pickle.loads", "archive.extractall"}
-FORBIDDEN_METHODS = {"extractall"}  # archives.unpack does it safely
+FORBIDDEN_METHODS = {"extractall"}
 
 
 def dotted(node: ast.expr) -> str:

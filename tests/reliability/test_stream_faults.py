@@ -18,10 +18,10 @@ from faulty_files import picture
 
 from vil_tracker import cli
 from vil_tracker.errors import UserError
-from vil_tracker.tracking.stream import LiveSource
-from vil_tracker.tracking.threads import prefetch
-from vil_tracker.tracking.timing import StageTimer
-from vil_tracker.tracking.video import Frame
+from vil_tracker.io.live import LiveSource
+from vil_tracker.io.source import Frame
+from vil_tracker.io.threads import prefetch
+from vil_tracker.runtime import StageTimer
 
 HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n"
 TIMEOUT = 1.0

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from tracking_fakes import FakeTracker, write_video
 
-from vil_tracker.tracking import cli, sinks
+from vil_tracker.io import video_writer
+from vil_tracker.tracking import cli
 
 
 @pytest.fixture(scope="module")
@@ -18,4 +19,4 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fake_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "load_tracker_factory", lambda *arguments, **options: FakeTracker)
-    monkeypatch.setattr(sinks, "find_ffmpeg", lambda: None)
+    monkeypatch.setattr(video_writer, "find_ffmpeg", lambda: None)

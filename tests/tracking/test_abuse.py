@@ -8,8 +8,8 @@ import torch
 from track_clips import peak_calibration, small_network
 
 from vil_tracker.config import TrackConfig
-from vil_tracker.tracking.confidence import EVIDENCE
-from vil_tracker.tracking.state import STATES
+from vil_tracker.results import STATES
+from vil_tracker.tracking.confidence_model import CONFIDENCE_FEATURES
 from vil_tracker.tracking.tracker import Tracker
 
 
@@ -42,20 +42,16 @@ def abuse(network, number: int, length: int) -> None:
     bias, slope = float(rng.normal(0, 3)), float(rng.normal(1, 1))
     network.calibration = None if rng.random() < 0.2 else peak_calibration(bias, slope).to_json()
     config = TrackConfig(
-        templates=bool(rng.random() < 0.5),
-        template_interval=1,
-        template_score=float(rng.uniform()),
-        template_likeness=1.0,
         max_templates=int(rng.integers(2, 4)),
         redetect_crops=int(rng.integers(1, 4)),
         context_confidence=float(rng.uniform()),
         motion=bool(rng.random() < 0.7),
         gate=float(rng.uniform()),
-        look_interval=int(rng.integers(1, 4)),
-        look_score=float(rng.uniform()),
+        compare_interval=int(rng.integers(1, 4)),
+        sure_above=float(rng.uniform()),
         redetect_near=int(rng.integers(1, 4)),
-        doubt_below=float(rng.uniform()),
-        doubt_after=int(rng.integers(1, 4)),
+        redetect_below=float(rng.uniform()),
+        redetect_after=int(rng.integers(1, 4)),
     )
     tracker = Tracker(network, config)
     frame = rng.integers(0, 256, (*rng.integers(2, 120, 2), 3), dtype=np.uint8)
@@ -71,8 +67,8 @@ def abuse(network, number: int, length: int) -> None:
         assert x >= 0 and y >= 0 and x + w <= frame.shape[1] + 1e-9 and y + h <= frame.shape[0] + 1e-9
         assert 0 <= result.score <= 1 and result.state in STATES
         assert tracker.state is not None
-        for _, evidence in tracker.state.judged:
-            assert evidence.shape == (len(EVIDENCE),) and np.isfinite(evidence).all()
+        for _, evidence in tracker.state.confidence.judged if tracker.state.confidence else ():
+            assert evidence.shape == (len(CONFIDENCE_FEATURES),) and np.isfinite(evidence).all()
         if tracker.state.context is not None:
             assert torch.isfinite(tracker.state.context.features).all()
 
@@ -104,7 +100,7 @@ def test_memory_does_not_grow_with_the_video_or_with_restarts() -> None:
         return pages * os.sysconf("SC_PAGE_SIZE") / 2**20, len(os.listdir("/proc/self/fd"))
 
     network = small_network()
-    config = TrackConfig(templates=True, template_interval=5, template_score=0.0, template_likeness=1.0)
+    config = TrackConfig()
     tracker, rng = Tracker(network, config), np.random.default_rng(0)
     frames = rng.integers(0, 256, (50, 90, 120, 3), dtype=np.uint8)
     tracker.init(frames[0], (40, 30, 24, 18))

@@ -17,23 +17,16 @@ from vil_tracker.data.crops import CropGeometry
 from vil_tracker.data.sequence import ArrayFrames, make_sequence
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.calibration import reliability
-from vil_tracker.models.likeness import FastLikeness, LikenessNet, cut_look
 from vil_tracker.models.pretrained import add_metadata, load_model, save_model
-from vil_tracker.tracking.confidence import (
-    EVIDENCE,
-    Calibration,
-    appearance,
-    gather_evidence,
-    pool_tokens,
-    with_other,
-)
-from vil_tracker.tracking.fitting import Judgements, calibrate, fit, fit_scaling, fit_with_held_out_scaling
-from vil_tracker.tracking.looking import View
-from vil_tracker.tracking.odds import steadied
+from vil_tracker.models.verifier import FastVerifier, VerifierNet, crop_patch
+from vil_tracker.tracking.confidence import add_distractor, appearance, extract_confidence_features, pool_tokens
+from vil_tracker.tracking.confidence_model import CONFIDENCE_FEATURES, ConfidenceModel, smooth_logit
+from vil_tracker.tracking.search import SearchOutput
 from vil_tracker.tracking.tracker import Tracker
+from vil_tracker.training.calibrate import Judgements, calibrate, fit, fit_scaling, fit_with_held_out_scaling
 
 
-def view(logits: np.ndarray, *, shade: int = 90, box=(0.4, 0.4, 0.6, 0.6)) -> View:
+def view(logits: np.ndarray, *, shade: int = 90, box=(0.4, 0.4, 0.6, 0.6)) -> SearchOutput:
     """A crop of 100 × 100 pixels at the frame's origin, flat but for the box."""
     geometry = CropGeometry(50, 50, 100, 100)
     pixels = np.full((100, 100, 3), 128, np.uint8)
@@ -42,13 +35,15 @@ def view(logits: np.ndarray, *, shade: int = 90, box=(0.4, 0.4, 0.6, 0.6)) -> Vi
     best = 1 / (1 + math.exp(-logits.max()))
     features = torch.arange(logits.size, dtype=torch.float32)[:, None].repeat(1, 2) + torch.tensor([1.0, 2.0])
     offsets, sizes = np.full((2, *logits.shape), 0.5), np.full((2, *logits.shape), 0.2)
-    return View(geometry, pixels, geometry.to_image(in_crop), in_crop, best, logits, offsets, sizes, features, None)
+    return SearchOutput(
+        geometry, pixels, geometry.to_image(in_crop), in_crop, best, logits, offsets, sizes, features, None
+    )
 
 
-def gather(seen: View, first: View, **changes: object) -> dict[str, float]:
+def gather(seen: SearchOutput, first: SearchOutput, **changes: object) -> dict[str, float]:
     settings = {"squared_distance": 0.0, "last_size": 20.0, "frame_size": (200, 200), **changes}
-    values = gather_evidence(seen, appearance(seen, None), appearance(first, None), None, **settings)  # type: ignore[arg-type]
-    return dict(zip(EVIDENCE, values, strict=True))
+    values = extract_confidence_features(seen, appearance(seen, None), appearance(first, None), None, **settings)  # type: ignore[arg-type]
+    return dict(zip(CONFIDENCE_FEATURES, values, strict=True))
 
 
 def peaked(*peaks: tuple[int, int, float], grid: int = 10) -> np.ndarray:
@@ -120,14 +115,16 @@ def test_pooled_tokens_are_the_weighted_mean_of_the_covered_cells() -> None:
 def test_the_likeness_network_answers_on_what_the_boxes_hold() -> None:
     """Two answers more, those of the network itself on the two looks; 0 where there is no network."""
     torch.manual_seed(0)
-    network = LikenessNet().eval()
-    likeness = FastLikeness(network)
+    network = VerifierNet().eval()
+    verifier = FastVerifier(network)
     first, seen = view(peaked((4, 4, 2.0))), view(peaked((4, 4, 2.0)), shade=10, box=(0.38, 0.4, 0.6, 0.6))
-    known = appearance(first, likeness)
-    found = appearance(seen, likeness, known)
+    known = appearance(first, verifier)
+    found = appearance(seen, verifier, known)
     settings = {"squared_distance": 0.0, "last_size": 20.0, "frame_size": (200, 200)}
-    values = dict(zip(EVIDENCE, gather_evidence(seen, found, known, -1.0, **settings), strict=True))  # type: ignore[arg-type]
-    looks = [cut_look(v.pixels, v.box_in_crop * 100) for v in (first, seen)]
+    values = dict(
+        zip(CONFIDENCE_FEATURES, extract_confidence_features(seen, found, known, -1.0, **settings), strict=True)
+    )  # type: ignore[arg-type]
+    looks = [crop_patch(v.pixels, v.box_in_crop * 100) for v in (first, seen)]
     with torch.no_grad():
         embedded = network.embed(torch.from_numpy(np.stack(looks)))
         same, fit_logit = network.compare(embedded[:1], embedded[1:])[0].tolist()
@@ -139,23 +136,27 @@ def test_the_likeness_network_answers_on_what_the_boxes_hold() -> None:
 def test_what_stands_beside_the_target_is_remembered_and_known_again() -> None:
     """A second peak shows something: its look is kept once, and what looks so later is told by "other"."""
     torch.manual_seed(0)
-    network = LikenessNet().eval()
-    likeness = FastLikeness(network)
+    network = VerifierNet().eval()
+    verifier = FastVerifier(network)
     base = view(peaked((4, 4, 2.0), (7, 8, 1.0)))
     sizes = base.sizes.copy()
     sizes[:, 7, 8] = 0.3, 0.1
     seen = replace(base, sizes=sizes)
     seen.pixels[70:80, 70:100] = np.random.default_rng(1).integers(0, 255, (10, 30, 3))
     beside = np.array([85 - 15, 75 - 5, 85 + 15, 75 + 5]) / 100.0
-    (kept,) = others = with_other((), likeness, seen)
-    np.testing.assert_allclose(kept, likeness.embed(cut_look(seen.pixels, beside * 100)), atol=1e-5)
-    assert len(with_other(others, likeness, seen)) == 1  # the same thing again
-    assert with_other(others, likeness, view(peaked((4, 4, 2.0), (5, 4, 1.0)))) == others  # on the target itself
-    assert with_other(others, likeness, view(peaked((4, 4, 2.0), (7, 8, -3.2)))) == others  # nothing there
+    (kept,) = distractors = add_distractor((), verifier, seen)
+    np.testing.assert_allclose(kept, verifier.embed(crop_patch(seen.pixels, beside * 100)), atol=1e-5)
+    assert len(add_distractor(distractors, verifier, seen)) == 1  # the same thing again
+    assert (
+        add_distractor(distractors, verifier, view(peaked((4, 4, 2.0), (5, 4, 1.0)))) == distractors
+    )  # on the target itself
+    assert (
+        add_distractor(distractors, verifier, view(peaked((4, 4, 2.0), (7, 8, -3.2)))) == distractors
+    )  # nothing there
 
     there = replace(seen, box_in_crop=beside)
-    known = appearance(seen, likeness)
-    told = [appearance(there, likeness, known, some).other for some in ((), others)]
+    known = appearance(seen, verifier)
+    told = [appearance(there, verifier, known, some).other for some in ((), distractors)]
     with torch.no_grad():
         again = torch.from_numpy(kept)[None].float()
         expected = network.compare(again, again)[0, 0].item()
@@ -164,10 +165,10 @@ def test_what_stands_beside_the_target_is_remembered_and_known_again() -> None:
 
 def test_few_things_beside_the_target_are_remembered_the_latest_ones() -> None:
     torch.manual_seed(0)
-    likeness = FastLikeness(LikenessNet().eval())
-    others = tuple(np.eye(160)[index] * 50 for index in range(6))
-    after = with_other(others, likeness, view(peaked((4, 4, 2.0), (8, 8, 1.0))))
-    assert len(after) == 6 and all(a is b for a, b in zip(after, others[1:], strict=False))
+    verifier = FastVerifier(VerifierNet().eval())
+    distractors = tuple(np.eye(160)[index] * 50 for index in range(6))
+    after = add_distractor(distractors, verifier, view(peaked((4, 4, 2.0), (8, 8, 1.0))))
+    assert len(after) == 6 and all(a is b for a, b in zip(after, distractors[1:], strict=False))
 
 
 @pytest.mark.parametrize("bias", [9.0, -9.0])
@@ -175,21 +176,21 @@ def test_what_is_usual_is_learnt_from_sure_frames_alone(bias: float) -> None:
     """A fading mean of the likeness to the first frame, and nothing at all where no frame was sure."""
     torch.manual_seed(0)
     network = small_network(calibrated=False)
-    calibration = replace(peak_calibration(bias=bias, slope=0.0), likeness=LikenessNet().eval())
+    calibration = replace(peak_calibration(bias=bias, slope=0.0), verifier=VerifierNet().eval())
     network.calibration = calibration.to_json()
     frames, boxes = scene(0, 6)
-    tracker = Tracker(network, TrackConfig(look_interval=1))
+    tracker = Tracker(network, TrackConfig(compare_interval=1))
     tracker.init(frames[0], boxes[0])
     assert tracker.state is not None
     expected = None
     for frame in frames[1:]:
         tracker.update(frame)
-        evidence = dict(zip(EVIDENCE, tracker.state.judged[-1][1], strict=True))
+        evidence = dict(zip(CONFIDENCE_FEATURES, tracker.state.confidence.judged[-1][1], strict=True))
         assert evidence["same_change"] == pytest.approx(0.0 if expected is None else evidence["same"] - expected)
         if bias > 0:
             same = evidence["same"]
             expected = same if expected is None else expected + 0.1 * (same - expected)
-        assert tracker.state.usual == (None if expected is None else pytest.approx(expected))
+        assert tracker.state.confidence.similarity_ema == (None if expected is None else pytest.approx(expected))
     assert (expected is None) == (bias < 0)
 
 
@@ -198,7 +199,7 @@ def test_a_sure_target_is_compared_with_the_first_frame_now_and_then(monkeypatch
     network = small_network(seed=2)
     network.calibration = peak_calibration(bias=9.0).to_json()
     frames, boxes = scene(0, 14)
-    tracker = Tracker(network, TrackConfig(look_interval=3))
+    tracker = Tracker(network, TrackConfig(compare_interval=3))
     tracker.init(frames[0], boxes[0])
     assert tracker.state is not None
     compared: list[int] = []
@@ -207,42 +208,44 @@ def test_a_sure_target_is_compared_with_the_first_frame_now_and_then(monkeypatch
         compared.append(index)
         return appearance(view, *rest)
 
-    monkeypatch.setattr("vil_tracker.tracking.tracker.appearance", counted)
+    monkeypatch.setattr("vil_tracker.tracking.confidence.appearance", counted)
     monkeypatch.setattr(type(tracker.state.motion), "squared_distance", lambda *_: 100.0 if index == 9 else 0.0)
     for index in range(1, 14):  # noqa: B007
         if index == 12:
             tracker.state.score = 0.7
         tracker.update(frames[index])
         assert tracker.state.phase.name == "tracking"
-        _, evidence = tracker.state.judged[-1]
-        assert evidence[EVIDENCE.index("peak_change")] != 0  # the score map is read in every frame
+        _, evidence = tracker.state.confidence.judged[-1]
+        assert evidence[CONFIDENCE_FEATURES.index("peak_change")] != 0  # the score map is read in every frame
     assert compared == [1, 4, 7, 9, 12]
 
 
 def test_the_likeness_network_is_stored_with_the_calibration() -> None:
     torch.manual_seed(0)
-    network = LikenessNet().eval()
-    stored = replace(peak_calibration(), likeness=network).to_json()
-    again = Calibration.from_json(stored).likeness
+    network = VerifierNet().eval()
+    stored = replace(peak_calibration(), verifier=network).to_json()
+    again = ConfidenceModel.from_json(stored).verifier
     assert again is not None and again.to_text() == network.to_text()
-    assert Calibration.from_json(peak_calibration().to_json()).likeness is None
+    assert ConfidenceModel.from_json(peak_calibration().to_json()).verifier is None
     for damaged in ("AAAA", 3, {}):
         with pytest.raises(UserError, match=r"likeness network|damaged"):
-            Calibration.from_json(json.dumps({**json.loads(stored), "likeness": damaged}))
+            ConfidenceModel.from_json(json.dumps({**json.loads(stored), "likeness": damaged}))
 
 
 def test_json_round_trip_and_damage() -> None:
-    rng, count = np.random.default_rng(0), len(EVIDENCE)
+    rng, count = np.random.default_rng(0), len(CONFIDENCE_FEATURES)
     numbers = (rng.normal(size=count), rng.uniform(1, 2, count), rng.normal(size=(3, count + 1)))
-    calibration = Calibration(*numbers, rng.normal(size=count + 4), 1.3)
-    again = Calibration.from_json(calibration.to_json())
+    calibration = ConfidenceModel(*numbers, rng.normal(size=count + 4), 1.3)
+    again = ConfidenceModel.from_json(calibration.to_json())
     sample = rng.normal(size=(20, count))
     assert np.array_equal(again.probability(sample), calibration.probability(sample))
     assert again.probability(sample).shape == (20,)
     content = json.loads(calibration.to_json())
-    former = {key: value for key, value in content.items() if key != "likeness"} | {"evidence": list(EVIDENCE[:15])}
+    former = {key: value for key, value in content.items() if key != "likeness"} | {
+        "evidence": list(CONFIDENCE_FEATURES[:15])
+    }
     with pytest.raises(UserError, match="of another version"):  # as weights of the version before hold it
-        Calibration.from_json(json.dumps(former))
+        ConfidenceModel.from_json(json.dumps(former))
     for change in (
         {"evidence": ["other"]},
         {"mean": [0.0]},
@@ -251,16 +254,16 @@ def test_json_round_trip_and_damage() -> None:
         {"hidden": "x"},
     ):
         with pytest.raises(UserError, match=r"calibrate\.py"):
-            Calibration.from_json(json.dumps({**content, **change}))
+            ConfidenceModel.from_json(json.dumps({**content, **change}))
     for text in ("", "[]", "{}"):
         with pytest.raises(UserError, match="damaged"):
-            Calibration.from_json(text)
+            ConfidenceModel.from_json(text)
 
 
 def judgements(count: int, seed: int = 0) -> tuple[Judgements, np.ndarray]:
     """Made up: the true log odds are 2·a - b + a·b/2 of the first two numbers."""
     rng = np.random.default_rng(seed)
-    evidence = rng.normal(size=(count, len(EVIDENCE)))
+    evidence = rng.normal(size=(count, len(CONFIDENCE_FEATURES)))
     truth = 1 / (1 + np.exp(-(2 * evidence[:, 0] - evidence[:, 1] + 0.5 * evidence[:, 0] * evidence[:, 1])))
     correct = rng.random(count) < truth
     return Judgements(evidence, correct, np.ones(count, bool), np.arange(count) % 12, np.ones(count, bool)), truth
@@ -325,9 +328,9 @@ def test_the_score_is_the_calibrated_probability_or_else_the_peak() -> None:
 def test_the_score_is_steadied_over_frames() -> None:
     """Log odds of +6, of which 0.3 stay, and of -2, of which 0.7 count: 0.4. Certainties count as odds of six."""
     six, two = 1 / (1 + math.exp(-6)), 1 / (1 + math.exp(2))
-    assert steadied(six, two, 0.7) == pytest.approx(1 / (1 + math.exp(-0.4)))
-    assert steadied(1.0, two, 0.7) == pytest.approx(1 / (1 + math.exp(-0.4)))
-    assert steadied(0.0, two, 1.0) == pytest.approx(two)
+    assert smooth_logit(six, two, 0.7) == pytest.approx(1 / (1 + math.exp(-0.4)))
+    assert smooth_logit(1.0, two, 0.7) == pytest.approx(1 / (1 + math.exp(-0.4)))
+    assert smooth_logit(0.0, two, 1.0) == pytest.approx(two)
 
     frames, boxes = scene(0, 3)
     network = small_network(calibrated=False)
@@ -336,7 +339,9 @@ def test_the_score_is_steadied_over_frames() -> None:
     for tracker in (alone, steady):
         tracker.init(frames[0], boxes[0])
     # The ground truth before is sure.
-    assert steady.update(frames[1]).score == pytest.approx(steadied(1.0, alone.update(frames[1]).score, 0.6), abs=1e-9)
+    assert steady.update(frames[1]).score == pytest.approx(
+        smooth_logit(1.0, alone.update(frames[1]).score, 0.6), abs=1e-9
+    )
 
 
 def test_calibrate_and_store_beside_the_weights(tmp_path: Path) -> None:
@@ -350,12 +355,12 @@ def test_calibrate_and_store_beside_the_weights(tmp_path: Path) -> None:
         sequence = make_sequence(f"s{seed}", "own", ArrayFrames(frames), boxes)
         clips.append(sequence)
     save_model(network, tmp_path / "plain.safetensors", {"note": "kept"})
-    likeness = LikenessNet().eval()
-    calibration, data, probability = calibrate(network, clips, 8, likeness=likeness)
-    assert calibration.likeness is likeness and data.evidence[:, EVIDENCE.index("same")].std() > 0
+    verifier = VerifierNet().eval()
+    calibration, data, probability = calibrate(network, clips, 8, verifier=verifier)
+    assert calibration.verifier is verifier and data.evidence[:, CONFIDENCE_FEATURES.index("same")].std() > 0
     assert data.correct.any() and not data.correct.all() and set(data.clip) == set(range(8))
     assert all(data.reported[data.clip == number].sum() == 7 for number in range(8))  # one box a frame is the answer
-    assert data.evidence.shape == (len(probability), len(EVIDENCE)) and np.isfinite(probability).all()
+    assert data.evidence.shape == (len(probability), len(CONFIDENCE_FEATURES)) and np.isfinite(probability).all()
     add_metadata(tmp_path / "plain.safetensors", tmp_path / "new.safetensors", {"calibration": calibration.to_json()})
     loaded = load_model(tmp_path / "new.safetensors", device="cpu")
     assert loaded.calibration == calibration.to_json()

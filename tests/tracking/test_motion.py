@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vil_tracker.boxes import box_centre, box_scale
 from vil_tracker.tracking import motion
-from vil_tracker.tracking.motion import BoxFilter, MotionModel, box_centre, box_scale, gate_distance
+from vil_tracker.tracking.motion import BoxFilter, MotionModel, gate_distance
 
 
 def box_at(x: float, y: float, size: float = 20.0) -> np.ndarray:

@@ -8,13 +8,12 @@ from track_clips import peak_calibration, scene, small_network
 
 from vil_tracker.config import TrackConfig
 from vil_tracker.errors import UserError
-from vil_tracker.tracking import group
-from vil_tracker.tracking.group import update_together
+from vil_tracker.io.source import Frame
+from vil_tracker.runtime import StageTimer
+from vil_tracker.tracking import tracker as tracker_module
 from vil_tracker.tracking.run import TargetGroup
 from vil_tracker.tracking.select import Target
-from vil_tracker.tracking.timing import StageTimer
-from vil_tracker.tracking.tracker import Tracker
-from vil_tracker.tracking.video import Frame
+from vil_tracker.tracking.tracker import Tracker, update_together
 
 BOXES = [(10, 12, 30, 20), (60, 40, 16, 30), (80, 5, 25, 25)]
 
@@ -84,4 +83,4 @@ def test_trackers_must_fit_together() -> None:
     with pytest.raises(UserError, match="call init"):
         update_together([one, Tracker(a)], frames[1])
     with pytest.raises(UserError, match="frame"):
-        group.update_together([one], frames[1][..., 0])
+        tracker_module.update_together([one], frames[1][..., 0])

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from vil_tracker.config import TrackConfig
 from vil_tracker.errors import UserError
-from vil_tracker.tracking.state import STATES, Phase
+from vil_tracker.results import STATES
+from vil_tracker.tracking.state import Phase
 
 CONFIG = TrackConfig(
     uncertain_below=0.4,

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from tracking_fakes import FakeTracker, read_number, read_video, rows, track
 
-from vil_tracker.tracking import cli, video
-from vil_tracker.tracking.outputs import CsvBoxes
+from vil_tracker.io import files
+from vil_tracker.io.box_writers import CsvBoxes
+from vil_tracker.io.source import Frame
+from vil_tracker.tracking import cli
 
 BOX = "8,4,20,10"
 
@@ -188,12 +190,12 @@ def test_long_source_needs_no_more_memory(tmp_path: Path, monkeypatch: pytest.Mo
                 alive.add(number)
                 weakref.finalize(image, alive.discard, number)
                 most = max(most, len(alive))
-                yield video.Frame(number, number / 25, image)
+                yield Frame(number, number / 25, image)
 
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(video, "open_source", lambda *args, **kwargs: Long())
+    monkeypatch.setattr(files, "open_source", lambda *args, **kwargs: Long())
     assert track("long", "--box", BOX, "-o", tmp_path, "--no-video", "--format", "csv,jsonl,mot,coco", "--strip") == 0
     gc.collect()
     assert most <= 20

@@ -9,22 +9,23 @@ import pytest
 import torch
 from track_clips import scene, small_network
 
+from vil_tracker.boxes import centred_box
 from vil_tracker.config import TrackConfig
 from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box, mean_colour, to_input
 from vil_tracker.data.sequence import ArrayFrames, make_sequence
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.run import track_sequence
 from vil_tracker.images import write_image
+from vil_tracker.io.files import open_source
+from vil_tracker.models.head import hann_window
 from vil_tracker.models.inference import InferenceNetwork
 from vil_tracker.models.network import NetworkOutput
-from vil_tracker.tracking.looking import Request, View
-from vil_tracker.tracking.motion import centred_box
+from vil_tracker.results import Result
+from vil_tracker.runtime import StageTimer
 from vil_tracker.tracking.run import OutputSettings, track_source
+from vil_tracker.tracking.search import SearchOutput, SearchRequest
 from vil_tracker.tracking.select import Target
-from vil_tracker.tracking.state import Result
-from vil_tracker.tracking.timing import StageTimer
-from vil_tracker.tracking.tracker import Tracker, hann_window
-from vil_tracker.tracking.video import open_source
+from vil_tracker.tracking.tracker import Tracker
 
 
 def run(tracker: Tracker, frames: list[np.ndarray], box: np.ndarray) -> list[Result]:
@@ -135,13 +136,13 @@ def test_the_crop_keeps_its_size_while_the_target_is_lost() -> None:
         assert tracker.state.phase.name == "lost"
 
 
-def seen_at(request: Request, box: np.ndarray) -> View:
+def seen_at(request: SearchRequest, box: np.ndarray) -> SearchOutput:
     """What a network might have seen in a crop, with its best box at ``box`` (4,) xywh."""
     geometry, grid = request.geometry, 4
     pixels = np.zeros((geometry.size, geometry.size, 3), np.uint8)
     logits, features = np.full((grid, grid), -8.0), torch.zeros(grid**2, 32)
     maps = np.full((2, grid, grid), 0.5)
-    return View(geometry, pixels, box, geometry.to_crop(box), 0.01, logits, maps, maps, features, None)
+    return SearchOutput(geometry, pixels, box, geometry.to_crop(box), 0.01, logits, maps, maps, features, None)
 
 
 def test_snapped_crops_stay_where_they_are() -> None:

@@ -7,7 +7,7 @@ import torch
 
 from vil_tracker.config import ModelConfig
 from vil_tracker.models.network import ViLTrackerNet, build_network
-from vil_tracker.tracking.confidence import EVIDENCE, Calibration
+from vil_tracker.tracking.confidence_model import CONFIDENCE_FEATURES, ConfidenceModel
 
 
 def small_network(seed: int = 0, *, calibrated: bool = True, temporal: bool = True) -> ViLTrackerNet:
@@ -36,12 +36,12 @@ def small_network(seed: int = 0, *, calibrated: bool = True, temporal: bool = Tr
     return network
 
 
-def peak_calibration(bias: float = 0.0, slope: float = 1.0) -> Calibration:
+def peak_calibration(bias: float = 0.0, slope: float = 1.0) -> ConfidenceModel:
     """The probability is sigmoid(slope · peak logit + bias)."""
-    count = len(EVIDENCE)
+    count = len(CONFIDENCE_FEATURES)
     output = np.zeros(count + 2)
-    output[EVIDENCE.index("peak")], output[-1] = slope, bias
-    return Calibration(np.zeros(count), np.ones(count), np.zeros((1, count + 1)), output)
+    output[CONFIDENCE_FEATURES.index("peak")], output[-1] = slope, bias
+    return ConfidenceModel(np.zeros(count), np.ones(count), np.zeros((1, count + 1)), output)
 
 
 def scene(seed: int, count: int, size: tuple[int, int] = (120, 90)) -> tuple[list[np.ndarray], np.ndarray]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from vil_tracker import cli
 from vil_tracker.boxes import check_box, clip_box
-from vil_tracker.tracking.state import STATES, Result
+from vil_tracker.results import STATES, Result
 
 
 class FakeTracker:

@@ -8,7 +8,7 @@ import torch
 
 from vil_tracker.config import ModelConfig
 from vil_tracker.models.network import build_network
-from vil_tracker.training.deep_supervision import InsideProbes
+from vil_tracker.training.deep_supervision import ForegroundProbes
 
 SMALL = ModelConfig(dim=32, depth=3, template_size=32, search_size=64, head_channels=16, modulation_interval=3)
 
@@ -21,8 +21,8 @@ def pass_through(network: torch.nn.Module) -> None:
 
 def test_the_loss_is_the_weighted_cross_entropy_worked_out_by_hand():
     network = build_network(SMALL)
-    probes = InsideProbes(32, 3)
-    seen = probes.watch(network)
+    probes = ForegroundProbes(32, 3)
+    seen = probes.register_hooks(network)
     pass_through(network)
     # Top left quarter of the 4 × 4 cells, and an absent target. The probes begin at logit -2 everywhere.
     boxes = torch.tensor([[0.0, 0.0, 0.5, 0.5], [0.0, 0.0, 1.0, 1.0]])
@@ -35,10 +35,10 @@ def test_the_loss_is_the_weighted_cross_entropy_worked_out_by_hand():
 def test_the_signal_reaches_the_template_through_every_watched_depth():
     torch.manual_seed(0)
     network = build_network(SMALL)
-    probes = InsideProbes(32, 3)
+    probes = ForegroundProbes(32, 3)
     for probe in probes.probes:
         torch.nn.init.normal_(probe[1].weight)
-    seen = probes.watch(network)
+    seen = probes.register_hooks(network)
     pass_through(network)
     assert len(seen) == len(probes.depths)
     probes(seen, torch.tensor([[0.1, 0.2, 0.6, 0.7]]).expand(2, 4), torch.tensor([True, True]), grid=4).backward()
@@ -48,5 +48,5 @@ def test_the_signal_reaches_the_template_through_every_watched_depth():
 def test_probes_are_no_part_of_the_network():
     network = build_network(SMALL)
     names = set(network.state_dict())
-    InsideProbes(32, 3).watch(network)
+    ForegroundProbes(32, 3).register_hooks(network)
     assert set(network.state_dict()) == names

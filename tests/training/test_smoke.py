@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from vil_tracker.cli import main
-from vil_tracker.data.painted import paint_data
+from vil_tracker.data.synthetic.painted import paint_data
 from vil_tracker.images import read_image
 from vil_tracker.training.record import read_log
 

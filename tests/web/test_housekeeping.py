@@ -17,7 +17,7 @@ from web_fakes import Visitor
 from vil_tracker import cli
 from vil_tracker.web.limits import Limits
 from vil_tracker.web.server import is_loopback, running
-from vil_tracker.web.store import Full, Store, Video, clean_title, download_name
+from vil_tracker.web.store import QuotaExceeded, Store, Video, clean_title, download_name
 from vil_tracker.web.work import container_of
 
 
@@ -78,7 +78,7 @@ def test_store_keeps_to_its_disk_space_and_sweeps(tmp_path: Path) -> None:
         store.reserve(folder, 300)
         videos.append(Video(folder.name, me, folder, folder / "source.mp4", f"{number}.mp4", {}))
         store.add(videos[-1])
-    with pytest.raises(Full, match="disk space"):
+    with pytest.raises(QuotaExceeded, match="disk space"):
         store.reserve(store.new_folder(), 300)
     videos[1].status = "running"
     now = time.time()

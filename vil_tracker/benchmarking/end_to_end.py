@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from vil_tracker.data.demo_clip import FPS, DemoClip
+from vil_tracker.data.synthetic.demo_clip import FPS, DemoClip
 from vil_tracker.errors import UserError
-from vil_tracker.evaluation.peers import KNOWN, OpenCvTracker
+from vil_tracker.evaluation.baselines import KNOWN, OpenCvTracker
+from vil_tracker.io.files import open_source
+from vil_tracker.io.video_writer import VideoSink
 from vil_tracker.models.inference import InferenceNetwork
+from vil_tracker.runtime import StageTimer
 from vil_tracker.tracking.run import OutputSettings, track_source
 from vil_tracker.tracking.select import targets_from_boxes
-from vil_tracker.tracking.sinks import VideoSink
-from vil_tracker.tracking.timing import StageTimer
 from vil_tracker.tracking.tracker import Tracker
-from vil_tracker.tracking.video import open_source
 
 SIZE = (1280, 720)
 PEER_SECONDS = 6.0  # a slow tracker sees as many frames as fit into this

@@ -1,10 +1,31 @@
-"""The option that replaces single values of a configuration."""
+"""The options that commands share: ``--config`` and ``--set``."""
 
 from __future__ import annotations
 
 import argparse
 
+from vil_tracker.config import Config, TrackConfig, load_config, override
+from vil_tracker.errors import UserError
+
 
 def add_set_option(parser: argparse._ActionsContainer, help: str) -> None:
     """Add ``--set KEY=VALUE ...``, which may be repeated; :func:`vil_tracker.config.override` reads it."""
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=help)
+
+
+def add_track_options(parser: argparse._ActionsContainer) -> None:
+    """Add ``--config`` and ``--set``."""
+    parser.add_argument("--config", metavar="FILE", help="YAML file whose track section sets thresholds and switches")
+    add_set_option(parser, "replace some of them, such as track.redetect=false track.lost_after=5")
+
+
+def track_config(args: argparse.Namespace) -> TrackConfig:
+    """What the options of :func:`add_track_options` say.
+
+    Raises:
+        UserError: a file that cannot be read, an unknown key, a value out of range, or a key of another section.
+    """
+    for assignment in args.set:
+        if "=" in assignment and not assignment.startswith("track."):
+            raise UserError(f"--set {assignment}: only track.KEY=VALUE acts on a session; train reads the others")
+    return override(load_config(args.config) if args.config else Config(), args.set).track

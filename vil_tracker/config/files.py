@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import logging
 import os
 import types
 import typing
@@ -20,6 +21,17 @@ from vil_tracker.config.sections import MODEL_SIZES, Config, ModelConfig
 from vil_tracker.errors import UserError, reason
 
 Dataclass = TypeVar("Dataclass")
+
+log = logging.getLogger(__name__)
+
+#: Former keys, read for one more version.
+RENAMED = {
+    "train.loss_inside": "loss_foreground",
+    "track.look_score": "sure_above",
+    "track.look_interval": "compare_interval",
+    "track.doubt_below": "redetect_below",
+    "track.doubt_after": "redetect_after",
+}
 
 
 def load_config(path: str | os.PathLike[str]) -> Config:
@@ -132,6 +144,7 @@ def _check_keys(content: dict[Any, Any], cls: Any, where: str) -> None:
 def _build(cls: type[Dataclass], content: object, where: str) -> Dataclass:
     if not isinstance(content, dict):
         raise UserError(f"{where} must be a mapping of keys to values, found {_kind(content)}")
+    content = _with_present_names(content, where)
     _check_keys(content, cls, f"{where}.")
     hints = typing.get_type_hints(cls)
     values = {key: _coerce(value, hints[key], f"{where}.{key}") for key, value in content.items()}
@@ -139,6 +152,15 @@ def _build(cls: type[Dataclass], content: object, where: str) -> Dataclass:
     if preset is not None:
         return dataclasses.replace(typing.cast(Any, preset), **values)
     return cls(**values)
+
+
+def _with_present_names(content: dict[Any, Any], where: str) -> dict[Any, Any]:
+    """The same with former keys under their present names; a warning names each."""
+    former = {key: RENAMED[f"{where}.{key}"] for key in content if f"{where}.{key}" in RENAMED}
+    for key, name in former.items():
+        log.warning("%s.%s is now called %s.%s; the former name is read for one more version", where, key, where, name)
+    kept = {key: value for key, value in content.items() if key not in former}
+    return kept | {name: content[key] for key, name in former.items()}
 
 
 def _coerce(value: Any, hint: Any, key: str) -> Any:

@@ -88,7 +88,7 @@ class SourceConfig:
             ``synthetic_clips``.
         weight: share of the samples, relative to the other sources.
         split: split of the data set; synthetic ones and own folders have none.
-        kinds: of ``synthetic_pairs``: only these kinds of pairs, joined by commas, of those in data/synthetic.py
+        kinds: of ``synthetic_pairs``: only these kinds of pairs, joined by commas, of those in data/synthetic/pairs.py
             (``still,boxed``); empty takes all of them, by their own weights.
     """
 
@@ -187,7 +187,7 @@ class TrainConfig:
         clip_grad: largest norm of the gradient.
         ema_decay: decay of the averaged weights that are validated and shipped; 0 turns it off.
         loss_focal, loss_giou, loss_l1: weights of the three losses.
-        loss_inside: weight of the deep supervision of pairs (training/deep_supervision.py); 0 turns it off.
+        loss_foreground: weight of the deep supervision of pairs (training/deep_supervision.py); 0 turns it off.
         precision: "bfloat16" autocast or "float32".
         compile: compile the network with torch.compile.
         grad_checkpointing: recompute activations in the backward pass, for memory.
@@ -216,7 +216,7 @@ class TrainConfig:
     loss_focal: float = 1.0
     loss_giou: float = 2.0
     loss_l1: float = 5.0
-    loss_inside: float = 0.0
+    loss_foreground: float = 0.0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = False
     grad_checkpointing: bool = False
@@ -251,7 +251,7 @@ class TrainConfig:
             "seed",
         ):
             _require(getattr(self, key) >= 0, f"train.{key}", getattr(self, key), "at least 0")
-        for key in ("loss_focal", "loss_giou", "loss_l1", "loss_inside"):
+        for key in ("loss_focal", "loss_giou", "loss_l1", "loss_foreground"):
             _require(getattr(self, key) >= 0, f"train.{key}", getattr(self, key), "at least 0")
         for key in ("final_lr_scale", "truth_share"):
             _require(0 <= getattr(self, key) <= 1, f"train.{key}", getattr(self, key), "in [0, 1]")
@@ -274,10 +274,10 @@ class TrackConfig:
             ablations) token (row, column) of one crop stands for that of the next, wherever the crops were cut.
         context_confidence: score below which a frame does not teach the temporal context.
         calibrated: use the calibration stored with the weights: score, states and what follows from them.
-        look_score: score from which on the target is surely followed: how it looks is then got used to, and so is what
+        sure_above: score from which on the target is surely followed: how it looks is then got used to, and so is what
             stands beside it.
-        look_interval: while it is surely followed, what the box holds is compared with the first frame once in so many
-            frames; in between the last comparison stands.
+        compare_interval: while it is surely followed, what the box holds is compared with the first frame once in so
+            many frames; in between the last comparison stands.
         score_gain: share of a frame's own log odds in those of its score; the rest is what was said of the one before.
             While the target is lost, every frame stands for itself.
         size_gain: share of a change of the box's size (of its logarithm) that the next search crop takes over. Crops
@@ -288,8 +288,8 @@ class TrackConfig:
         gate: probability that a true position passes the forecast's chi-square gate; one outside makes the frame
             uncertain unless its score is at least ``tracking_above``.
         redetect: search the whole frame while lost, and while in doubt.
-        doubt_below, doubt_after: a score below the first for so many frames in a row puts a track in doubt: while it is
-            followed, the frame is searched for a likelier place.
+        redetect_below, redetect_after: a score below the first for so many frames in a row puts a track in doubt: while
+            it is followed, the frame is searched for a likelier place.
         redetect_crops: search crops per frame for that, beside the ordinary one and one on the likeliest place so far.
         redetect_near: so many of the best of them are looked at from near.
         uncertain_below, tracking_above: scores at which "uncertain" begins and ends.
@@ -297,11 +297,7 @@ class TrackConfig:
         uncertain_frames: so many uncertain frames make it lost, too.
         recover_above: score of a match with the first template that ends "lost".
         recovered_frames: frames for which the state is then "recovered".
-        templates: add templates from confident frames that look different.
-        max_templates: largest number of templates, the first one included.
-        template_interval: least number of frames between two additions.
-        template_score: score that a frame must reach.
-        template_likeness: cosine to every template, of the target's tokens, that a frame must stay below.
+        max_templates: largest number of templates, the first one and corrections by hand (``Tracker.correct``).
     """
 
     window: float = 0.6
@@ -309,16 +305,16 @@ class TrackConfig:
     registration: bool = True
     context_confidence: float = 0.3
     calibrated: bool = True
-    look_score: float = 0.8
-    look_interval: int = 3
+    sure_above: float = 0.8
+    compare_interval: int = 3
     score_gain: float = 0.7
     size_gain: float = 0.3
     smooth: bool = True
     motion: bool = True
     gate: float = 0.999
     redetect: bool = True
-    doubt_below: float = 0.8
-    doubt_after: int = 3
+    redetect_below: float = 0.8
+    redetect_after: int = 3
     redetect_crops: int = 6
     redetect_near: int = 2
     uncertain_below: float = 0.35
@@ -328,26 +324,27 @@ class TrackConfig:
     uncertain_frames: int = 12
     recover_above: float = 0.75
     recovered_frames: int = 5
-    templates: bool = False
     max_templates: int = 4
-    template_interval: int = 20
-    template_score: float = 0.85
-    template_likeness: float = 0.95
 
     def __post_init__(self) -> None:
         probabilities = ("context_confidence", "uncertain_below", "tracking_above", "lost_below", "recover_above")
         for key in (
             "window",
             "gate",
-            "look_score",
-            "doubt_below",
-            "template_score",
-            "template_likeness",
+            "sure_above",
+            "redetect_below",
             *probabilities,
         ):
             _require(0 <= getattr(self, key) <= 1, f"track.{key}", getattr(self, key), "in [0, 1]")
-        counts = ("look_interval", "doubt_after", "redetect_crops", "redetect_near", "lost_after", "uncertain_frames")
-        for key in (*counts, "recovered_frames", "template_interval"):
+        counts = (
+            "compare_interval",
+            "redetect_after",
+            "redetect_crops",
+            "redetect_near",
+            "lost_after",
+            "uncertain_frames",
+        )
+        for key in (*counts, "recovered_frames"):
             _require(getattr(self, key) >= 1, f"track.{key}", getattr(self, key), "at least 1")
         for key in ("score_gain", "size_gain"):
             _require(0 < getattr(self, key) <= 1, f"track.{key}", getattr(self, key), "in (0, 1]")

@@ -16,12 +16,12 @@ from vil_tracker.config import DataConfig, ModelConfig
 from vil_tracker.data.dataset import SequenceDataset
 from vil_tracker.data.pairs import (
     TEMPLATE_COVER,
-    Look,
+    SampleAugmentation,
     SequenceSource,
     blurred,
-    inside,
+    box_scale,
+    clip_to_image,
     jittered,
-    root,
     template_of,
 )
 from vil_tracker.data.sampling import ClipSample
@@ -108,10 +108,10 @@ class ClipCutter:
             visible: (K,) bool, True in the first frame.
             difficulty: scales the jitter.
         """
-        look = Look.draw(rng, self.config)
+        look = SampleAugmentation.draw(rng, self.config)
         template, in_template = template_of(template_frame, template_box, self.model, flip=look.flip)
         height, width = frames[0].shape[:2]
-        boxes = np.stack([inside(box, frames[0]) for box in boxes])
+        boxes = np.stack([clip_to_image(box, frames[0]) for box in boxes])
         region, scale = window(boxes[visible], width, height, self.model)
         cuts = [cut_window(frame, region, scale) for frame in frames]
         low = region[:2]
@@ -140,7 +140,7 @@ class ClipCutter:
 
     def _beside(self, rng: np.random.Generator, box: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """A box of the same size whose search crop misses the target's centre."""
-        reach = 0.55 * self.model.search_factor * root(box)
+        reach = 0.55 * self.model.search_factor * box_scale(box)
         angle = rng.uniform(0.0, 2 * math.pi)
         direction = np.array([math.cos(angle), math.sin(angle)])
         direction /= np.abs(direction).max()
@@ -173,7 +173,7 @@ class VideoClips(SequenceSource[ClipSample]):
         pictures = [frames[int(index)] for index in rows]
         if len({picture.shape for picture in pictures}) > 1:
             return None
-        box = inside(sequence.boxes[template], frames[template])
+        box = clip_to_image(sequence.boxes[template], frames[template])
         boxes = sequence.boxes[rows]
         return self.cutter.make(rng, frames[template], box, pictures, boxes, sequence.visible[rows], difficulty)
 

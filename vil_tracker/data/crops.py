@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import cv2
 import numpy as np
 import torch
 
 from vil_tracker.boxes import BoxLike
+
+Scale = TypeVar("Scale", float, np.ndarray)  # √(w·h) of one box, or (B,) of several
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -173,3 +176,8 @@ def to_input(
     mean = torch.tensor(IMAGENET_MEAN, device=device, dtype=dtype).mul_(255).repeat(columns)
     std = torch.tensor(IMAGENET_STD, device=device, dtype=dtype).mul_(255).repeat(columns)
     return (rows - mean).div_(std).unflatten(-1, (columns, 3)).movedim(-1, -3)
+
+
+def ema_scale(scale: Scale, found: Scale, gain: float) -> Scale:
+    """What search crops are made for after a box of scale ``found``: a share ``gain`` of the change, as a logarithm."""
+    return scale * (found / scale) ** gain

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 import cv2
 import numpy as np
 
+from vil_tracker.boxes import box_scale
 from vil_tracker.config import DataConfig, ModelConfig
 from vil_tracker.data.augment import motion_kernel
 from vil_tracker.data.crops import MIN_SIDE, mean_colour
@@ -20,7 +21,7 @@ from vil_tracker.data.dataset import SequenceDataset
 from vil_tracker.data.sampling import PairSample
 from vil_tracker.data.sequence import Sequence
 from vil_tracker.data.skipping import SkippedFiles
-from vil_tracker.data.sprites import bounds, ellipse_outline, warp
+from vil_tracker.data.synthetic.sprites import bounds, ellipse_outline, warp
 from vil_tracker.errors import UserError
 
 Sample = TypeVar("Sample")
@@ -30,7 +31,7 @@ TEMPLATE_COVER = 0.5  # least visible share of a template's target
 
 
 @dataclass(frozen=True)
-class Look:
+class SampleAugmentation:
     """What all crops of a sample share, and how far each may differ.
 
     Attributes:
@@ -44,9 +45,9 @@ class Look:
     brightness: float
 
     @staticmethod
-    def draw(rng: np.random.Generator, config: DataConfig) -> Look:
+    def draw(rng: np.random.Generator, config: DataConfig) -> SampleAugmentation:
         """Draw one for a sample."""
-        return Look(bool(rng.random() < config.flip), bool(rng.random() < config.grey), config.brightness)
+        return SampleAugmentation(bool(rng.random() < config.flip), bool(rng.random() < config.grey), config.brightness)
 
     def apply(self, rng: np.random.Generator, image: np.ndarray) -> np.ndarray:
         """Change brightness and colour of a (..., H, W, 3) uint8 picture (all frames of a stack alike)."""
@@ -65,7 +66,7 @@ def blurred(rng: np.random.Generator, crop: np.ndarray) -> np.ndarray:
     return cv2.filter2D(crop, -1, motion_kernel(length, rng.uniform(0.0, math.pi)))
 
 
-def cut(
+def sample_crop(
     image: np.ndarray,
     box: np.ndarray,
     centre: tuple[float, float],
@@ -101,16 +102,11 @@ def cut(
     return crop, bounds(points, matrix) / size
 
 
-def inside(box: np.ndarray, image: np.ndarray) -> np.ndarray:
+def clip_to_image(box: np.ndarray, image: np.ndarray) -> np.ndarray:
     """The part of an xywh box that lies in the picture: data sets differ in what they do at the frame's edge."""
     high = np.minimum(box[:2] + box[2:], (image.shape[1], image.shape[0]))
     low = np.maximum(box[:2], 0.0)
     return np.concatenate([low, np.maximum(high - low, 0.0)]) if (high > low).all() else box
-
-
-def root(box: np.ndarray) -> float:
-    """√(w·h) of an xywh box."""
-    return math.sqrt(max(float(box[2] * box[3]), 1.0))
 
 
 def template_of(
@@ -118,14 +114,14 @@ def template_of(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The template crop and the target's box in it (xyxy in units of the crop), as a session makes it."""
     x, y, w, h = (float(v) for v in box)
-    side = model.template_factor * root(box)
-    return cut(image, box, (x + w / 2, y + h / 2), side, model.template_size, flip=flip)
+    side = model.template_factor * box_scale(box)
+    return sample_crop(image, box, (x + w / 2, y + h / 2), side, model.template_size, flip=flip)
 
 
 def jittered(rng: np.random.Generator, box: np.ndarray, config: DataConfig, difficulty: float) -> np.ndarray:
     """An xywh box as a tracker might have it: shifted by up to half of ``centre_jitter``·√(w·h), and scaled."""
     scale = math.exp(float(np.clip(rng.normal(0.0, config.scale_jitter * difficulty), -1.0, 1.0)))
-    reach = 0.5 * config.centre_jitter * root(box) * scale * difficulty
+    reach = 0.5 * config.centre_jitter * box_scale(box) * scale * difficulty
     dx, dy = rng.uniform(-reach, reach, 2)
     x, y, w, h = box
     w, h, cx, cy = w * scale, h * scale, x + w / 2 + dx, y + h / 2 + dy
@@ -163,10 +159,10 @@ class PairCutter:
             difficulty: scales jitter and turn.
         """
         model, config = self.model, self.config
-        look = Look.draw(rng, config)
+        look = SampleAugmentation.draw(rng, config)
         template, in_template = template_of(template_frame, template_box, model, flip=look.flip)
         x, y, w, h = jittered(rng, search_box, config, difficulty)
-        search, in_search = cut(
+        search, in_search = sample_crop(
             search_frame,
             search_box,
             (x + w / 2, y + h / 2),
@@ -264,5 +260,5 @@ class VideoPairs(SequenceSource[PairSample]):
         search = template if present and second == first else self._read(other, second)
         if template is None or search is None:
             return None
-        boxes = inside(sequence.boxes[first], template), inside(other.boxes[second], search)
+        boxes = clip_to_image(sequence.boxes[first], template), clip_to_image(other.boxes[second], search)
         return self.cutter.make(rng, template, boxes[0], search, boxes[1], present, difficulty)

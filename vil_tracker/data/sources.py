@@ -11,12 +11,12 @@ from vil_tracker.config import Config, SourceConfig
 from vil_tracker.data.clips import ClipCutter, VideoClips
 from vil_tracker.data.dataset import open_dataset
 from vil_tracker.data.pairs import PairCutter, VideoPairs
-from vil_tracker.data.photo_pool import PhotoPool, load_photo_pool
 from vil_tracker.data.readers import READERS
 from vil_tracker.data.root import data_root as find_root
 from vil_tracker.data.sampling import Mixture, Source
-from vil_tracker.data.synthetic import SyntheticConfig, SyntheticPairs
-from vil_tracker.data.synthetic_videos import SyntheticVideoClips, SyntheticVideoPairs
+from vil_tracker.data.synthetic.pairs import SyntheticConfig, SyntheticPairs
+from vil_tracker.data.synthetic.photo_pool import PhotoPool, load_photo_pool
+from vil_tracker.data.synthetic.samples import SyntheticVideoClips, SyntheticVideoPairs
 from vil_tracker.errors import UserError
 
 SYNTHETIC_PAIRS, SYNTHETIC_CLIPS = "synthetic_pairs", "synthetic_clips"

@@ -50,10 +50,10 @@ class DataSetReport:
 
 def benchmark_readers() -> list[Reader]:
     """Readers of the data sets that are only evaluated on."""
-    from vil_tracker.evaluation.layouts.dtb70 import DTB70
-    from vil_tracker.evaluation.layouts.nfs import NfS
-    from vil_tracker.evaluation.layouts.otb import OTB
-    from vil_tracker.evaluation.layouts.uav import UAV20L, UAV123
+    from vil_tracker.data.readers.dtb70 import DTB70
+    from vil_tracker.data.readers.nfs import NfS
+    from vil_tracker.data.readers.otb import OTB
+    from vil_tracker.data.readers.uav import UAV20L, UAV123
 
     return [OTB(), UAV123(), UAV20L(), NfS(), DTB70()]
 

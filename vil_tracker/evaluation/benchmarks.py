@@ -22,24 +22,24 @@ from vil_tracker.data.readers.base import (
     read_numbers,
     subfolders,
 )
+from vil_tracker.data.readers.dtb70 import DTB70
+from vil_tracker.data.readers.frames_beside_boxes import FramesBesideBoxes
 from vil_tracker.data.readers.got10k import GOT10k
 from vil_tracker.data.readers.got10k_like import GOT10kLike
 from vil_tracker.data.readers.lasot import LaSOT
 from vil_tracker.data.readers.lasot_ext import LaSOTExtension
+from vil_tracker.data.readers.nfs import NfS
+from vil_tracker.data.readers.otb import OTB
 from vil_tracker.data.readers.otb_like import OTBLike
 from vil_tracker.data.readers.tnl2k import TNL2K
 from vil_tracker.data.readers.trackingnet import TrackingNet
+from vil_tracker.data.readers.uav import UAV20L, UAV123
 from vil_tracker.data.readers.video_folder import VideoFolder
 from vil_tracker.data.sequence import ArrayFrames, Frames, ImageFrames, Sequence, VideoFrames, make_sequence
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation import conventions
 from vil_tracker.evaluation.attributes import LASOT_ATTRIBUTES
 from vil_tracker.evaluation.conventions import Convention
-from vil_tracker.evaluation.layouts.dtb70 import DTB70
-from vil_tracker.evaluation.layouts.frames_beside_boxes import FramesBesideBoxes
-from vil_tracker.evaluation.layouts.nfs import NfS
-from vil_tracker.evaluation.layouts.otb import OTB
-from vil_tracker.evaluation.layouts.uav import UAV20L, UAV123
 from vil_tracker.evaluation.results import name_key
 
 _FOLDER_READERS: tuple[type[Reader], ...] = (OTBLike, GOT10kLike, FramesBesideBoxes, VideoFolder)

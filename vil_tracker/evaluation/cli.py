@@ -8,10 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vil_tracker.config.command_line import add_track_options, track_config
 from vil_tracker.errors import UserError, check_folder
+from vil_tracker.models.loading import PRECISIONS
 from vil_tracker.runtime import leave_process_group
-from vil_tracker.tracking.loading import PRECISIONS
-from vil_tracker.tracking.options import add_track_options, track_config
 
 if TYPE_CHECKING:
     from vil_tracker.data.sequence import Sequence
@@ -212,7 +212,7 @@ def _conventions(text: str) -> list[str]:
 
 def _specs(args: argparse.Namespace) -> tuple[list[TrackerSpec], list[str]]:
     """The trackers to run, and a note on those of ``opencv:all`` that cannot."""
-    from vil_tracker.evaluation import peers
+    from vil_tracker.evaluation import baselines
     from vil_tracker.evaluation.trackers import parse_tracker
 
     config = track_config(args)
@@ -221,7 +221,7 @@ def _specs(args: argparse.Namespace) -> tuple[list[TrackerSpec], list[str]]:
     for text in ",".join(args.tracker or ["vil"]).split(","):
         names = [text]
         if text.lower() == "opencv:all":
-            reasons = {name: peers.unavailable_reason(name, folder) for name in peers.KNOWN}
+            reasons = {name: baselines.unavailable_reason(name, folder) for name in baselines.KNOWN}
             names = [f"opencv:{name}" for name, reason in reasons.items() if reason is None]
             left_out = ", ".join(name for name, reason in reasons.items() if reason is not None)
             notes.append(f"trackers of OpenCV that this installation cannot run: {left_out or 'none'}")
@@ -238,7 +238,7 @@ def _specs(args: argparse.Namespace) -> tuple[list[TrackerSpec], list[str]]:
                     dtype=dtype,
                     peers_dir=args.peers_dir,
                 )
-                reason = peers.unavailable_reason(spec.target, folder) if spec.kind == "opencv" else None
+                reason = baselines.unavailable_reason(spec.target, folder) if spec.kind == "opencv" else None
                 if reason is not None:
                     raise UserError(reason)
                 specs.append(spec)

@@ -34,8 +34,8 @@ class Convention:
         toolkit: whose code it reproduces; shown in the report.
         rule: one sentence about which frames count; shown in the report.
         positive_origin: a valid box has x, y > 0 besides w, h > 0.
-        heeds_absent: frames flagged absent are not valid.
-        by_cover: a frame is valid when its cover label is above 0, whatever its box (GOT-10k).
+        exclude_absent: frames flagged absent are not valid.
+        use_cover_label: a frame is valid when its cover label is above 0, whatever its box (GOT-10k).
         all_valid: every frame is valid (TrackingNet).
         drop_invalid: invalid frames leave numerator and denominator; otherwise they stay in the denominator and never
             count as a success.
@@ -58,8 +58,8 @@ class Convention:
     toolkit: str
     rule: str
     positive_origin: bool = False
-    heeds_absent: bool = False
-    by_cover: bool = False
+    exclude_absent: bool = False
+    use_cover_label: bool = False
     all_valid: bool = False
     drop_invalid: bool = False
     invalid_center_hit: bool = False
@@ -98,7 +98,7 @@ PLAIN = Convention(
     name="official",
     toolkit="ViL-Tracker",
     rule="frames without an annotated target are left out; every other frame counts, the first as the ground truth",
-    heeds_absent=True,
+    exclude_absent=True,
     drop_invalid=True,
 )
 OTB = Convention(
@@ -122,7 +122,7 @@ LASOT = Convention(
     rule="absent frames count as failures, since they stay in the denominator; a frame whose true x, y, w, h are not "
     "all above 0 fails in success and passes in precision; the first frame counts as the ground truth",
     positive_origin=True,
-    heeds_absent=True,
+    exclude_absent=True,
     invalid_center_hit=True,
     invalid_normalized_hit=True,
 )
@@ -131,7 +131,7 @@ GOT10K = Convention(
     toolkit="GOT-10k toolkit",
     rule="the first frame and frames with cover label 0 are left out, boxes are clipped to the image, the "
     "overall score pools the frames of all sequences",
-    by_cover=True,
+    use_cover_label=True,
     drop_invalid=True,
     skip_first=True,
     bounded=True,
@@ -160,7 +160,7 @@ def pytracking(family: str) -> Convention:
         rule="every frame stays in the denominator; a frame counts as a possible success when the true x, y, w, h are "
         "above 0" + (" and the target is visible" if family in ("lasot", "lasot_ext") else ""),
         positive_origin=True,
-        heeds_absent=family in ("lasot", "lasot_ext"),
+        exclude_absent=family in ("lasot", "lasot_ext"),
         invalid_center_hit=family == "uav",
         invalid_normalized_hit=True,
         absent_hit=family != "lasot",
@@ -267,12 +267,12 @@ def _valid_frames(convention: Convention, truth: np.ndarray, absent: np.ndarray,
     annotated = np.isfinite(truth).all(axis=1)
     if convention.all_valid:
         return annotated
-    if convention.by_cover:
+    if convention.use_cover_label:
         return annotated & (cover > 0)
     with np.errstate(invalid="ignore"):
         positive = truth > 0
     valid = annotated & (positive if convention.positive_origin else positive[:, 2:]).all(axis=1)
-    return valid & ~absent if convention.heeds_absent else valid
+    return valid & ~absent if convention.exclude_absent else valid
 
 
 def _bounded(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

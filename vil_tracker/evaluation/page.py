@@ -14,9 +14,9 @@ from typing import Any
 from vil_tracker import __version__
 from vil_tracker.errors import atomic_write
 from vil_tracker.evaluation import plots
+from vil_tracker.evaluation.failure_cases import PREDICTED_COLOR, TRUTH_COLOR, WorstSequence, find_worst
 from vil_tracker.evaluation.report import COLUMNS, Report, count_of, describe_precision, differences, format_metric
 from vil_tracker.evaluation.scores import METRIC_NAMES, Score
-from vil_tracker.evaluation.worst import PREDICTED_COLOR, TRUTH_COLOR, WorstSequence, find_worst
 
 
 def write_page(path: Path, report: Report) -> None:

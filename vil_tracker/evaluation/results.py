@@ -23,7 +23,7 @@ import numpy as np
 from vil_tracker.data.sequence import read_boxes_file
 from vil_tracker.errors import UserError, atomic_write, reason
 from vil_tracker.evaluation.metrics import check_boxes
-from vil_tracker.tracking.state import STATES
+from vil_tracker.results import STATES
 
 LAYOUTS = ("flat", "got10k")
 EMPTY_BOX_RULES = ("error", "previous")

@@ -18,8 +18,8 @@ import numpy as np
 
 from vil_tracker.config import TrackConfig
 from vil_tracker.errors import UserError
-from vil_tracker.evaluation import peers
-from vil_tracker.tracking.state import Result
+from vil_tracker.evaluation import baselines
+from vil_tracker.results import Result
 
 if TYPE_CHECKING:
     from vil_tracker.models.inference import Precision
@@ -60,7 +60,7 @@ class TrackerSpec:
         target: weights (name or file), OpenCV's tracker name, or "module:factory"; empty for "still".
         device: "auto", "cpu", "cuda", "cuda:1" or "mps"; for kind "vil".
         config: of the session; for kind "vil".
-        dtype: what the network computes in, one of :data:`vil_tracker.tracking.loading.PRECISIONS`; for kind "vil".
+        dtype: what the network computes in, one of :data:`vil_tracker.models.loading.PRECISIONS`; for kind "vil".
         peers_dir: folder with the networks of OpenCV's trackers.
     """
 
@@ -80,7 +80,7 @@ class TrackerSpec:
     @property
     def deterministic(self) -> bool:
         """Whether a second run would give the same boxes."""
-        return self.kind != "opencv" or peers.is_deterministic(self.target)
+        return self.kind != "opencv" or baselines.is_deterministic(self.target)
 
     def identity(self) -> dict[str, str]:
         """What decides the boxes; results of another identity must not be mixed with these."""
@@ -105,7 +105,7 @@ class TrackerSpec:
         if self.kind == "still":
             return StillTracker()
         if self.kind == "opencv":
-            return peers.OpenCvTracker(self.target, Path(self.peers_dir) if self.peers_dir else None)
+            return baselines.OpenCvTracker(self.target, Path(self.peers_dir) if self.peers_dir else None)
         if self.kind == "python":
             return _build_from_python(self.target)
         return _build_vil(self.target, self.device, self.config, self.dtype)
@@ -137,14 +137,14 @@ def parse_tracker(
             name = f"{name}-{dtype}"
         return TrackerSpec(name, "vil", target or weights, device=device, config=config, dtype=dtype)
     if kind == "opencv" and target:
-        target = peers.canonical_name(target)
+        target = baselines.canonical_name(target)
         return TrackerSpec(f"opencv:{target}", "opencv", target, peers_dir=peers_dir)
     if text == "still":
         return TrackerSpec("still", "still")
     if kind == "python" and target.count(":") == 1:
         return TrackerSpec(target.rpartition(":")[2], "python", target)
     raise UserError(
-        f"unknown tracker '{text}'; write vil, vil:WEIGHTS, opencv:NAME ({', '.join(peers.KNOWN)}), still "
+        f"unknown tracker '{text}'; write vil, vil:WEIGHTS, opencv:NAME ({', '.join(baselines.KNOWN)}), still "
         "or python:MODULE:FACTORY"
     )
 

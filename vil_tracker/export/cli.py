@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
-    from vil_tracker.tracking.video import Source
+    from vil_tracker.io.source import Source
 
 EPILOG = """\
 examples:
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         source = None
         if args.parity_source is not None:  # opened before the minutes of an export, so that a wrong path is told
-            from vil_tracker.tracking.video import open_source
+            from vil_tracker.io.files import open_source
 
             source = open_source(args.parity_source)
             stack.callback(source.close)
@@ -82,10 +82,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _export(args: argparse.Namespace, source: Source | None, box: np.ndarray | None) -> int:
-    from vil_tracker.data.demo_clip import DemoClip
+    from vil_tracker.data.synthetic.demo_clip import DemoClip
     from vil_tracker.export.parity import REQUIRED, compare
-    from vil_tracker.export.runner import ExportedModel
     from vil_tracker.export.write import export_network
+    from vil_tracker.models.exported import ExportedModel
     from vil_tracker.models.pretrained import load_model
     from vil_tracker.runtime import keep_freed_memory
 

@@ -1,8 +1,8 @@
 """The two graphs of an exported tracker, as modules of tensors in and tensors out.
 
 State stays outside, in the caller's hands. Memory is three tensors over all N sublayers: C (N, B, H, K, K), n (N, B, H,
-K) and m (N, B, H). :func:`empty_memory` is that of no template. The temporal context is registered to the crop at hand
-before it comes in; ``context_valid`` 0 is no context.
+K) and m (N, B, H); :func:`vil_tracker.models.exported.empty_memory` is that of no template. The temporal context is
+registered to the crop at hand before it comes in; ``context_valid`` 0 is no context.
 """
 
 from __future__ import annotations
@@ -11,41 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from vil_tracker.config import ModelConfig
+from vil_tracker.models.exported import Stacked, empty_memory, stack_memory, unstack_memory
 from vil_tracker.models.film_temporal import MOMENTUM, TemporalContext
 from vil_tracker.models.head import decode_maps
-from vil_tracker.models.mlstm import MLSTMState
 from vil_tracker.models.network import ViLTrackerNet
-from vil_tracker.models.vil import HEADS, Memory
-
-EMPTY = -1e30  # logarithm of a weight that is no weight; infinity minus infinity would be no number
-
-TEMPLATE_INPUTS = ("crop", "box", "C", "n", "m")
-TEMPLATE_OUTPUTS = ("C_out", "n_out", "m_out")
-FRAME_INPUTS = ("crop", "C", "n", "m", "context", "context_valid", "window")
-FRAME_OUTPUTS = ("boxes", "scores", "score_logits", "offset", "size", "features", "context_out")
-
-Stacked = tuple[Tensor, Tensor, Tensor]
-
-
-def stack_memory(memory: Memory) -> Stacked:
-    """One tensor per part of the state, over all sublayers."""
-    return (
-        torch.stack([state.C for state in memory]),
-        torch.stack([state.n for state in memory]),
-        torch.stack([state.m for state in memory]),
-    )
-
-
-def unstack_memory(C: Tensor, n: Tensor, m: Tensor) -> Memory:
-    """The inverse of :func:`stack_memory`."""
-    return tuple(MLSTMState(*parts) for parts in zip(C.unbind(0), n.unbind(0), m.unbind(0), strict=True))
-
-
-def empty_memory(config: ModelConfig, batch: int) -> Stacked:
-    """The memory before the first template."""
-    K = 2 * config.dim // HEADS
-    lead = (config.depth, batch, HEADS)
-    return torch.zeros(*lead, K, K), torch.zeros(*lead, K), torch.full(lead, EMPTY)
 
 
 class TemplateGraph(nn.Module):

@@ -12,7 +12,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,22 +20,18 @@ from torch import Tensor, nn
 from vil_tracker import __version__
 from vil_tracker.config import config_to_dict
 from vil_tracker.errors import UserError, require_extra
-from vil_tracker.export.graphs import (
+from vil_tracker.export.graphs import FrameGraph, TemplateGraph, batch_axes, example_inputs
+from vil_tracker.models.exported import (
+    DESCRIPTION,
     FRAME_INPUTS,
     FRAME_OUTPUTS,
+    SUFFIXES,
     TEMPLATE_INPUTS,
     TEMPLATE_OUTPUTS,
-    FrameGraph,
-    TemplateGraph,
-    batch_axes,
-    example_inputs,
+    Format,
 )
 from vil_tracker.models.network import ViLTrackerNet
 
-Format = Literal["onnx", "torch-export", "openvino"]
-FORMATS: tuple[Format, ...] = ("onnx", "torch-export", "openvino")
-SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "openvino": ".xml"}
-DESCRIPTION = "model.json"
 OPSET = 18
 
 

@@ -78,3 +78,9 @@ def decode_maps(
     centre_B2 = (column_row_B2 + offset_B2) / torch.tensor([columns, rows], device=offset.device)
     boxes_B4 = torch.cat([centre_B2 - size_B2 / 2, centre_B2 + size_B2 / 2], dim=1)
     return boxes_B4, score_BS.gather(1, best_B1).squeeze(1)
+
+
+def hann_window(grid: int, strength: float) -> torch.Tensor:
+    """(grid, grid): (1 - strength) + strength · outer Hann, whose maximum lies at the centre of the crop."""
+    hann = torch.hann_window(grid + 2, periodic=False)[1:-1]
+    return (1 - strength) + strength * torch.outer(hann, hann)

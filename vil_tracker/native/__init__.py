@@ -24,11 +24,11 @@ _FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-fno-math
 
 
 def load(name: str) -> ctypes.CDLL | None:
-    """The shared library made of ``name``.cpp in this folder; None where it cannot be had (see :func:`why_not`)."""
+    """The shared library made of ``name``.cpp in this folder; None without one (:func:`unavailable_reason`)."""
     return attempt(name)[0]
 
 
-def why_not(name: str) -> str | None:
+def unavailable_reason(name: str) -> str | None:
     """Why :func:`load` gives None, in one line; None if it gives a library."""
     return attempt(name)[1]
 

@@ -8,18 +8,18 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vil_tracker.config.command_line import add_track_options, track_config
 from vil_tracker.errors import UserError
-from vil_tracker.tracking.loading import BACKENDS, PRECISIONS
-from vil_tracker.tracking.options import add_track_options, track_config
+from vil_tracker.models.loading import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vil_tracker.config import TrackConfig
+    from vil_tracker.io.source import Frame, Source
     from vil_tracker.models.inference import Precision
     from vil_tracker.tracking.run import OutputSettings, Summary, TrackerLike
     from vil_tracker.tracking.select import Target, Window
-    from vil_tracker.tracking.video import Frame, Source
 
 EPILOG = """\
 examples:
@@ -134,8 +134,8 @@ def load_tracker_factory(
     backend: str | None = None,
 ) -> Callable[[], TrackerLike]:
     """Load a network once; every tracker that the result makes shares it."""
+    from vil_tracker.models.loading import load_search_model
     from vil_tracker.runtime import keep_freed_memory
-    from vil_tracker.tracking.loading import load_search_model
     from vil_tracker.tracking.tracker import Tracker
 
     keep_freed_memory()
@@ -149,7 +149,8 @@ def track(
     open_window: Callable[[], Window] | None = None,
 ) -> int:
     """Do what ``args`` says with trackers from ``load()``, which is called once the source and the boxes are known."""
-    from vil_tracker.tracking.video import open_source, parse_start
+    from vil_tracker.io.files import open_source
+    from vil_tracker.io.source import parse_start
 
     _check_targets_given(args)
     if args.frames is not None and args.frames < 1:
@@ -173,10 +174,10 @@ def _track_opened(
     load: Callable[[], Callable[[], TrackerLike]],
     open_window: Callable[[], Window] | None,
 ) -> int:
-    from vil_tracker.tracking.outputs import parse_formats
+    from vil_tracker.io.box_writers import parse_formats
+    from vil_tracker.io.video_writer import choose_codec
     from vil_tracker.tracking.run import OutputSettings, track_source
     from vil_tracker.tracking.select import OpenCVWindow, Viewer
-    from vil_tracker.tracking.sinks import choose_codec
 
     quiet = getattr(args, "quiet", False)
     fixed = _fixed_targets(args)
@@ -284,8 +285,8 @@ _LABELS = {
 
 def describe(summary: Summary, settings: OutputSettings) -> str:
     """What a person wants to know after a run: how it went, where the time went, where the files are."""
-    from vil_tracker.tracking.sinks import find_ffmpeg
-    from vil_tracker.tracking.state import STATES
+    from vil_tracker.io.video_writer import find_ffmpeg
+    from vil_tracker.results import STATES
 
     rate = summary.frames / summary.seconds if summary.seconds > 0 else 0.0
     lines = [

@@ -1,16 +1,14 @@
-"""How sure the tracker is of a box: evidence read off the score map and the picture, and a calibrated probability.
+"""How sure the tracker is of a box: features read off the score map and the picture, and a calibrated probability.
 
-The peak of a score map stays high on the wrong object, so that it says little alone. A few dozen parameters weigh it
-with the rest of the map, the motion forecast and the likeness to the first frame's target, and give the probability
-that the box overlaps the target by more than half. They are fitted on generated clips for given weights (see
-:mod:`vil_tracker.tracking.fitting`) and stored beside them, together with the network that judges the likeness.
+The peak of a score map stays high on the wrong object. A small model weighs it with the rest of the map, the motion
+forecast and the similarity to the first frame's target, and gives the probability that the box overlaps the target by
+more than half (:mod:`vil_tracker.tracking.confidence_model`).
 """
 
 from __future__ import annotations
 
-import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 import cv2
@@ -19,32 +17,10 @@ import torch
 from torch import Tensor
 
 from vil_tracker.boxes import convert, iou
-from vil_tracker.errors import UserError
-from vil_tracker.models.likeness import FastLikeness, LikenessNet, cut_look
-from vil_tracker.tracking.looking import View
-from vil_tracker.tracking.odds import log_odds
+from vil_tracker.models.verifier import FastVerifier, crop_patch
+from vil_tracker.tracking.confidence_model import ConfidenceModel, log_odds
+from vil_tracker.tracking.search import SearchOutput
 
-EVIDENCE = (
-    "peak",  # logit of the chosen cell
-    "peak_change",  # the same, relative to the first frame's
-    "margin",  # logit of the chosen cell minus that of the best one apart from it
-    "entropy",  # of the score map as a distribution, in [0, 1]
-    "mass",  # log of the sum of all scores
-    "spread",  # root mean square distance of the scores from the box's centre, in crops
-    "agreement",  # mean overlap of the box with the boxes that all cells propose, weighted by the squares of the scores
-    "jump",  # log(1 + Mahalanobis distance from the motion forecast)
-    "resize",  # |log| of the change of size since the last frame
-    "growth",  # log of the change of size since the first frame
-    "aspect",  # |log| of the change of aspect since the first frame
-    "cut",  # share of the box outside the frame
-    "tokens",  # cosine between the search tokens on the box and those in the first frame
-    "colours",  # Bhattacharyya coefficient of the colours, likewise
-    "pattern",  # correlation of the picture shrunk to 8 x 8, likewise
-    "same",  # logit of the likeness network that this is the first frame's thing; 0 without such a network
-    "fit",  # logit of the overlap that it expects; likewise
-    "same_change",  # "same", relative to what it was lately while the target was surely followed
-    "other",  # the likeliest logit of the likeness network that this is something that was seen beside the target
-)
 _APART = 0.12  # distance in crops beyond which another peak is another object; the target spans a quarter
 _MAX_LOGIT = 9.0
 _PATTERN = 8
@@ -54,7 +30,11 @@ _RESEMBLANCE = 0.8  # cosine of embeddings from which on two of them are taken f
 _NO_OTHER = -6.0  # logit of "the same" for things that have nothing in common
 
 
-Others = tuple[np.ndarray, ...]  # embeddings (EMBEDDING,) of things seen beside the target, the latest last
+_SIMILARITY_GAIN = 0.1  # share of a new similarity in its exponential mean
+_DISTRACTOR_INTERVAL = 8  # frames between two updates of the distractors
+TYPICAL_DISTANCE = 1.386  # median of the chi-square distribution, 2 dof: for boxes that no forecast applies to
+
+Distractors = tuple[np.ndarray, ...]  # embeddings (EMBEDDING,) of things seen beside the target, the latest last
 
 
 @dataclass(frozen=True)
@@ -83,10 +63,10 @@ class Appearance:
 
 
 def appearance(
-    view: View,
-    likeness: FastLikeness | None,
+    view: SearchOutput,
+    verifier: FastVerifier | None,
     first: Appearance | None = None,
-    others: Others = (),
+    distractors: Distractors = (),
     box: np.ndarray | None = None,
 ) -> Appearance:
     """Describe what stands in the box of a view, or in another box (4,) xywh in image pixels, and compare it by the
@@ -97,12 +77,12 @@ def appearance(
     x1, y1 = min(x1, size - 2), min(y1, size - 2)
     part = np.ascontiguousarray(view.pixels[y1 : max(y2, y1 + 2), x1 : max(x2, x1 + 2)])
     histogram = cv2.calcHist([part], [0, 1, 2], None, [8, 8, 8], [0, 256] * 3).ravel()
-    embedding = None if likeness is None else likeness.embed(cut_look(view.pixels, in_crop * size))
+    embedding = None if verifier is None else verifier.embed(crop_patch(view.pixels, in_crop * size))
     same, fit, other = 0.0, 0.0, _NO_OTHER
-    if likeness is not None and embedding is not None and first is not None and first.embedding is not None:
-        same, fit = (float(value) for value in likeness.compare(first.embedding, embedding))
-        if others:
-            other = max(_NO_OTHER, float(likeness.compare(np.stack(others), embedding)[:, 0].max()))
+    if verifier is not None and embedding is not None and first is not None and first.embedding is not None:
+        same, fit = (float(value) for value in verifier.compare(first.embedding, embedding))
+        if distractors:
+            other = max(_NO_OTHER, float(verifier.compare(np.stack(distractors), embedding)[:, 0].max()))
     small = cv2.resize(part, (_PATTERN, _PATTERN), interpolation=cv2.INTER_AREA).astype(np.float64).ravel()
     return Appearance(
         peak=log_odds(view.peak, _MAX_LOGIT),
@@ -116,7 +96,7 @@ def appearance(
     )
 
 
-def renewed(last: Appearance, view: View) -> Appearance:
+def reuse_appearance(last: Appearance, view: SearchOutput) -> Appearance:
     """The last appearance with the peak and box of another view, for one that is taken to look as it did."""
     return replace(last, peak=log_odds(view.peak, _MAX_LOGIT), box=view.box)
 
@@ -133,17 +113,17 @@ def pool_tokens(features: Tensor, box_in_crop: np.ndarray, grid: tuple[int, int]
     return _unit(pooled_D.cpu().numpy().astype(np.float64))
 
 
-def gather_evidence(
-    view: View,
+def extract_confidence_features(
+    view: SearchOutput,
     seen: Appearance,
     first: Appearance,
-    usual: float | None,
+    similarity_ema: float | None,
     *,
     squared_distance: float,
     last_size: float,
     frame_size: tuple[int, int],
 ) -> np.ndarray:
-    """The numbers of :data:`EVIDENCE` for one box, all finite.
+    """The numbers of :data:`CONFIDENCE_FEATURES` for one box, all finite.
 
     Args:
         view: what the network saw.
@@ -188,13 +168,13 @@ def gather_evidence(
         float(seen.colours @ first.colours),
         float(seen.pattern @ first.pattern),
         *seen.alike,
-        0.0 if usual is None else seen.alike[0] - usual,
+        0.0 if similarity_ema is None else seen.alike[0] - similarity_ema,
         seen.other,
     )
     return np.array([min(max(value, -20.0), 20.0) if value == value else 0.0 for value in values])
 
 
-def with_other(others: Others, likeness: FastLikeness, view: View) -> Others:
+def add_distractor(distractors: Distractors, verifier: FastVerifier, view: SearchOutput) -> Distractors:
     """Take in what stands at the best place apart from a view's box, instead of what it resembles or of the oldest.
 
     What was seen beside the target is not the target, however much it may look like it later on.
@@ -203,13 +183,109 @@ def with_other(others: Others, likeness: FastLikeness, view: View) -> Others:
     elsewhere = np.where(apart, view.logits, -np.inf)
     row, column = np.unravel_index(int(elsewhere.argmax()), elsewhere.shape)
     if not log_odds(_OTHER_SCORE, _MAX_LOGIT) <= elsewhere[row, column] < np.inf:
-        return others
+        return distractors
     box = convert(_proposals(view)[row, column], "xywh", "xyxy")
     if not np.isfinite(box).all():
-        return others
-    embedding = likeness.embed(cut_look(view.pixels, box * view.pixels.shape[0]))
-    kept = [known for known in others if _unit(known) @ _unit(embedding) < _RESEMBLANCE]
+        return distractors
+    embedding = verifier.embed(crop_patch(view.pixels, box * view.pixels.shape[0]))
+    kept = [known for known in distractors if _unit(known) @ _unit(embedding) < _RESEMBLANCE]
     return (*kept, embedding)[-_OTHERS:]
+
+
+@dataclass
+class ConfidenceState:
+    """What the confidence of one video knows.
+
+    Attributes:
+        first: how the target looked in the first frame, or in the last one corrected by hand.
+        compared: how the box's content looked when it was last compared with it; None if that is out of date.
+        last_compared: frame in which that was.
+        distractors: embeddings of what was seen beside the target while it was surely followed.
+        last_distractors: frame in which that was last looked for.
+        similarity_ema: exponential mean of the similarity to ``first``, a logit, over frames in which the target was
+            surely followed; None before any.
+        judged: boxes (4,) that the last frame gave a score to, in turn, each with its features (F,) of
+            :data:`vil_tracker.tracking.confidence_model.CONFIDENCE_FEATURES`.
+    """
+
+    first: Appearance
+    compared: Appearance | None = None
+    last_compared: int = 0
+    distractors: Distractors = ()
+    last_distractors: int = 0
+    similarity_ema: float | None = None
+    judged: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+
+class ConfidenceEstimator:
+    """Tells how sure a session may be of a box, by the model and the verifier stored with the weights.
+
+    Args:
+        model: turns features into a probability; its verifier compares pictures.
+    """
+
+    def __init__(self, model: ConfidenceModel) -> None:
+        self.model = model
+        self.verifier = None if model.verifier is None else FastVerifier(model.verifier)
+
+    def begin(self, view: SearchOutput, box: np.ndarray) -> ConfidenceState:
+        """Of a video whose target is in ``box`` (4,), xywh in image pixels."""
+        return ConfidenceState(appearance(view, self.verifier, box=box))
+
+    def appearance(self, known: ConfidenceState, view: SearchOutput) -> Appearance:
+        """What a view's box holds, compared with the first frame's and with the distractors."""
+        return appearance(view, self.verifier, known.first, known.distractors)
+
+    def compare(self, known: ConfidenceState, view: SearchOutput, frame: int, interval: int) -> tuple[Appearance, bool]:
+        """What a view's box holds, and whether it was compared in this frame, number ``frame``, or taken from the last
+        comparison, less than ``interval`` frames ago: comparing costs more than the rest of a score."""
+        if known.compared is not None and frame - known.last_compared < interval:
+            return reuse_appearance(known.compared, view), False
+        known.compared, known.last_compared = self.appearance(known, view), frame
+        return known.compared, True
+
+    def score(
+        self,
+        known: ConfidenceState,
+        frame: np.ndarray,
+        view: SearchOutput,
+        seen: Appearance,
+        squared_distance: float,
+        last_size: float,
+    ) -> float:
+        """Probability that a view's box is on the target; the features are noted in ``known.judged``.
+
+        Args:
+            known: of the video.
+            frame: (H, W, 3).
+            view: what the network found in one crop.
+            seen: :meth:`appearance` of it.
+            squared_distance: of the box from the motion forecast.
+            last_size: √(w·h) of the box before, in pixels.
+        """
+        features = extract_confidence_features(
+            view,
+            seen,
+            known.first,
+            known.similarity_ema,
+            squared_distance=squared_distance,
+            last_size=last_size,
+            frame_size=(frame.shape[1], frame.shape[0]),
+        )
+        known.judged.append((view.box, features))
+        return float(self.model.probability(features))
+
+    def update(self, known: ConfidenceState, view: SearchOutput, seen: Appearance, frame: int) -> None:
+        """Learn from a target that is surely there, in frame number ``frame``: how similar it usually is, and what
+        else stands beside it."""
+        same, _ = seen.alike
+        if known.similarity_ema is None:
+            known.similarity_ema = same
+        else:
+            known.similarity_ema += _SIMILARITY_GAIN * (same - known.similarity_ema)
+        if self.verifier is not None and frame - known.last_distractors >= _DISTRACTOR_INTERVAL:
+            known.distractors = add_distractor(known.distractors, self.verifier, view)
+            known.last_distractors = frame
 
 
 @lru_cache(maxsize=8)
@@ -218,13 +294,13 @@ def _cells(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     return (np.arange(columns) + 0.5) / columns, ((np.arange(rows) + 0.5) / rows)[:, None]
 
 
-def _centre(view: View) -> tuple[float, float]:
+def _centre(view: SearchOutput) -> tuple[float, float]:
     """Middle of a view's box, in crops."""
     x1, y1, x2, y2 = (float(v) for v in view.box_in_crop)
     return (x1 + x2) / 2, (y1 + y2) / 2
 
 
-def _away(view: View) -> tuple[np.ndarray, np.ndarray]:
+def _away(view: SearchOutput) -> tuple[np.ndarray, np.ndarray]:
     """Squares of the distances of all cells (h, w) from the middle of a view's box, in crops; and whether what they
     show is something else."""
     column_w, row_h1 = _cells(*view.logits.shape)
@@ -233,7 +309,7 @@ def _away(view: View) -> tuple[np.ndarray, np.ndarray]:
     return away, away > (max((x2 - x1) / 2, _APART) ** 2 + max((y2 - y1) / 2, _APART) ** 2) / 2
 
 
-def _proposals(view: View) -> np.ndarray:
+def _proposals(view: SearchOutput) -> np.ndarray:
     """Boxes (h, w, 4) xywh that the cells propose, in crops."""
     rows, columns = view.logits.shape
     column_w, row_h1 = _cells(rows, columns)
@@ -244,7 +320,7 @@ def _proposals(view: View) -> np.ndarray:
     return boxes
 
 
-def _agreement(view: View, share: np.ndarray) -> float:
+def _agreement(view: SearchOutput, share: np.ndarray) -> float:
     """Mean overlap of the view's box with what the cells propose, weighted by the squares of their shares (h, w).
 
     Where the target's outline is in doubt, neighbouring cells propose different boxes.
@@ -253,68 +329,6 @@ def _agreement(view: View, share: np.ndarray) -> float:
     overlap = iou(_proposals(view), np.array([x1, y1, x2 - x1, y2 - y1]))
     weight = share * share
     return float((overlap * weight).sum() / max(float(weight.sum()), 1e-30))
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """A perceptron of one hidden layer over standardised evidence, and a temperature.
-
-    Attributes:
-        mean, scale: (F,) of the evidence, in the order of :data:`EVIDENCE`.
-        hidden: (K, F + 1) weights of the hidden units, the last column is the bias; tanh.
-        output: (F + K + 1,) weights of the standardised evidence itself, the hidden units and the bias.
-        temperature: divides the logit (Guo et al., "On Calibration of Modern Neural Networks", 2017).
-        likeness: the network that gave the last numbers of the evidence; None if they were 0.
-    """
-
-    mean: np.ndarray
-    scale: np.ndarray
-    hidden: np.ndarray
-    output: np.ndarray
-    temperature: float = 1.0
-    likeness: LikenessNet | None = None
-
-    def logit(self, evidence: np.ndarray) -> np.ndarray:
-        """(..., F) -> (...) log odds before the temperature."""
-        z = np.clip((evidence - self.mean) / self.scale, -5.0, 5.0)
-        units = np.tanh(z @ self.hidden[:, :-1].T + self.hidden[:, -1])
-        features, count = z.shape[-1], units.shape[-1]
-        return z @ self.output[:features] + units @ self.output[features : features + count] + self.output[-1]
-
-    def probability(self, evidence: np.ndarray) -> np.ndarray:
-        """(..., F) -> (...) probability that the box overlaps the target by more than half."""
-        return 1.0 / (1.0 + np.exp(-np.clip(self.logit(evidence) / self.temperature, -30, 30)))
-
-    def to_json(self) -> str:
-        """As stored with the weights."""
-        numbers = {name: getattr(self, name).tolist() for name in ("mean", "scale", "hidden", "output")}
-        likeness = None if self.likeness is None else self.likeness.to_text()
-        content = {"evidence": list(EVIDENCE), **numbers, "temperature": self.temperature, "likeness": likeness}
-        return json.dumps(content)
-
-    @staticmethod
-    def from_json(text: str) -> Calibration:
-        """The inverse of :meth:`to_json`.
-
-        Raises:
-            UserError: it is damaged, or made for other evidence than this version gathers.
-        """
-        cure = "write it again with scripts/calibrate.py"
-        try:
-            content = json.loads(text)
-            if content["evidence"] != list(EVIDENCE):
-                raise UserError(f"the calibration stored with the weights is of another version: {cure}")
-            arrays = {name: np.array(content[name], np.float64) for name in ("mean", "scale", "hidden", "output")}
-            temperature = float(content["temperature"])
-            likeness = None if content["likeness"] is None else LikenessNet.from_text(content["likeness"])
-        except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise UserError(f"the calibration stored with the weights is damaged ({error}): {cure}") from error
-        count, units = len(EVIDENCE), len(arrays["hidden"])
-        shapes = {"mean": (count,), "scale": (count,), "hidden": (units, count + 1), "output": (count + units + 1,)}
-        sound = all(arrays[name].shape == shape and np.isfinite(arrays[name]).all() for name, shape in shapes.items())
-        if not sound or not (arrays["scale"] > 0).all() or not 0 < temperature < math.inf:
-            raise UserError(f"the calibration stored with the weights is damaged (wrong shapes or values): {cure}")
-        return Calibration(**arrays, temperature=temperature, likeness=likeness)
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
 import cv2
 import numpy as np
 
-Scale = TypeVar("Scale", float, np.ndarray)  # √(w·h) of one box, or (B,) of several
+from vil_tracker.boxes import box_centre, box_scale, centred_box
 
 # Standard deviations in units of the target's √(w·h).
 _ACCELERATION = 0.10  # change of velocity from one frame to the next
@@ -80,7 +79,7 @@ class BoxFilter:
         self._log_size = np.log(np.maximum(box[2:], 1e-3))
 
     def update(self, box: np.ndarray) -> np.ndarray:
-        """The steadied box (4,) xywh of the next frame, from the one measured there."""
+        """The smoothed box (4,) xywh of the next frame, from the one measured there."""
         expected = self._centre + self._velocity
         error = box_centre(box) - expected
         self._centre = expected + _CENTRE_GAIN * error
@@ -92,23 +91,3 @@ class BoxFilter:
 def gate_distance(probability: float) -> float:
     """Squared Mahalanobis distance that a true measurement stays below with this probability, in two dimensions."""
     return -2.0 * math.log(max(1.0 - probability, 1e-12))  # quantile of the chi-square distribution, 2 dof
-
-
-def box_centre(box: np.ndarray) -> np.ndarray:
-    """(2,) centre of an xywh box."""
-    return box[:2] + box[2:] / 2
-
-
-def box_scale(box: np.ndarray) -> float:
-    """√(w·h) of an xywh box, at least 1."""
-    return max(math.sqrt(float(box[2] * box[3])), 1.0)
-
-
-def centred_box(centre: np.ndarray, size: np.ndarray) -> np.ndarray:
-    """The xywh box of a size (2,) around a centre (2,)."""
-    return np.concatenate([centre - size / 2, size])
-
-
-def lagging(scale: Scale, found: Scale, gain: float) -> Scale:
-    """What search crops are made for after a box of scale ``found``: a share ``gain`` of the change, as a logarithm."""
-    return scale * (found / scale) ** gain

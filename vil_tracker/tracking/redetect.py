@@ -11,8 +11,8 @@ import numpy as np
 from vil_tracker.boxes import iou
 from vil_tracker.data.crops import CropGeometry
 from vil_tracker.tracking.confidence import Appearance
-from vil_tracker.tracking.looking import View
-from vil_tracker.tracking.odds import log_odds, probability, steadied
+from vil_tracker.tracking.confidence_model import log_odds, probability, smooth_logit
+from vil_tracker.tracking.search import SearchOutput
 
 SAME_PLACE = 0.2  # boxes that overlap by more are of one thing
 OVERLAP = 0.4  # of neighbouring crops, so that a target of a quarter of the crop lies whole in one of them
@@ -22,7 +22,7 @@ FRAMES_PER_SWEEP = 4  # the finest scale is taken whose grid is searched within 
 
 
 @dataclass(frozen=True)
-class Suspect:
+class RedetectionCandidate:
     """A place where a target that is lost or in doubt may be, found by a search and looked at again from then on.
 
     The best of several places looks good by chance: at first its odds are divided by the number of places judged from
@@ -42,18 +42,18 @@ class Suspect:
     score: float
 
     @staticmethod
-    def best_of(box: np.ndarray, score: float, places: int) -> Suspect:
+    def best_of(box: np.ndarray, score: float, places: int) -> RedetectionCandidate:
         """The best of so many places, whose score from near is this."""
         odds = log_odds(score, _MOST) - math.log(places)
-        return Suspect(box, odds, places, probability(odds))
+        return RedetectionCandidate(box, odds, places, probability(odds))
 
-    def seen_again(self, box: np.ndarray, score: float, gain: float) -> Suspect | None:
+    def seen_again(self, box: np.ndarray, score: float, gain: float) -> RedetectionCandidate | None:
         """After another look, which moved the box and gave this score (``gain`` as for a followed box's); None if it is
         now less likely than any place was at first."""
         total = self.log_odds + log_odds(score, _MOST)
         if total <= -math.log(self.places):
             return None
-        return Suspect(box, total, self.places, steadied(self.score, score, gain))
+        return RedetectionCandidate(box, total, self.places, smooth_logit(self.score, score, gain))
 
     @property
     def probability(self) -> float:
@@ -61,7 +61,7 @@ class Suspect:
         return probability(self.log_odds)
 
 
-class Sweep:
+class SlidingWindowSearch:
     """Visits a grid of crops over the frame, nearest to the last known place first, again and again.
 
     The first crops lie around that place and the later ones further out, so that the search widens step by step to the
@@ -116,22 +116,22 @@ def _places(length: float, side: float) -> list[float]:
     return [float(value) for value in np.linspace(side / 2, length - side / 2, max(count, 2))]
 
 
-def promise(seen: Appearance) -> float:
+def candidate_score(seen: Appearance) -> float:
     """How much a place seen from afar deserves a look from near: the log odds of two judges that know little of each
     other's errors, added up."""
     return seen.peak + seen.alike[0]
 
 
-def preference(other: float, here: float) -> float:
+def candidate_posterior(other: float, here: float) -> float:
     """Probability that the target is at another place rather than here or nowhere, where each place was judged for
     itself with these probabilities: it cannot be at both."""
     there = other * (1 - here)
     return there / max(there + (1 - other), 1e-12)
 
 
-def apart(views: Sequence[View], count: int) -> list[View]:
+def apart(views: Sequence[SearchOutput], count: int) -> list[SearchOutput]:
     """The first views that show different places, at most ``count``."""
-    chosen: list[View] = []
+    chosen: list[SearchOutput] = []
     for view in views:
         if len(chosen) < count and all(iou(view.box, other.box) < SAME_PLACE for other in chosen):
             chosen.append(view)

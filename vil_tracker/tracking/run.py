@@ -20,15 +20,14 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vil_tracker.boxes import BoxLike, check_box
 from vil_tracker.errors import UserError
-from vil_tracker.tracking.group import update_together
-from vil_tracker.tracking.outputs import BOX_FORMATS, Output, OutputFolder
-from vil_tracker.tracking.pictures import AnnotatedVideo, KeyFrames, ScorePlot, TargetClips
+from vil_tracker.io.box_writers import BOX_FORMATS, Output, OutputFolder
+from vil_tracker.io.pictures import AnnotatedVideo, KeyFrames, ScorePlot, TargetClips
+from vil_tracker.io.source import Frame, Source
+from vil_tracker.io.threads import BackgroundWriter, prefetch
+from vil_tracker.results import Result
+from vil_tracker.runtime import StageTimer
 from vil_tracker.tracking.select import Target, Viewer
-from vil_tracker.tracking.state import Result
-from vil_tracker.tracking.threads import BackgroundWriter, prefetch
-from vil_tracker.tracking.timing import StageTimer
-from vil_tracker.tracking.tracker import Tracker
-from vil_tracker.tracking.video import Frame, Source
+from vil_tracker.tracking.tracker import Tracker, update_together
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +46,9 @@ class OutputSettings:
 
     Attributes:
         folder: where the files go.
-        formats: names of :data:`vil_tracker.tracking.outputs.BOX_FORMATS`.
+        formats: names of :data:`vil_tracker.io.box_writers.BOX_FORMATS`.
         video: write the annotated video.
-        codec: codec of the videos, one of :data:`vil_tracker.tracking.sinks.CODECS`.
+        codec: codec of the videos, one of :data:`vil_tracker.io.video_writer.CODECS`.
         target_clip: write a clip of each target.
         strip: write eight key frames in a row, ``strip.png``.
         contact_sheet: write twelve key frames as a sheet, ``contact-sheet.png``.
@@ -245,7 +244,7 @@ def track_source(
     An error leaves nothing behind; SIGINT and SIGTERM leave complete files up to that frame.
 
     Args:
-        source: from :func:`vil_tracker.tracking.video.open_source`.
+        source: from :func:`vil_tracker.io.files.open_source`.
         choose_targets: given the first frame, says what to follow.
         make_tracker: gives a new tracker; called once per target.
         settings: the files to write.

@@ -18,8 +18,8 @@ import numpy as np
 
 from vil_tracker.data.sequence import read_boxes_file
 from vil_tracker.errors import UserError, reason
-from vil_tracker.tracking.draw import draw_results
-from vil_tracker.tracking.state import Result
+from vil_tracker.io.draw import draw_results
+from vil_tracker.results import Result
 
 log = logging.getLogger(__name__)
 

@@ -2,45 +2,23 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from vil_tracker.config import TrackConfig
+from vil_tracker.models.inference import SearchModel
+from vil_tracker.models.vil import Memory
 
 if TYPE_CHECKING:
-    import supervision
-
     from vil_tracker.models.film_temporal import TemporalContext
-    from vil_tracker.tracking.confidence import Appearance, Others
-    from vil_tracker.tracking.memory import TemplateMemory
+    from vil_tracker.tracking.confidence import ConfidenceState
     from vil_tracker.tracking.motion import BoxFilter, MotionModel
-    from vil_tracker.tracking.redetect import Suspect, Sweep
-
-STATES = ("tracking", "uncertain", "lost", "recovered")
-
-
-@dataclass(frozen=True)
-class Result:
-    """What the tracker says about one frame.
-
-    Attributes:
-        box: (4,) float64 xywh in the frame's pixels, finite, inside the frame.
-        score: how sure the tracker is that the box is on the target, in [0, 1]: the probability that it overlaps the
-            target by more than half where the weights hold a calibration, else the peak of the score map.
-        state: one of :data:`STATES`.
-    """
-
-    box: np.ndarray
-    score: float
-    state: str = "tracking"
-
-    def to_detections(self, tracker_id: int = 1) -> supervision.Detections:
-        """As ``supervision.Detections``; empty while the target is lost (extra ``supervision``)."""
-        from vil_tracker.detections import to_detections
-
-        return to_detections({tracker_id: self})
+    from vil_tracker.tracking.redetect import RedetectionCandidate, SlidingWindowSearch
 
 
 @dataclass
@@ -53,7 +31,7 @@ class Phase:
     replaces a track in doubt.
 
     Attributes:
-        name: one of :data:`STATES`.
+        name: one of :data:`vil_tracker.results.STATES`.
         frames: frames spent in it.
         low: how many of the last frames in a row scored below ``lost_below``.
     """
@@ -93,6 +71,46 @@ class Phase:
 
 
 @dataclass
+class TemplateMemory:
+    """The memory of one target's templates: the first frame's for ever, a few corrections by hand behind it.
+
+    Scanning continues from a saved state, so a template is added at the cost of its own tokens, and a frame costs the
+    same however many there are. The state after the first template is kept: replacing a later one restarts from it, and
+    a lost target is searched for with it alone.
+
+    Attributes:
+        first: memory after the first frame's template.
+        current: memory after all templates.
+        later: crop (1, 1, 3, H, W) and box (1, 1, 4) of the templates after the first, oldest first.
+    """
+
+    first: Memory
+    current: Memory
+    later: deque[tuple[Tensor, Tensor]] = field(default_factory=deque)
+
+    def __len__(self) -> int:
+        """Number of templates."""
+        return 1 + len(self.later)
+
+    def add(self, model: SearchModel, crop: Tensor, box: Tensor, limit: int) -> None:
+        """Append a template; with ``limit`` templates already there, the oldest but the first makes room.
+
+        Args:
+            model: the network.
+            crop: (1, 1, 3, H, W) normalised.
+            box: (1, 1, 4) the target in it, x1 y1 x2 y2 in [0, 1] of the crop.
+            limit: largest number of templates, at least 2.
+        """
+        self.later.append((crop, box))
+        if len(self) <= limit:
+            self.current = model.encode_templates(crop, box, self.current)
+            return
+        self.later.popleft()
+        crops, boxes = (torch.cat(parts, 1) for parts in zip(*self.later, strict=True))
+        self.current = model.encode_templates(crops, boxes, self.first)
+
+
+@dataclass
 class TrackState:
     """Everything that one video needs, made by ``Tracker.init``.
 
@@ -102,24 +120,15 @@ class TrackState:
         size: √(w·h) in pixels that search crops are made for: that of the boxes, which it follows with a lag.
         sure_size: √(w·h) in pixels of the last box that the tracker was sure of.
         context: temporal context of the frames before; None until a frame was confident enough to teach it.
-        appearance: how the target looked in the first frame; None without a calibrated score, which alone needs it.
-        look: how what was followed looked when it was last compared with the first frame; None if that is out of date.
-        last_look: frame in which that was.
-        others: what was seen beside the target while it was surely followed.
-        last_other: frame in which that was last looked for.
-        usual: fading mean of the likeness to the first frame, a logit, in frames in which the target was surely
-            followed; None before any.
+        confidence: what the confidence knows; None without a calibrated score, which alone needs it.
         motion: forecast of the centre.
         filter: steadies the reported boxes; None while the target is lost.
         phase: the state machine.
-        sweep: which places of the frame were searched while the target is lost or in doubt; None while it is neither.
-        suspect: the likeliest place found by that search so far.
+        sliding_window: which places of the frame were searched while the target is lost or in doubt; else None.
+        candidate: the likeliest place found by that search so far.
         score: of the last frame.
-        doubts: how many of the last frames in a row scored below ``doubt_below``.
+        frames_in_doubt: how many of the last frames in a row scored below ``redetect_below``.
         frame: frames since ``init``.
-        last_template: frame of the last template added.
-        judged: boxes (4,) that the last frame gave a score to, in turn, each with the evidence (F,) of
-            :data:`vil_tracker.tracking.confidence.EVIDENCE`.
     """
 
     box: np.ndarray
@@ -129,17 +138,10 @@ class TrackState:
     motion: MotionModel
     filter: BoxFilter | None = None
     context: TemporalContext | None = None
-    appearance: Appearance | None = None
-    look: Appearance | None = None
-    last_look: int = 0
-    others: Others = ()
-    last_other: int = 0
-    usual: float | None = None
+    confidence: ConfidenceState | None = None
     phase: Phase = field(default_factory=Phase)
-    sweep: Sweep | None = None
-    suspect: Suspect | None = None
+    sliding_window: SlidingWindowSearch | None = None
+    candidate: RedetectionCandidate | None = None
     score: float = 1.0
-    doubts: int = 0
+    frames_in_doubt: int = 0
     frame: int = 0
-    last_template: int = 0
-    judged: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)

@@ -13,51 +13,38 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from vil_tracker.boxes import BoxLike, check_box, clip_box, iou
+from vil_tracker.boxes import BoxLike, box_centre, box_scale, centred_box, check_box, clip_box, iou
 from vil_tracker.config import TrackConfig
-from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box, to_input
+from vil_tracker.data.crops import CropGeometry, crop, ema_scale, geometry_for_box, to_input
 from vil_tracker.errors import UserError
+from vil_tracker.images import check_frame
 from vil_tracker.models.film_temporal import unregistered_context, updated_context
+from vil_tracker.models.head import hann_window
 from vil_tracker.models.inference import SearchModel, prepare_for_inference
-from vil_tracker.models.likeness import FastLikeness
 from vil_tracker.models.network import ViLTrackerNet
-from vil_tracker.tracking.confidence import (
-    Appearance,
-    Calibration,
-    appearance,
-    gather_evidence,
-    renewed,
-    with_other,
+from vil_tracker.results import Result
+from vil_tracker.tracking.confidence import TYPICAL_DISTANCE, ConfidenceEstimator, ConfidenceState
+from vil_tracker.tracking.confidence_model import ConfidenceModel, smooth_logit
+from vil_tracker.tracking.motion import BoxFilter, MotionModel, gate_distance
+from vil_tracker.tracking.redetect import (
+    SAME_PLACE,
+    RedetectionCandidate,
+    SlidingWindowSearch,
+    apart,
+    candidate_posterior,
+    candidate_score,
 )
-from vil_tracker.tracking.group import check_frame, update_together
-from vil_tracker.tracking.looking import Request, Timer, View, look
-from vil_tracker.tracking.memory import TemplateMemory
-from vil_tracker.tracking.motion import (
-    BoxFilter,
-    MotionModel,
-    box_centre,
-    box_scale,
-    centred_box,
-    gate_distance,
-    lagging,
-)
-from vil_tracker.tracking.odds import steadied
-from vil_tracker.tracking.redetect import SAME_PLACE, Suspect, Sweep, apart, preference, promise
-from vil_tracker.tracking.state import Result, TrackState
+from vil_tracker.tracking.search import SearchOutput, SearchRequest, Timer, run_search, search_crop
+from vil_tracker.tracking.state import TemplateMemory, TrackState
 
-Steps = Generator[list[Request], list[View], Result]
-
-_MAX_RESIZE = 2.0  # while unsure, the search crop stays within this factor of the size last known for sure
-_OTHERS_INTERVAL = 8  # frames between two looks at what stands beside the target
-_USUAL_GAIN = 0.1  # share of a new look in what the likeness to the first frame usually is
-_TYPICAL_DISTANCE = 1.386  # median of the chi-square distribution, 2 dof: for boxes that no forecast applies to
+Steps = Generator[list[SearchRequest], list[SearchOutput], Result]
 
 
 class Tracker:
     """Follows one target through one video; a new :meth:`init` starts from nothing.
 
     The network holds weights and nothing else, so that any number of trackers may share one. Several targets in one
-    video cost less with :func:`vil_tracker.tracking.group.update_together`.
+    video cost less with :func:`vil_tracker.tracking.tracker.update_together`.
 
     Args:
         model: a network from :func:`vil_tracker.load_model`, or what else finds a target in a crop: a network prepared
@@ -87,12 +74,9 @@ class Tracker:
         self.timer = timer
         grid = model.config.search_size // model.config.patch_size
         self.window = hann_window(grid, self.config.window).to(self.model.device, self.model.io_dtype)
-        self.calibration: Calibration | None = None
-        self.likeness: FastLikeness | None = None
+        self.confidence: ConfidenceEstimator | None = None
         if self.config.calibrated and model.calibration is not None:
-            self.calibration = Calibration.from_json(model.calibration)
-            if self.calibration.likeness is not None:
-                self.likeness = FastLikeness(self.calibration.likeness)
+            self.confidence = ConfidenceEstimator(ConfidenceModel.from_json(model.calibration))
         self.state: TrackState | None = None
 
     @torch.inference_mode()
@@ -111,24 +95,51 @@ class Tracker:
         """
         check_frame(frame)
         box_xywh = check_box(box, frame.shape[1], frame.shape[0])
-        template, template_box = self._template(frame, box_xywh)
-        first = self.model.encode_templates(template[None, None], template_box[None, None])
-        memory = TemplateMemory(first, first)
-        state = TrackState(
-            box_xywh,
-            memory,
-            size=box_scale(box_xywh),
-            sure_size=box_scale(box_xywh),
-            motion=MotionModel(box_xywh),
-            filter=BoxFilter(box_xywh),
-        )
-        if self.calibration is not None:
-            request = Request(self._search_crop(state, box_xywh), first)
-            view = look(self.model, frame, [request], self.window)[0]
-            state.appearance = appearance(view, self.likeness, box=box_xywh)
-            memory.looks.append(state.appearance.tokens)
+        first = self.model.encode_templates(*self._template(frame, box_xywh))
+        return self._begin(frame, box_xywh, TemplateMemory(first, first))
+
+    @torch.inference_mode()
+    def correct(self, frame: np.ndarray, box: BoxLike) -> Result:
+        """Go on from a box that a person has drawn, in a frame that may have been tracked already.
+
+        The box becomes a further template beside the first frame's (with ``track.max_templates`` the oldest later one
+        makes room), and confidence compares with it from now on. Motion, temporal context and state start afresh.
+
+        Args:
+            frame: (H, W, 3) uint8 RGB.
+            box: x, y, w, h in pixels of the frame.
+
+        Returns:
+            The box itself, with score 1.
+
+        Raises:
+            UserError: as :meth:`init`, or :meth:`init` was not called.
+        """
+        check_frame(frame)
+        box_xywh = check_box(box, frame.shape[1], frame.shape[0])
+        memory = self._started().memory
+        memory.add(self.model, *self._template(frame, box_xywh), limit=self.config.max_templates)
+        return self._begin(frame, box_xywh, memory)
+
+    def _begin(self, frame: np.ndarray, box: np.ndarray, memory: TemplateMemory) -> Result:
+        """Follow what a box holds, from nothing but the templates."""
+        scale = box_scale(box)
+        state = TrackState(box, memory, scale, scale, motion=MotionModel(box), filter=BoxFilter(box))
+        if self.confidence is not None:
+            request = SearchRequest(self._search_crop(state, box), memory.current)
+            view = run_search(self.model, frame, [request], self.window)[0]
+            state.confidence = self.confidence.begin(view, box)
         self.state = state
-        return Result(box_xywh.copy(), 1.0, "tracking")
+        return Result(box.copy(), 1.0, "tracking")
+
+    def _confidence(self, state: TrackState) -> tuple[ConfidenceEstimator, ConfidenceState]:
+        assert self.confidence is not None and state.confidence is not None  # without, a session only follows plainly
+        return self.confidence, state.confidence
+
+    def _started(self) -> TrackState:
+        if self.state is None:
+            raise UserError("the tracker has no target yet: call init(frame, box) first")
+        return self.state
 
     def update(self, frame: np.ndarray) -> Result:
         """Find the target in the next frame.
@@ -147,12 +158,10 @@ class Tracker:
     def steps(self, frame: np.ndarray) -> Steps:
         """One frame, as a generator that yields the crops to look at and is sent what the network saw in them; it
         returns the result. Whoever drives it may put the crops of many trackers through the network together."""
-        state = self.state
-        if state is None:
-            raise UserError("the tracker has no target yet: call init(frame, box) first")
-        state.judged = []
-        if state.appearance is None:
+        state = self._started()
+        if state.confidence is None:
             return (yield from self._follow_plainly(state, frame))
+        state.confidence.judged = []
         if state.phase.name == "lost":
             return (yield from self._find_again(state, frame))
         return (yield from self._follow(state, frame))
@@ -161,33 +170,34 @@ class Tracker:
         """Without a calibrated score: always take the best box."""
         (view,) = yield [self._request(state, box_centre(state.box))]
         if view.peak >= self.config.context_confidence:
-            self._teach(state, view)
+            self._update_context(state, view)
         return self._finish(state, frame, view, view.peak)
 
     def _follow(self, state: TrackState, frame: np.ndarray) -> Steps:
         """While tracking, uncertain or just recovered."""
         config = self.config
+        estimator, known = self._confidence(state)
         centre, expected = box_centre(state.box), state.motion.predict(state.box)
         if config.motion and state.phase.name == "uncertain":
             centre = np.clip(expected, 0.0, frame.shape[1::-1])
         requests = [self._request(state, centre)]
-        doubted = config.redetect and state.doubts >= config.doubt_after
+        doubted = config.redetect and state.frames_in_doubt >= config.redetect_after
         if doubted:
             requests += self._elsewhere(state, frame)
         else:
-            state.sweep, state.suspect = None, None
+            state.sliding_window, state.candidate = None, None
         view, *others = yield requests
         distance = state.motion.squared_distance(view.box, view.peak)
         jumped = distance > gate_distance(config.gate)
-        seen, anew = self._seen(state, view, jumped)
-        score = steadied(
-            state.score, self._score(state, frame, view, seen, distance, box_scale(state.box)), config.score_gain
-        )
+        sure = state.score >= config.sure_above and state.phase.name in ("tracking", "recovered") and not jumped
+        seen, compared = estimator.compare(known, view, state.frame, config.compare_interval if sure else 1)
+        raw = estimator.score(known, frame, view, seen, distance, box_scale(state.box))
+        score = smooth_logit(state.score, raw, config.score_gain)
         if doubted:
-            rival = yield from self._search(state, frame, others, followed=view.box, least=promise(seen))
+            rival = yield from self._search(state, frame, others, followed=view.box, least=candidate_score(seen))
             if rival is not None:
-                suspect, there = rival
-                preferred = preference(suspect.score, score)
+                candidate, there = rival
+                preferred = candidate_posterior(candidate.score, score)
                 if preferred >= config.recover_above:
                     return self._found(state, frame, there, preferred)
 
@@ -198,26 +208,10 @@ class Tracker:
         if phase in ("tracking", "recovered"):
             state.sure_size = box_scale(view.box)
             if score >= config.context_confidence:
-                self._teach(state, view)
-            if anew:
-                if score >= config.look_score and phase == "tracking":
-                    self._get_used_to(state, seen)
-                    self._look_around(state, view)
-                self._remember(state, frame, view, seen, score)
+                self._update_context(state, view)
+            if compared and score >= config.sure_above and phase == "tracking":
+                estimator.update(known, view, seen, state.frame)
         return self._finish(state, frame, view, score)
-
-    def _seen(self, state: TrackState, view: View, jumped: bool) -> tuple[Appearance, bool]:
-        """How what a view's box holds looks, and whether that was judged anew. While all is well it seldom changes from
-        one frame to the next, and to tell it costs more than the rest of a judgement."""
-        config, last = self.config, state.look
-        sure = state.score >= config.look_score and state.phase.name in ("tracking", "recovered") and not jumped
-        if last is not None and sure and state.frame - state.last_look < config.look_interval:
-            return renewed(last, view), False
-        state.look, state.last_look = self._appearance(state, view), state.frame
-        return state.look, True
-
-    def _appearance(self, state: TrackState, view: View) -> Appearance:
-        return appearance(view, self.likeness, state.appearance, state.others)
 
     def _find_again(self, state: TrackState, frame: np.ndarray) -> Steps:
         """While lost: the last place and some other ones, with the first template alone."""
@@ -230,29 +224,35 @@ class Tracker:
         if config.redetect:
             found = yield from self._search(state, frame, others)
             if found is not None:
-                suspect, there = found
-                if suspect.probability > max(score, config.recover_above):
-                    view, score = there, suspect.probability
+                candidate, there = found
+                if candidate.probability > max(score, config.recover_above):
+                    view, score = there, candidate.probability
         if score >= config.recover_above:
             return self._found(state, frame, view, score)
         state.phase.advance(score, config)
         return self._finish(state, frame, view, score)
 
-    def _elsewhere(self, state: TrackState, frame: np.ndarray) -> list[Request]:
-        """The crops in which the target is looked for elsewhere in this frame, with the first template alone: around
-        the likeliest place so far, if there is one, and the next ones of the sweep."""
-        first, suspect = state.memory.first, state.suspect
-        known = [] if suspect is None else [Request(self._near(state, suspect.box), first)]
-        return known + [Request(place, first, windowed=False) for place in self._places(state, frame)]
+    def _elsewhere(self, state: TrackState, frame: np.ndarray) -> list[SearchRequest]:
+        """The crops in which the target is searched for elsewhere in this frame, with the first template alone: around
+        the likeliest place so far, if there is one, and the next ones of the sliding window."""
+        first, settings = state.memory.first, self.model.config
+        state.sliding_window = state.sliding_window or SlidingWindowSearch()
+        side, count = settings.search_factor * state.sure_size, self.config.redetect_crops
+        height, width = frame.shape[:2]
+        crops = state.sliding_window.crops(width, height, box_centre(state.box), side, settings.search_size, count)
+        requests = [SearchRequest(place.snapped(), first, windowed=False) for place in crops]
+        if state.candidate is None:
+            return requests
+        return [SearchRequest(search_crop(state.candidate.box, settings, state.sure_size), first), *requests]
 
     def _search(
         self,
         state: TrackState,
         frame: np.ndarray,
-        others: Sequence[View],
+        others: Sequence[SearchOutput],
         followed: np.ndarray | None = None,
         least: float = -np.inf,
-    ) -> Generator[list[Request], list[View], tuple[Suspect, View] | None]:
+    ) -> Generator[list[SearchRequest], list[SearchOutput], tuple[RedetectionCandidate, SearchOutput] | None]:
         """Judge what was seen elsewhere, and keep the likeliest place as the suspect.
 
         Args:
@@ -265,44 +265,49 @@ class Tracker:
         Returns:
             The suspect and its view in this frame; None if there is none.
         """
-        suspect, view = state.suspect, None
-        if suspect is not None:
+        estimator, known = self._confidence(state)
+        candidate, view = state.candidate, None
+        if candidate is not None:
             view, *others = others
-            suspect = suspect.seen_again(view.box, self._judge(state, frame, view), self.config.score_gain)
-            if suspect is not None and followed is not None and iou(suspect.box, followed) >= SAME_PLACE:
-                suspect = None
-        known = [box for box in (followed, None if suspect is None else suspect.box) if box is not None]
-        others = [other for other in others if all(iou(other.box, box) < SAME_PLACE for box in known)]
+            candidate = candidate.seen_again(view.box, self._judge(state, frame, view), self.config.score_gain)
+            if candidate is not None and followed is not None and iou(candidate.box, followed) >= SAME_PLACE:
+                candidate = None
+        places_known = [box for box in (followed, None if candidate is None else candidate.box) if box is not None]
+        others = [other for other in others if all(iou(other.box, box) < SAME_PLACE for box in places_known)]
         # What looks best from afar must look right from near, too.
-        promises = [(promise(self._appearance(state, other)), other) for other in others]
-        promises.sort(key=lambda pair: pair[0], reverse=True)
-        candidates = apart([other for promised, other in promises if promised >= least], self.config.redetect_near)
-        if candidates:
-            nears = yield [Request(self._near(state, candidate.box), state.memory.first) for candidate in candidates]
+        scores = [(candidate_score(estimator.appearance(known, other)), other) for other in others]
+        scores.sort(key=lambda pair: pair[0], reverse=True)
+        places = apart([other for scored, other in scores if scored >= least], self.config.redetect_near)
+        if places:
+            nears = yield [
+                SearchRequest(search_crop(place.box, self.model.config, state.sure_size), state.memory.first)
+                for place in places
+            ]
             for near in nears:
-                found = Suspect.best_of(near.box, self._judge(state, frame, near), len(nears))
-                if suspect is None or found.log_odds > suspect.log_odds:
-                    suspect, view = found, near
-        state.suspect = suspect
-        return None if suspect is None or view is None else (suspect, view)
+                found = RedetectionCandidate.best_of(near.box, self._judge(state, frame, near), len(nears))
+                if candidate is None or found.log_odds > candidate.log_odds:
+                    candidate, view = found, near
+        state.candidate = candidate
+        return None if candidate is None or view is None else (candidate, view)
 
-    def _found(self, state: TrackState, frame: np.ndarray, view: View, score: float) -> Result:
+    def _found(self, state: TrackState, frame: np.ndarray, view: SearchOutput, score: float) -> Result:
         """Go on from where the target was found by a search."""
         state.phase.advance(score, self.config, verified=True)
-        state.sweep, state.suspect = None, None
+        state.sliding_window, state.candidate = None, None
         state.size = state.sure_size = box_scale(view.box)
-        state.motion, state.look = MotionModel(view.box), None
+        state.motion = MotionModel(view.box)
+        self._confidence(state)[1].compared = None
         state.filter = None
         return self._finish(state, frame, view, score)
 
-    def _finish(self, state: TrackState, frame: np.ndarray, view: View, score: float) -> Result:
+    def _finish(self, state: TrackState, frame: np.ndarray, view: SearchOutput, score: float) -> Result:
         """Go on to the next frame with what was found in this one."""
         height, width = frame.shape[:2]
         state.box = clip_box(view.box, width, height)
         if state.phase.name != "lost":
-            state.size = lagging(state.size, box_scale(state.box), self.config.size_gain)
+            state.size = ema_scale(state.size, box_scale(state.box), self.config.size_gain)
         state.score, state.frame = score, state.frame + 1
-        state.doubts = state.doubts + 1 if score < self.config.doubt_below else 0
+        state.frames_in_doubt = state.frames_in_doubt + 1 if score < self.config.redetect_below else 0
         box = state.box
         if state.phase.name == "lost" or not self.config.smooth:
             state.filter = None
@@ -312,77 +317,26 @@ class Tracker:
             box = clip_box(state.filter.update(view.box), width, height)
         return Result(box.copy(), score, state.phase.name)
 
-    def _places(self, state: TrackState, frame: np.ndarray) -> list[CropGeometry]:
-        """The next crops of the sweep over the frame."""
-        state.sweep = state.sweep or Sweep()
-        height, width = frame.shape[:2]
-        settings = self.model.config
-        side = settings.search_factor * state.sure_size
-        places = state.sweep.crops(
-            width, height, box_centre(state.box), side, settings.search_size, self.config.redetect_crops
-        )
-        return [place.snapped() for place in places]
-
-    def _judge(self, state: TrackState, frame: np.ndarray, view: View) -> float:
+    def _judge(self, state: TrackState, frame: np.ndarray, view: SearchOutput) -> float:
         """The score of a view to which no motion forecast applies."""
-        return self._score(state, frame, view, self._appearance(state, view), _TYPICAL_DISTANCE, state.sure_size)
+        estimator, known = self._confidence(state)
+        seen = estimator.appearance(known, view)
+        return estimator.score(known, frame, view, seen, TYPICAL_DISTANCE, state.sure_size)
 
-    def _request(self, state: TrackState, centre: np.ndarray) -> Request:
+    def _request(self, state: TrackState, centre: np.ndarray) -> SearchRequest:
         """The ordinary search crop, around ``centre`` (2,)."""
         box = centred_box(centre, np.array([state.size, state.size]))
         geometry, context = self._search_crop(state, box), state.context
         if not self.config.registration:
             context = unregistered_context(context, self._placed(geometry))
-        return Request(geometry, state.memory.current, context)
+        return SearchRequest(geometry, state.memory.current, context)
 
     def _search_crop(self, state: TrackState, box: np.ndarray) -> CropGeometry:
-        """The crop to see a box in."""
-        if state.phase.name in ("uncertain", "lost"):
-            return self._near(state, box)
-        settings = self.model.config
-        return geometry_for_box(box, settings.search_factor, settings.search_size).snapped()
+        """The crop to see a box in; of bounded size where the box is in doubt."""
+        doubtful = state.phase.name in ("uncertain", "lost")
+        return search_crop(box, self.model.config, state.sure_size if doubtful else None)
 
-    def _near(self, state: TrackState, box: np.ndarray) -> CropGeometry:
-        """The same where the box is in doubt: about as large as the target was when it was last seen for sure."""
-        settings, scale = self.model.config, box_scale(box)
-        wanted = min(max(scale, state.sure_size / _MAX_RESIZE), state.sure_size * _MAX_RESIZE)
-        box = centred_box(box_centre(box), box[2:] * (wanted / scale))
-        return geometry_for_box(box, settings.search_factor, settings.search_size).snapped()
-
-    def _score(
-        self,
-        state: TrackState,
-        frame: np.ndarray,
-        view: View,
-        seen: Appearance,
-        squared_distance: float,
-        last_size: float,
-    ) -> float:
-        """Probability that the view's box is on the target."""
-        assert self.calibration is not None and state.appearance is not None
-        evidence = gather_evidence(
-            view,
-            seen,
-            state.appearance,
-            state.usual,
-            squared_distance=squared_distance,
-            last_size=last_size,
-            frame_size=(frame.shape[1], frame.shape[0]),
-        )
-        state.judged.append((view.box, evidence))
-        return float(self.calibration.probability(evidence))
-
-    def _get_used_to(self, state: TrackState, seen: Appearance) -> None:
-        """Take the likeness to the first frame into what it usually is."""
-        same, _ = seen.alike
-        state.usual = same if state.usual is None else state.usual + _USUAL_GAIN * (same - state.usual)
-
-    def _look_around(self, state: TrackState, view: View) -> None:
-        """Now and then, remember what else there is beside a target that is surely there."""
-        if self.likeness is not None and state.frame - state.last_other >= _OTHERS_INTERVAL:
-            state.others, state.last_other = with_other(state.others, self.likeness, view), state.frame
-
-    def _teach(self, state: TrackState, view: View) -> None:
+    def _update_context(self, state: TrackState, view: SearchOutput) -> None:
         """Take the frame's features into the temporal context."""
         if not self.config.temporal or not self.model.uses_context:
             return
@@ -394,25 +348,49 @@ class Tracker:
         """A crop's place as the temporal context keeps it: (1, 3), centre and side in image pixels."""
         return torch.tensor([[geometry.cx, geometry.cy, geometry.side]], device=self.window.device)
 
-    def _remember(self, state: TrackState, frame: np.ndarray, view: View, seen: Appearance, score: float) -> None:
-        """Add a template where the target is surely there and looks unlike the templates so far."""
-        config = self.config
-        due = config.templates and state.frame - state.last_template >= config.template_interval
-        if not due or score < config.template_score or state.memory.likeness(seen.tokens) >= config.template_likeness:
-            return
-        crop_3HW, box_4 = self._template(frame, clip_box(view.box, frame.shape[1], frame.shape[0]))
-        state.memory.add(self.model, crop_3HW, box_4, seen.tokens, config.max_templates)
-        state.last_template = state.frame
-
     def _template(self, frame: np.ndarray, box: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised crop (3, H, W) and the box in it (4,), x1 y1 x2 y2 in [0, 1] of the crop."""
+        """Normalised crop (1, 1, 3, H, W) and the box in it (1, 1, 4), x1 y1 x2 y2 in [0, 1] of the crop."""
         settings = self.model.config
         geometry = geometry_for_box(box, settings.template_factor, settings.template_size)
         pixels = to_input(crop(frame, geometry), self.window.device, self.window.dtype)
-        return pixels, torch.as_tensor(geometry.to_crop(box)).to(self.window)
+        return pixels[None, None], torch.as_tensor(geometry.to_crop(box)).to(self.window)[None, None]
 
 
-def hann_window(grid: int, strength: float) -> torch.Tensor:
-    """(grid, grid): (1 - strength) + strength · outer Hann, whose maximum lies at the centre of the crop."""
-    hann = torch.hann_window(grid + 2, periodic=False)[1:-1]
-    return (1 - strength) + strength * torch.outer(hann, hann)
+@torch.inference_mode()
+def update_together(trackers: Sequence[Tracker], frame: np.ndarray) -> list[Result]:
+    """Update trackers of one video, which share a network and its window, with the next frame.
+
+    Every tracker does exactly what its own ``update`` does; only their crops go through the network together.
+
+    Args:
+        trackers: at least one, all started.
+        frame: (H, W, 3) uint8 RGB.
+
+    Returns:
+        One result per tracker.
+
+    Raises:
+        UserError: the frame is no RGB image, or a tracker has no target.
+        ValueError: the trackers have different networks or settings.
+    """
+    check_frame(frame)
+    lead = trackers[0]
+    if any(tracker.model is not lead.model or tracker.config != lead.config for tracker in trackers):
+        raise ValueError("trackers that are updated together must share one network and one configuration")
+    for tracker in trackers:
+        tracker._started()
+    runs = [tracker.steps(frame) for tracker in trackers]
+    views: dict[int, list[SearchOutput] | None] = dict.fromkeys(range(len(runs)))
+    results: dict[int, Result] = {}
+    while True:
+        asked: dict[int, list[SearchRequest]] = {}
+        for index, seen in views.items():
+            try:
+                asked[index] = next(runs[index]) if seen is None else runs[index].send(seen)
+            except StopIteration as done:
+                results[index] = done.value
+        if not asked:
+            return [results[index] for index in range(len(runs))]
+        requests = [request for part in asked.values() for request in part]
+        answers = iter(run_search(lead.model, frame, requests, lead.window, lead.timer))
+        views = {index: [next(answers) for _ in part] for index, part in asked.items()}

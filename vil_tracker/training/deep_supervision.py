@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vil_tracker.models.network import ViLTrackerNet, cell_coverage
 
 
-class InsideProbes(nn.Module):
+class ForegroundProbes(nn.Module):
     """One linear probe after every second sublayer of the deeper two thirds of a backbone.
 
     Args:
@@ -29,7 +29,7 @@ class InsideProbes(nn.Module):
             nn.init.zeros_(probe[1].weight)  # type: ignore[index,arg-type]
             nn.init.constant_(probe[1].bias, -2.0)  # type: ignore[index,arg-type]  # few tokens lie on the target
 
-    def watch(self, network: ViLTrackerNet) -> list[Tensor]:
+    def register_hooks(self, network: ViLTrackerNet) -> list[Tensor]:
         """Have the network's sublayers put their tokens, (B, S, D) each, into the returned list at every pass."""
         seen: list[Tensor] = []
         for depth in self.depths:

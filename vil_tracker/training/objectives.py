@@ -15,16 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from vil_tracker.boxes import clip_box
+from vil_tracker.boxes import box_centre, box_scale, centred_box, clip_box
 from vil_tracker.config import Config
-from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box, to_input
+from vil_tracker.data.crops import CropGeometry, crop, ema_scale, geometry_for_box, to_input
 from vil_tracker.data.sampling import ClipBatch, PairBatch
 from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import TemporalContext, register_context, unregistered_context, updated_context
+from vil_tracker.models.head import hann_window
 from vil_tracker.models.network import NetworkOutput, ViLTrackerNet
-from vil_tracker.tracking.motion import box_centre, box_scale, centred_box, lagging
-from vil_tracker.tracking.tracker import hann_window
-from vil_tracker.training.deep_supervision import InsideProbes
+from vil_tracker.training.deep_supervision import ForegroundProbes
 from vil_tracker.training.losses import LossWeights, tracking_loss
 
 Terms = dict[str, Tensor]
@@ -50,15 +49,15 @@ class PairObjective(nn.Module):
     Args:
         network: the network to train.
         config: weights of the losses.
-        probes: deep supervision, weighted by ``train.loss_inside``; None for none.
+        probes: deep supervision, weighted by ``train.loss_foreground``; None for none.
     """
 
-    def __init__(self, network: ViLTrackerNet, config: Config, probes: InsideProbes | None = None) -> None:
+    def __init__(self, network: ViLTrackerNet, config: Config, probes: ForegroundProbes | None = None) -> None:
         super().__init__()
         self.network = network
         self.weights = loss_weights(config)
-        self.probes, self.probe_weight = probes, config.train.loss_inside
-        self.seen = probes.watch(network) if probes is not None else []
+        self.probes, self.probe_weight = probes, config.train.loss_foreground
+        self.seen = probes.register_hooks(network) if probes is not None else []
         self.predict = torch.compile(network.forward) if config.train.compile else network.forward
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, Terms]:
@@ -156,11 +155,11 @@ class ClipObjective(nn.Module):
                     trusted_B = (scores_B >= self.config.track.context_confidence).float()
                     context = updated_context(context, output.features.float(), self.grid, crops_B3, trusted_B)
             last_B4 = boxes_in_frames(found_B4, regions, frames)
-            scale_B = lagging(scale_B, scales(last_B4), self.config.track.size_gain)
+            scale_B = ema_scale(scale_B, scales(last_B4), self.config.track.size_gain)
 
 
 def build_objective(
-    network: ViLTrackerNet, config: Config, probes: InsideProbes | None = None
+    network: ViLTrackerNet, config: Config, probes: ForegroundProbes | None = None
 ) -> PairObjective | ClipObjective:
     """The objective of ``data.mode``."""
     return ClipObjective(network, config) if config.data.mode == "clips" else PairObjective(network, config, probes)

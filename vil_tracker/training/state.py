@@ -16,7 +16,7 @@ from vil_tracker.errors import UserError
 from vil_tracker.models.network import ViLTrackerNet, build_network
 from vil_tracker.models.pretrained import load_weights
 from vil_tracker.training import checkpoint
-from vil_tracker.training.deep_supervision import InsideProbes
+from vil_tracker.training.deep_supervision import ForegroundProbes
 from vil_tracker.training.optim import build_ema, build_optimizer
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class TrainingState:
     ema: ModelEmaV3 | None
     step: int = 0
     best: float | None = None
-    probes: InsideProbes | None = None
+    probes: ForegroundProbes | None = None
 
     def to_dict(self, config: Config) -> dict[str, Any]:
         """Tensors, numbers and strings only, so that it loads with ``weights_only=True``."""
@@ -94,8 +94,8 @@ def build_state(config: Config, device: torch.device) -> TrainingState:
     if config.train.backbone_lr_scale == 0:
         network.backbone.requires_grad_(False)
     probes = None
-    if config.train.loss_inside > 0 and config.data.mode == "pairs":
-        probes = InsideProbes(config.model.dim, config.model.depth).to(device)
+    if config.train.loss_foreground > 0 and config.data.mode == "pairs":
+        probes = ForegroundProbes(config.model.dim, config.model.depth).to(device)
     optimizer = build_optimizer(network, config.train)
     if probes is not None:
         optimizer.add_param_group(

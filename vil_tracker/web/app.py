@@ -22,10 +22,10 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from vil_tracker.errors import UserError
-from vil_tracker.web.child import Child, ChildFailure
+from vil_tracker.web.child import ChildFailure, WorkerProcess
 from vil_tracker.web.jobs import Jobs
 from vil_tracker.web.limits import MIB, Limits
-from vil_tracker.web.store import MEDIA_TYPES, Full, Store, Video, check_boxes, clean_title, download_name
+from vil_tracker.web.store import MEDIA_TYPES, QuotaExceeded, Store, Video, check_boxes, clean_title, download_name
 from vil_tracker.web.work import container_of, probe_setup
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ _PAGE_FILES = {
     "plot.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
-_MARK = "x-vil-tracker"  # a header that no foreign page can send without asking first
+CSRF_HEADER = "x-vil-tracker"  # a header that no foreign page can send without asking first
 _HEAD, _CHUNK, _DRAIN = 512, MIB, 16 * MIB
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'",
@@ -49,7 +49,7 @@ _HEADERS = {
 }
 
 
-class Refused(Exception):
+class RequestError(Exception):
     """A request that is answered with an error status and one line for the visitor."""
 
     def __init__(self, status: int, message: str) -> None:
@@ -71,7 +71,13 @@ class Application:
     """
 
     def __init__(
-        self, limits: Limits, store: Store, jobs: Jobs, prober: Child, hosts: list[str], cookie: str = "vil_tracker"
+        self,
+        limits: Limits,
+        store: Store,
+        jobs: Jobs,
+        prober: WorkerProcess,
+        hosts: list[str],
+        cookie: str = "vil_tracker",
     ) -> None:
         self._limits, self._store, self._jobs, self._prober, self._cookie = limits, store, jobs, prober, cookie
         self._uploads = asyncio.Semaphore(limits.uploads)
@@ -147,13 +153,13 @@ class Application:
             try:
                 visitor = request.cookies.get(self._cookie)
                 if visitor is None or not self._store.known_visitor(visitor):
-                    raise Refused(401, "this page is from before the server was started: load it again")
-                if request.method not in ("GET", "HEAD") and _MARK not in request.headers:
-                    raise Refused(403, f"requests that change something need the header {_MARK}")
+                    raise RequestError(401, "this page is from before the server was started: load it again")
+                if request.method not in ("GET", "HEAD") and CSRF_HEADER not in request.headers:
+                    raise RequestError(403, f"requests that change something need the header {CSRF_HEADER}")
                 return await handler(request, visitor)
-            except Refused as error:
+            except RequestError as error:
                 status, message = error.status, str(error)
-            except Full as error:
+            except QuotaExceeded as error:
                 status, message = 503, str(error)
             except UserError as error:
                 status, message = 400, str(error)
@@ -168,7 +174,7 @@ class Application:
     def _video(self, request: Request, visitor: str) -> Video:
         video = self._store.get(request.path_params["id"], visitor)
         if video is None:  # somebody else's videos do not exist either
-            raise Refused(404, "there is no such video: it was removed after its time, or is not yours")
+            raise RequestError(404, "there is no such video: it was removed after its time, or is not yours")
         return video
 
     # --- bringing a video -------------------------------------------------------------------------------------------
@@ -195,10 +201,10 @@ class Application:
         try:
             await asyncio.wait_for(self._uploads.acquire(), self._limits.stall_seconds)
         except asyncio.TimeoutError:
-            raise Full("many videos are being received right now: try again in a minute") from None
+            raise QuotaExceeded("many videos are being received right now: try again in a minute") from None
 
-    def _too_large(self) -> Refused:
-        return Refused(
+    def _too_large(self) -> RequestError:
+        return RequestError(
             413, f"the file is over the limit of {self._limits.upload_bytes / MIB:.0f} MB: cut it into parts"
         )
 
@@ -233,7 +239,7 @@ class Application:
         if suffix is None:
             await _drain(body)  # a browser that is still sending would not read the answer
             what = "the file is empty" if not head else "this is not a video that can be read"
-            raise Refused(415, f"{what}: give an MP4, WebM, MKV, MOV, AVI or MPEG file")
+            raise RequestError(415, f"{what}: give an MP4, WebM, MKV, MOV, AVI or MPEG file")
         path = folder / f"source{suffix}"
         return path, open(path, "wb")
 
@@ -242,7 +248,7 @@ class Application:
         try:
             stream.write(data)
         except OSError as error:
-            raise Full(f"the server cannot store the video ({error.strerror}): try again later") from error
+            raise QuotaExceeded(f"the server cannot store the video ({error.strerror}): try again later") from error
 
     async def _open(
         self, visitor: str, folder: Path, path: Path, title: str, suggested: list[list[float]] | None = None
@@ -250,10 +256,10 @@ class Application:
         try:
             info = await run_in_threadpool(self._prober.call, {"probe": str(path)}, timeout=self._limits.probe_seconds)
         except UserError as error:
-            raise Refused(415, str(error)) from error
+            raise RequestError(415, str(error)) from error
         except ChildFailure as error:
             log.warning("an upload was refused: %s", error)
-            raise Refused(415, "the video cannot be decoded: it is damaged or of an unsupported kind") from error
+            raise RequestError(415, "the video cannot be decoded: it is damaged or of an unsupported kind") from error
         video = Video(folder.name, visitor, folder, path, title, info, suggested)
         self._store.add(video)
         return video
@@ -277,12 +283,14 @@ class Application:
         return JSONResponse(video.snapshot(), 201, _HEADERS)
 
     def _paint_sample(self, origin: Path) -> dict[str, Any]:
-        painter = Child(partial(probe_setup, self._limits), "painting process")  # others go on looking at uploads
+        painter = WorkerProcess(
+            partial(probe_setup, self._limits), "painting process"
+        )  # others go on looking at uploads
         try:
             return painter.call({"sample": str(origin)}, timeout=300)
         except ChildFailure as error:
             log.error("%s", error)
-            raise Refused(500, "the sample clip could not be painted: bring a video of your own") from error
+            raise RequestError(500, "the sample clip could not be painted: bring a video of your own") from error
         finally:
             painter.close()
 
@@ -317,7 +325,7 @@ class Application:
         video = self._video(request, visitor)
         path = video.file(request.path_params["role"])
         if path is None:
-            raise Refused(404, "there is no such file, or not yet")
+            raise RequestError(404, "there is no such file, or not yet")
         headers = dict(_HEADERS)
         if "download" in request.query_params:
             headers["Content-Disposition"] = f'attachment; filename="{download_name(video, path)}"'
@@ -336,7 +344,7 @@ async def _chunks(request: Request, stall_seconds: float) -> AsyncIterator[bytes
         except StopAsyncIteration:
             return
         except asyncio.TimeoutError:
-            raise Refused(408, "nothing arrived for a while: check the connection and try again") from None
+            raise RequestError(408, "nothing arrived for a while: check the connection and try again") from None
         if chunk:
             yield chunk
 
@@ -356,11 +364,11 @@ async def _json(request: Request) -> dict[str, Any]:
     async for chunk in request.stream():
         data += chunk
         if len(data) > 1 << 16:
-            raise Refused(413, "the request is too large")
+            raise RequestError(413, "the request is too large")
     try:
         content = json.loads(bytes(data))
     except (ValueError, RecursionError) as error:
-        raise Refused(400, "the request is not JSON") from error
+        raise RequestError(400, "the request is not JSON") from error
     if not isinstance(content, dict):
-        raise Refused(400, "the request is not a JSON object")
+        raise RequestError(400, "the request is not a JSON object")
     return content

@@ -31,7 +31,7 @@ class ChildFailure(Exception):
     """The process died, took too long, or met a fault of our own; the message is meant for the log."""
 
 
-class Child:
+class WorkerProcess:
     """One worker process; started when it is first needed, and anew after it died.
 
     Args:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from vil_tracker.config.command_line import add_track_options, track_config
 from vil_tracker.errors import UserError
-from vil_tracker.tracking.options import add_track_options, track_config
 
 EPILOG = """\
 examples:

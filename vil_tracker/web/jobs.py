@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any
 
 from vil_tracker.errors import UserError
-from vil_tracker.web.child import Child, ChildFailure, Handler
+from vil_tracker.web.child import ChildFailure, Handler, WorkerProcess
 from vil_tracker.web.limits import Limits
-from vil_tracker.web.store import Full, Store, Video
+from vil_tracker.web.store import QuotaExceeded, Store, Video
 
 log = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ class Jobs:
     """Runs wait in one queue, first come first served.
 
     Args:
-        setup: of the worker processes, see :class:`vil_tracker.web.child.Child`.
+        setup: of the worker processes, see :class:`vil_tracker.web.child.WorkerProcess`.
         store: told how much a run left on the disk.
     """
 
@@ -31,9 +31,9 @@ class Jobs:
         self._queue: deque[Video] = deque()
         self._changed = threading.Condition()
         self._closing = False
-        self._running: dict[str, Child] = {}
+        self._running: dict[str, WorkerProcess] = {}
         self._active: list[Video] = []  # waiting or running
-        self._children = [Child(setup, f"tracking process {number}") for number in range(1, limits.workers + 1)]
+        self._children = [WorkerProcess(setup, f"tracking process {number}") for number in range(1, limits.workers + 1)]
         self._threads = [
             threading.Thread(target=self._work, args=(child,), name=f"jobs-{number}", daemon=True)
             for number, child in enumerate(self._children, start=1)
@@ -61,9 +61,11 @@ class Jobs:
             if video.busy:
                 raise UserError("this video is being tracked already: wait, or stop it first")
             if sum(other.visitor == video.visitor for other in self._active) >= self._limits.runs_per_visitor:
-                raise Full(f"you have {self._limits.runs_per_visitor} runs under way already: wait for one to end")
+                raise QuotaExceeded(
+                    f"you have {self._limits.runs_per_visitor} runs under way already: wait for one to end"
+                )
             if len(self._queue) >= self._limits.waiting:
-                raise Full("the queue is full: try again in a minute")
+                raise QuotaExceeded("the queue is full: try again in a minute")
             with video.lock:
                 video.run += 1
                 video.status, video.boxes, video.rows, video.tracked = "waiting", boxes, [], 0
@@ -98,7 +100,7 @@ class Jobs:
             if thread.ident is not None:
                 thread.join(timeout=10)
 
-    def _work(self, child: Child) -> None:
+    def _work(self, child: WorkerProcess) -> None:
         try:
             child.start()
         except (ChildFailure, UserError) as error:
@@ -124,7 +126,7 @@ class Jobs:
             else:
                 self._store.recount(video)
 
-    def _run(self, child: Child, video: Video) -> tuple[str, dict[str, Any] | None, str]:
+    def _run(self, child: WorkerProcess, video: Video) -> tuple[str, dict[str, Any] | None, str]:
         """Let the process go through the video; returns the status, the result and the error of the run."""
 
         def on_event(rows: list[list[Any]]) -> None:

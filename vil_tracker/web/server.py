@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vil_tracker.errors import UserError, require_extra
-from vil_tracker.web.child import Child, ChildFailure
+from vil_tracker.web.child import ChildFailure, WorkerProcess
 from vil_tracker.web.limits import Limits
 from vil_tracker.web.store import Store
 from vil_tracker.web.work import probe_setup, track_setup
@@ -93,7 +93,7 @@ def build(
     from vil_tracker.web.jobs import Jobs
 
     store = Store(limits, parent)
-    prober = Child(partial(probe_setup, limits), "probing process")
+    prober = WorkerProcess(partial(probe_setup, limits), "probing process")
     jobs = Jobs(partial(track_setup, load, limits), limits, store)
     hosts = ["127.0.0.1", "localhost", "::1", "[::1]", host] if is_loopback(host) else ["*"]
     application = Application(limits, store, jobs, prober, hosts, f"vil_tracker_{listener.getsockname()[1]}")
@@ -118,7 +118,7 @@ def build(
     return uvicorn.Server(config), application.close
 
 
-def _warm_up(prober: Child) -> None:
+def _warm_up(prober: WorkerProcess) -> None:
     try:
         prober.start()
     except (ChildFailure, UserError) as error:

@@ -35,7 +35,7 @@ MEDIA_TYPES = {
 }
 
 
-class Full(Exception):
+class QuotaExceeded(Exception):
     """The server has no room for more; the message is for the visitor."""
 
 
@@ -183,7 +183,7 @@ class Store:
         """
         with self._lock:
             if sum(self._sizes.values()) + size > self._limits.stored_bytes:
-                raise Full("the server's disk space is used up by others: try again later")
+                raise QuotaExceeded("the server's disk space is used up by others: try again later")
             self._sizes[folder.name] = self._sizes.get(folder.name, 0) + size
 
     def recount(self, video: Video) -> None:

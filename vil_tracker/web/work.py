@@ -13,9 +13,9 @@ from vil_tracker.web.child import Emit, Handler, Stopped
 from vil_tracker.web.limits import Limits
 
 if TYPE_CHECKING:
+    from vil_tracker.io.source import Frame
+    from vil_tracker.results import Result
     from vil_tracker.tracking.run import TrackerLike
-    from vil_tracker.tracking.state import Result
-    from vil_tracker.tracking.video import Frame
 
 FIRST_FRAME, PREVIEW = "first.jpg", "preview.jpg"
 _PROBE_MEMORY = 6 << 30
@@ -115,8 +115,8 @@ def _without_path(error: UserError, path: Path) -> str:
 
 def paint_sample(path: Path) -> dict[str, Any]:
     """Write the demo clip to ``path`` (.mp4), and say where its target is on the first frame."""
-    from vil_tracker.data.demo_clip import FPS, DemoClip
-    from vil_tracker.tracking.sinks import VideoSink
+    from vil_tracker.data.synthetic.demo_clip import FPS, DemoClip
+    from vil_tracker.io.video_writer import VideoSink
 
     clip = DemoClip()
     sink = VideoSink(path.parent, path.stem, FPS, "mp4v")
@@ -167,9 +167,9 @@ def run_track(
     """
     import numpy as np
 
+    from vil_tracker.io.files import open_source
     from vil_tracker.tracking.run import OutputSettings, track_source
     from vil_tracker.tracking.select import targets_from_boxes
-    from vil_tracker.tracking.video import open_source
 
     rows: list[list[Any]] = []
     sent = shown = 0.0
@@ -211,7 +211,7 @@ def run_track(
 def _write_preview(path: Path, image: Any, results: Mapping[int, Result]) -> None:
     import cv2
 
-    from vil_tracker.tracking.draw import draw_results
+    from vil_tracker.io.draw import draw_results
 
     picture = draw_results(image, results)
     scale = min(1.0, _PREVIEW_SIDE / max(picture.shape[:2]))

@@ -1,1 +1,0 @@
-"""Readers of the data sets that are used for evaluation only."""

@@ -1,0 +1,235 @@
+"""Sources: whatever a person has a target in, as a stream of frames with their number and time.
+
+``open_source`` understands a video file, an image folder, a glob of images, one image, ``-`` (images on standard
+input), a webcam's index and a stream's address. Webcams and streams live in :mod:`vil_tracker.io.live`.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+import logging
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from vil_tracker.errors import UserError
+from vil_tracker.images import IMAGE_EXTENSIONS, VideoReader, decode_image, read_image
+from vil_tracker.io.image_pipe import split_images
+from vil_tracker.io.source import Frame, Source, Start
+
+log = logging.getLogger(__name__)
+
+IMAGE_FPS = 25.0  # pictures carry no rate; --fps replaces it
+
+
+def open_source(
+    source: str | os.PathLike[str],
+    *,
+    start: Start | None = None,
+    stride: int = 1,
+    fps: float | None = None,
+    stream_timeout: float = 10.0,
+) -> Source:
+    """Open what ``source`` names.
+
+    Args:
+        source: video file, image folder, glob, image file, ``-``, webcam index, or an address with ``://``.
+        start: the first frame to give (not for live sources).
+        stride: give every stride-th frame.
+        fps: frames per second of images, which carry none (not for videos, which do).
+        stream_timeout: seconds without a frame after which a live source counts as ended.
+
+    Raises:
+        UserError: it does not exist, cannot be read, or the start lies beyond its end.
+    """
+    text, path = os.fspath(source), Path(source)
+    start = start or Start()
+    if stride < 1:
+        raise UserError(f"stride {stride} is below 1: give 1 for every frame, 2 for every second one")
+    if fps is not None and not 0.01 < fps < 10_000:
+        raise UserError(f"{fps:g} frames per second is out of range: give a number such as 25 or 29.97")
+    if text == "-":
+        return StdinSource(start=start, stride=stride, fps=fps or IMAGE_FPS)
+    exists = bool(text) and _exists(path)
+    if exists and path.is_dir():
+        return ImageSource(_images_in(path), path.resolve().name, start=start, stride=stride, fps=fps or IMAGE_FPS)
+    if not exists and glob.has_magic(text) and "://" not in text:
+        return ImageSource(_images_matching(text), "images", start=start, stride=stride, fps=fps or IMAGE_FPS)
+    if exists and path.suffix.lower() in IMAGE_EXTENSIONS:
+        return ImageSource((path,), path.stem, start=start, stride=stride, fps=fps or IMAGE_FPS)
+    if fps is not None:
+        raise UserError("--fps is for images, which carry no frame rate; leave it out for a video or a camera")
+    if "://" in text or (re.fullmatch(r"\d{1,3}", text, re.ASCII) and not exists):
+        from vil_tracker.io.live import LiveSource
+
+        if start != Start():
+            raise UserError(f"{text} is live and has no earlier frames to start at: leave --start out")
+        return LiveSource(int(text) if text.isdigit() else text, stride=stride, timeout=stream_timeout)
+    if not exists:
+        shown = text[:300] or "the empty name"
+        raise UserError(
+            f"{shown} does not exist: give a video file, an image folder, a glob in quotes, a webcam index, an address "
+            "such as rtsp://…, or - for images on standard input"
+        )
+    return VideoSource(path, start=start, stride=stride)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # a name that no file can have: too long, or with a null byte
+        return False
+
+
+def _natural_key(path: Path) -> list[int | str]:
+    """Sort ``img2`` before ``img10``, as a person numbers files."""
+    parts = re.split(r"(\d+)", path.name.lower())
+    return [int(part) if position % 2 else part for position, part in enumerate(parts)]
+
+
+def _only_images(paths: Iterator[Path]) -> tuple[Path, ...]:
+    images = (p for p in paths if p.suffix.lower() in IMAGE_EXTENSIONS and not p.name.startswith(".") and p.is_file())
+    return tuple(sorted(images, key=lambda p: (str(p.parent), _natural_key(p))))
+
+
+def _images_in(folder: Path) -> tuple[Path, ...]:
+    try:
+        paths = _only_images(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot read folder {folder}: {error.strerror}") from error
+    if not paths:
+        kinds = ", ".join(sorted(IMAGE_EXTENSIONS))
+        raise UserError(f"folder {folder} holds no images ({kinds}): give the folder that has the frames in it")
+    return paths
+
+
+def _images_matching(pattern: str) -> tuple[Path, ...]:
+    paths = _only_images(Path(p) for p in glob.iglob(pattern, recursive=True))
+    if not paths:
+        raise UserError(f"no image matches {pattern}: check the pattern, and put it in quotes")
+    return paths
+
+
+def _beyond_the_end(name: str, start: int, count: int) -> UserError:
+    what = f"has {count} frames (0 to {count - 1})" if count else "has no frames"
+    return UserError(f"start {start} lies beyond the end: {name} {what}; give a smaller --start")
+
+
+class VideoSource:
+    """A video file, to be read once from the start that was asked for."""
+
+    live = False
+
+    def __init__(self, path: Path, *, start: Start | None = None, stride: int = 1) -> None:
+        self.name = path.stem
+        self._path, self._stride = path, stride
+        self._lock = threading.Lock()  # closing must wait for a read in another thread
+        self._reader = VideoReader(path)
+        self.fps = self._reader.fps
+        self._count = self._reader.frame_count
+        self._first = (start or Start()).index(self.fps)
+        if self._count and self._first >= self._count:
+            self.close()
+            raise _beyond_the_end(str(path), self._first, self._count)
+        self.total = -(-(self._count - self._first) // stride) if self._count else None
+
+    def __iter__(self) -> Iterator[Frame]:
+        number = self._skip(self._first)
+        while (image := self._read()) is not None:
+            yield Frame(number, number / self.fps, image)
+            number += 1 + self._skip(self._stride - 1)
+        if number <= self._first:
+            self._raise_empty(number)
+        if number < self._count - max(2, self._count // 100):  # containers round their own count
+            log.warning("%s ends at frame %d, its header claims %d: it may be damaged", self._path, number, self._count)
+
+    def _read(self) -> np.ndarray | None:
+        with self._lock:
+            return self._reader.read()
+
+    def _skip(self, count: int) -> int:
+        """Pass over frames; returns how many there were."""
+        for passed in range(count):
+            with self._lock:  # one by one, so that closing need not wait for a long way to go
+                if not self._reader.skip():
+                    return passed
+        return count
+
+    def _raise_empty(self, count: int) -> NoReturn:
+        if count == 0:
+            raise UserError(
+                f"video {self._path} holds no frame that can be decoded, it is damaged or empty: "
+                "see whether a player shows it"
+            )
+        raise UserError(
+            f"start {self._first} lies beyond the end: {self._path} has {count} frames; give a smaller --start"
+        )
+
+    def close(self) -> None:
+        with self._lock:
+            self._reader.close()
+
+
+class ImageSource:
+    """Image files in natural order, one per frame."""
+
+    live = False
+
+    def __init__(
+        self, paths: tuple[Path, ...], name: str, *, start: Start | None = None, stride: int = 1, fps: float = IMAGE_FPS
+    ) -> None:
+        self.name, self.fps = name, fps
+        first = (start or Start()).index(fps)
+        if first >= len(paths):
+            raise _beyond_the_end(name, first, len(paths))
+        self._paths, self._numbers = paths, range(first, len(paths), stride)
+        self.total: int | None = len(self._numbers)
+
+    def __iter__(self) -> Iterator[Frame]:
+        for number in self._numbers:
+            path = self._paths[number]
+            yield Frame(number, number / self.fps, read_image(path), path.name)
+
+    def close(self) -> None:
+        pass
+
+
+class StdinSource:
+    """Images one after another on standard input (JPEG or PNG), as ``ffmpeg -f image2pipe`` writes them."""
+
+    live = False
+    name = "stdin"
+    total: int | None = None
+
+    def __init__(
+        self, stream: io.RawIOBase | None = None, *, start: Start | None = None, stride: int = 1, fps: float = IMAGE_FPS
+    ) -> None:
+        if stream is None:
+            if sys.stdin is None or sys.stdin.isatty():
+                raise UserError(
+                    "- reads images from standard input, but nothing is piped into it: pipe JPEG or PNG images"
+                )
+            # Unbuffered: a thread that waits in a buffered read would hold a lock that stops the interpreter's exit.
+            stream = io.FileIO(sys.stdin.fileno(), closefd=False)
+        self._stream, self._stride, self.fps = stream, stride, fps
+        self._first = (start or Start()).index(fps)
+
+    def __iter__(self) -> Iterator[Frame]:
+        number = -1
+        for number, data in enumerate(split_images(self._stream)):
+            if number >= self._first and (number - self._first) % self._stride == 0:
+                yield Frame(number, number / self.fps, decode_image(data, f"{number} on standard input"))
+        if number < 0:
+            raise UserError("standard input holds no image: pipe JPEG or PNG images into it")
+        if number < self._first:
+            raise _beyond_the_end("standard input", self._first, number + 1)
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,174 @@
+"""Live sources: webcams and network streams, read with bounded delay."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+
+import cv2
+import numpy as np
+
+from vil_tracker.errors import UserError
+from vil_tracker.images import check_pixels, to_rgb8
+from vil_tracker.io.source import Frame
+
+log = logging.getLogger(__name__)
+
+LIVE_FPS = 30.0  # where the camera does not state its rate
+_RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)  # pauses between attempts to connect again; the last one repeats
+
+
+class LiveSource:
+    """A webcam or a stream (RTSP, HTTP, ...).
+
+    A thread receives frames and keeps only the newest, so that a tracker slower than the camera works on fresh frames
+    and the memory stays bounded; frames that nobody fetched in time are counted in :attr:`dropped`. When the
+    connection breaks or stalls, the thread connects again; after ``timeout`` seconds without a frame the source ends.
+
+    An address that turns out to hold a finished video (its length is known) is read frame by frame instead.
+
+    Args:
+        address: webcam index, or an address with ``://``.
+        stride: give every stride-th frame received.
+        timeout: seconds without a frame after which the source ends.
+
+    Raises:
+        UserError: it cannot be opened within ``timeout``.
+    """
+
+    def __init__(self, address: int | str, *, stride: int = 1, timeout: float = 10.0) -> None:
+        if not 0.1 <= timeout <= 3600:
+            raise UserError(f"stream timeout {timeout:g} is out of range: give seconds from 0.1 to 3600")
+        self._address, self._stride, self._timeout = address, stride, timeout
+        self.name = f"camera{address}" if isinstance(address, int) else "stream"
+        capture = self._connect(timeout)
+        if capture is None:
+            what = f"webcam {address}" if isinstance(address, int) else f"stream {address}"
+            cure = "is it plugged in and free?" if isinstance(address, int) else "check the address and the network"
+            raise UserError(f"{what} cannot be opened: {cure}")
+        fps, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        self.fps = float(fps) if 1 <= fps <= 480 else LIVE_FPS
+        self.live = not (isinstance(address, str) and 0 < count < 1e9)
+        self.total = None if self.live else -(-int(count) // stride)
+        self.received = 0
+        self.dropped = 0
+        self.reconnections = 0
+        self._changed = threading.Condition()
+        self._newest: Frame | None = None
+        self._ended = False
+        self._failure: UserError | None = None
+        self._begin: float | None = None
+        self._last_arrival = time.monotonic()
+        self._capture: cv2.VideoCapture | None = capture
+        self._thread: threading.Thread | None = None
+
+    def _connect(self, timeout: float) -> cv2.VideoCapture | None:
+        if isinstance(self._address, int):
+            capture = cv2.VideoCapture(self._address)
+        else:
+            # A stalled connection must not block for ever: half the time to notice it, the rest to connect again.
+            limits = [
+                (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, max(int(1000 * timeout), 1)),
+                (cv2.CAP_PROP_READ_TIMEOUT_MSEC, max(int(500 * self._timeout), 1)),
+            ]
+            capture = cv2.VideoCapture(self._address, cv2.CAP_FFMPEG, [value for pair in limits for value in pair])
+        if capture.isOpened():
+            return capture
+        capture.release()
+        return None
+
+    def __iter__(self) -> Iterator[Frame]:
+        if not self.live:
+            yield from self._read_in_order()
+            return
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._receive, name="live-source", daemon=True)
+            self._last_arrival = time.monotonic()
+            self._thread.start()
+        while (frame := self._next()) is not None:
+            yield frame
+
+    def _next(self) -> Frame | None:
+        """Wait for a frame newer than the last one given; None when the source has ended."""
+        with self._changed:
+            while self._newest is None:
+                remaining = self._last_arrival + self._timeout - time.monotonic()
+                if self._failure is not None:
+                    raise self._failure
+                if self._ended or remaining <= 0:
+                    log.warning("%s gave no frame for %.1f s and is taken to have ended", self.name, self._timeout)
+                    return None
+                self._changed.wait(remaining)
+            frame, self._newest = self._newest, None
+            return frame
+
+    def _receive(self) -> None:
+        capture = self._capture
+        try:
+            while capture is not None and not self._ended:
+                done, image = capture.read()
+                if done and image is not None:
+                    self._arrived(image)
+                    continue
+                capture.release()
+                capture = self._reconnect()
+        except UserError as error:
+            self._failure = error
+        finally:
+            if capture is not None:
+                capture.release()
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    def _arrived(self, image: np.ndarray) -> None:
+        now = time.monotonic()
+        check_pixels(image.shape[1], image.shape[0], self.name)
+        self._begin = now if self._begin is None else self._begin
+        number, self.received = self.received, self.received + 1
+        with self._changed:
+            self._last_arrival = now
+            if number % self._stride == 0:
+                self.dropped += self._newest is not None
+                self._newest = Frame(number, now - self._begin, to_rgb8(image))
+                self._changed.notify_all()
+
+    def _reconnect(self) -> cv2.VideoCapture | None:
+        deadline = self._last_arrival + self._timeout
+        attempt = 0
+        while not self._ended and (remaining := deadline - time.monotonic()) > 0:
+            log.info("%s: no frame, connecting again", self.name)
+            capture = self._connect(min(remaining, 5.0))
+            if capture is not None:
+                self.reconnections += 1
+                return capture
+            time.sleep(min(_RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)], max(remaining, 0.0)))
+            attempt += 1
+        return None
+
+    def _read_in_order(self) -> Iterator[Frame]:
+        capture, number = self._capture, 0
+        assert capture is not None
+        while True:
+            with self._changed:  # close() waits for the read
+                done, image = capture.read()
+            if not done or image is None:
+                break
+            check_pixels(image.shape[1], image.shape[0], self.name)
+            if number % self._stride == 0:
+                yield Frame(number, number / self.fps, to_rgb8(image))
+            number += 1
+        if number == 0:
+            raise UserError(f"{self._address} holds no frame that can be decoded: check that it is a video")
+
+    def close(self) -> None:
+        """Stop receiving. The thread lets go of the connection by itself, at the latest when its read times out."""
+        self._ended = True
+        if self._thread is None:
+            with self._changed:
+                if self._capture is not None:
+                    self._capture.release()
+        else:
+            self._thread.join(timeout=1.0)

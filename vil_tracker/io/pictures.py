@@ -1,0 +1,205 @@
+"""Outputs to look at: the annotated video, clips of the targets, a sheet of key frames, the score over time."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from vil_tracker.data.crops import crop, geometry_for_box
+from vil_tracker.errors import atomic_write, require_extra
+from vil_tracker.images import write_image
+from vil_tracker.io.draw import STATE_COLOURS, Colour, draw_results, text_image
+from vil_tracker.io.source import Frame
+from vil_tracker.io.video_writer import VideoSink
+from vil_tracker.results import STATES, Result
+
+PAPER: Colour = (248, 249, 250)
+INK: Colour = (52, 58, 64)
+
+
+class AnnotatedVideo:
+    """The source with the results drawn in.
+
+    Args:
+        folder: where ``annotated.webm`` (or ``.mp4``) is written.
+        fps: frames per second of the result: the source's, divided by the stride.
+        codec: one of :data:`vil_tracker.io.video_writer.CODECS`.
+    """
+
+    def __init__(self, folder: Path, fps: float, codec: str = "auto") -> None:
+        self._sink = VideoSink(folder, "annotated", fps, codec)
+        self.path = self._sink.path
+
+    def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
+        self._sink.write(draw_results(frame.image, results))
+
+    def finish(self) -> None:
+        self._sink.finish()
+
+    def abandon(self) -> None:
+        self._sink.abandon()
+
+
+class TargetClips:
+    """One square video per target, ``target-1.webm`` and so on, that stays on the target.
+
+    The clip shows ``factor`` times the target's size; its zoom follows the target's size smoothly.
+    """
+
+    def __init__(self, folder: Path, fps: float, codec: str = "auto", size: int = 256, factor: float = 2.0) -> None:
+        self._folder, self._fps, self._codec, self._size, self._factor = folder, fps, codec, size, factor
+        self._sinks: dict[int, VideoSink] = {}
+        self._sides: dict[int, float] = {}
+        self.path = folder / f"target{VideoSink(folder, 'target', fps, codec).path.suffix}"
+
+    def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
+        for number, result in results.items():
+            if number not in self._sinks:
+                self._sinks[number] = VideoSink(self._folder, f"target-{number}", self._fps, self._codec)
+            geometry = geometry_for_box(result.box, self._factor, self._size)
+            side = 0.9 * self._sides.get(number, geometry.side) + 0.1 * geometry.side
+            self._sides[number] = side
+            self._sinks[number].write(crop(frame.image, replace(geometry, side=side)))
+
+    def finish(self) -> None:
+        for sink in self._sinks.values():
+            sink.finish()
+
+    def abandon(self) -> None:
+        for sink in self._sinks.values():
+            sink.abandon()
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A small annotated picture with its caption."""
+
+    image: np.ndarray
+    caption: str
+
+
+def thumbnail(frame: Frame, results: Mapping[int, Result], width: int) -> Thumbnail:
+    """Shrink a frame to ``width`` pixels and draw the results at that size, so that labels stay legible."""
+    h, w = frame.image.shape[:2]
+    scale = width / w
+    size = (width, max(1, min(round(h * scale), 4 * width)))
+    image = cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    factors = np.array([size[0] / w, size[1] / h] * 2)
+    scaled = {number: replace(result, box=result.box * factors) for number, result in results.items()}
+    return Thumbnail(draw_results(image, scaled), f"frame {frame.number}   {frame.time:.2f} s")
+
+
+def contact_sheet(thumbnails: Sequence[Thumbnail], columns: int, gap: int = 12) -> np.ndarray:
+    """Lay out thumbnails with their captions in rows; returns (H, W, 3) uint8 RGB."""
+    captions = [text_image(t.caption, 13, INK, PAPER) for t in thumbnails]
+    cell_w = max(t.image.shape[1] for t in thumbnails)
+    cell_h = max(t.image.shape[0] for t in thumbnails)
+    caption_h = max(c.shape[0] for c in captions)
+    columns = min(columns, len(thumbnails))
+    rows = -(-len(thumbnails) // columns)
+    sheet = np.empty((gap + rows * (cell_h + caption_h + gap), gap + columns * (cell_w + gap), 3), np.uint8)
+    sheet[:] = PAPER
+    for i, (thumb, caption) in enumerate(zip(thumbnails, captions, strict=True)):
+        y, x = gap + (i // columns) * (cell_h + caption_h + gap), gap + (i % columns) * (cell_w + gap)
+        h, w = thumb.image.shape[:2]
+        sheet[y : y + h, x : x + w] = thumb.image
+        w = min(caption.shape[1], cell_w)
+        sheet[y + cell_h : y + cell_h + caption.shape[0], x : x + w] = caption[:, :w]
+    return sheet
+
+
+class KeyFrames:
+    """One picture with evenly spaced frames of the run.
+
+    The length of a run is not known beforehand, so up to four times as many frames as needed are kept, at growing
+    distances; the memory stays constant.
+
+    Args:
+        path: the picture to write.
+        count: how many frames it shows at most.
+        columns: frames per row.
+        width: width of each frame in pixels.
+    """
+
+    def __init__(self, path: Path, count: int = 8, columns: int = 8, width: int = 320) -> None:
+        self.path = path
+        self._count, self._columns, self._width = count, columns, width
+        self._kept: list[tuple[int, Thumbnail]] = []
+        self._every, self._seen = 1, 0
+        self._last: tuple[Frame, Mapping[int, Result]] | None = None
+
+    def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
+        if self._seen % self._every == 0 and len(self._kept) >= 4 * self._count:
+            self._kept = self._kept[::2]
+            self._every *= 2
+        keep = self._seen % self._every == 0
+        if keep:
+            self._kept.append((self._seen, thumbnail(frame, results, self._width)))
+        self._last = None if keep else (frame, results)
+        self._seen += 1
+
+    def finish(self) -> None:
+        if self._last is not None:
+            self._kept.append((self._seen - 1, thumbnail(*self._last, self._width)))
+        if self._kept:
+            positions = np.array([position for position, _ in self._kept])
+            wanted = np.linspace(0, positions[-1], min(self._count, len(positions)))
+            shown = np.unique(np.abs(positions[:, None] - wanted).argmin(0))
+            write_image(self.path, contact_sheet([self._kept[i][1] for i in shown], self._columns))
+
+    def abandon(self) -> None:
+        pass
+
+
+class ScorePlot:
+    """The score of each target over time as a picture, with the states as a coloured band (extra ``plots``)."""
+
+    def __init__(self, path: Path) -> None:
+        require_extra("matplotlib", "plots", "draw the score plot")
+        self.path = path
+        self._times: dict[int, array[float]] = {}
+        self._scores: dict[int, array[float]] = {}
+        self._states: dict[int, array[int]] = {}
+
+    def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
+        for number, result in results.items():  # nine bytes per frame: an hour of video takes one megabyte
+            self._times.setdefault(number, array("f")).append(frame.time)
+            self._scores.setdefault(number, array("f")).append(result.score)
+            self._states.setdefault(number, array("b")).append(STATES.index(result.state))
+
+    def finish(self) -> None:
+        if not self._times:
+            return
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 0.6 + 1.9 * len(self._times)), layout="constrained", dpi=110)
+        canvas = FigureCanvasAgg(figure)
+        axes = figure.subplots(len(self._times), 1, sharex=True, squeeze=False)[:, 0]
+        for axis, number in zip(axes, self._times, strict=True):
+            times, scores = np.array(self._times[number]), np.array(self._scores[number])
+            states = np.array(self._states[number])
+            edges = np.append(times, times[-1] + (times[-1] - times[0]) / max(len(times) - 1, 1))
+            for index, state in enumerate(STATES):
+                colour = np.array(STATE_COLOURS[state]) / 255
+                inside = np.append(states == index, False)
+                inside[1:] |= inside[:-1]  # a band reaches to the next frame
+                axis.fill_between(edges, -0.08, -0.02, where=inside, color=colour, label=state, linewidth=0)
+            axis.plot(times, scores, color=np.array(INK) / 255, linewidth=1.2)
+            axis.set(ylim=(-0.1, 1.05), ylabel=f"score of target {number}")
+            axis.margins(x=0)
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.grid(axis="y", alpha=0.25)
+        axes[-1].set_xlabel("time in seconds")
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper right", ncols=len(STATES), frameon=False)
+        with atomic_write(self.path) as stream:
+            canvas.print_png(stream)
+
+    def abandon(self) -> None:
+        pass

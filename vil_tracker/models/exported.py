@@ -1,0 +1,191 @@
+"""Running an exported tracker in the ordinary session: graphs of another runtime behind the network's interface."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vil_tracker.config import ModelConfig, model_config_from_dict
+from vil_tracker.errors import UserError, require_extra
+from vil_tracker.models.film_temporal import TemporalContext, resize_context
+from vil_tracker.models.head import decode_maps
+from vil_tracker.models.mlstm import MLSTMState
+from vil_tracker.models.network import NetworkOutput
+from vil_tracker.models.vil import HEADS, Memory
+
+Format = Literal["onnx", "torch-export", "openvino"]
+FORMATS: tuple[Format, ...] = ("onnx", "torch-export", "openvino")
+SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "openvino": ".xml"}
+DESCRIPTION = "model.json"
+BACKENDS = {"onnxruntime": "onnx", "torch-export": "torch-export", "openvino": "openvino"}
+
+EMPTY = -1e30  # logarithm of a weight that is no weight; infinity minus infinity would be no number
+
+TEMPLATE_INPUTS = ("crop", "box", "C", "n", "m")
+TEMPLATE_OUTPUTS = ("C_out", "n_out", "m_out")
+FRAME_INPUTS = ("crop", "C", "n", "m", "context", "context_valid", "window")
+FRAME_OUTPUTS = ("boxes", "scores", "score_logits", "offset", "size", "features", "context_out")
+
+Stacked = tuple[Tensor, Tensor, Tensor]
+Graph = Callable[[Sequence[Tensor]], list[Tensor]]
+
+
+class ExportedModel:
+    """An exported tracker with what a session needs of a network; see
+    :class:`vil_tracker.models.inference.SearchModel`.
+
+    Args:
+        folder: written by :func:`vil_tracker.export.write.export_network`.
+        threads: CPU threads of the runtime; None is its own choice.
+
+    Raises:
+        UserError: no exported tracker is there, a file is damaged, or the runtime is not installed.
+    """
+
+    device = torch.device("cpu")
+    io_dtype = torch.float32
+
+    def __init__(self, folder: str | os.PathLike[str], threads: int | None = None) -> None:
+        self.folder = Path(folder)
+        description = read_description(self.folder)
+        self.format: str = description["format"]
+        self.config: ModelConfig = model_config_from_dict(description["config"])
+        self.calibration: str | None = description["calibration"]
+        self.uses_context = self.config.temporal
+        open_graph = {"onnx": _open_onnx, "torch-export": _open_program, "openvino": _open_openvino}[self.format]
+        graphs = []
+        for name in ("template", "frame"):
+            path = self.folder / f"{name}{SUFFIXES[self.format]}"
+            try:
+                graphs.append(open_graph(path, threads))
+            except UserError:
+                raise
+            except Exception as error:  # each runtime has its own kinds
+                first = str(error).splitlines()[0] if str(error) else type(error).__name__
+                raise UserError(f"cannot load {path}: {first}; export the network again") from error
+        self._template, self._frame = graphs
+
+    def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory:
+        """As :meth:`vil_tracker.models.network.ViLTrackerNet.encode_templates`."""
+        stacked = empty_memory(self.config, len(templates)) if memory is None else stack_memory(memory)
+        for index in range(templates.shape[1]):
+            C, n, m = self._template([templates[:, index], template_boxes[:, index], *stacked])
+            stacked = (C, n, m)
+        return unstack_memory(*stacked)
+
+    def forward_search(self, search: Tensor, memory: Memory, context: TemporalContext | None = None) -> NetworkOutput:
+        """As :meth:`vil_tracker.models.network.ViLTrackerNet.forward_search`, on crops of the network's own size."""
+        batch, side = len(search), self.config.search_size // self.config.patch_size
+        if context is None:
+            features = torch.zeros(batch, side**2, self.config.dim)
+            valid = features[..., :1]
+        else:
+            context = resize_context(context, (side, side))
+            features, valid = context.features, context.valid
+        window = torch.ones(batch, side, side)
+        inputs = [search, *stack_memory(memory), features, valid, window]
+        _, _, score, offset, size, found, _ = self._frame([part.float() for part in inputs])
+        return NetworkOutput(score, offset, size, found, None)
+
+    def decode(self, output: NetworkOutput, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """As :meth:`vil_tracker.models.network.ViLTrackerNet.decode`."""
+        return decode_maps(output.score_logits, output.offset, output.size, window)
+
+
+def is_exported(path: str | os.PathLike[str]) -> bool:
+    """Whether a folder holds an exported tracker."""
+    return (Path(path) / DESCRIPTION).is_file()
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """``model.json`` of an exported tracker.
+
+    Raises:
+        UserError: it is not there, or damaged.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no exported tracker ({DESCRIPTION} is missing): write one with vil-tracker export"
+        )
+    try:
+        description = json.loads(path.read_text(encoding="utf-8"))
+        complete = description["format"] in FORMATS and {"config", "calibration"} <= description.keys()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        complete = False
+    if not complete:
+        raise UserError(f"{path} is damaged: export the network again")
+    return description
+
+
+def _open_onnx(path: Path, threads: int | None) -> Graph:
+    onnxruntime: Any = require_extra("onnxruntime", "export", "run ONNX graphs")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    names = [entry.name for entry in session.get_inputs()]
+    order = TEMPLATE_INPUTS if path.stem == "template" else FRAME_INPUTS
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        given = dict(zip(order, inputs, strict=True))  # a network without temporal part leaves inputs out
+        feed = {name: np.ascontiguousarray(given[name].numpy()) for name in names}
+        return [torch.from_numpy(array) for array in session.run(None, feed)]
+
+    return run
+
+
+def _open_program(path: Path, threads: int | None) -> Graph:
+    program = torch.export.load(path).module()
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        with torch.no_grad():
+            return list(program(*inputs))
+
+    return run
+
+
+def _open_openvino(path: Path, threads: int | None) -> Graph:
+    openvino: Any = require_extra("openvino", "openvino", "run OpenVINO graphs")
+    settings = {"INFERENCE_PRECISION_HINT": "f32"}
+    if threads is not None:
+        settings["INFERENCE_NUM_THREADS"] = str(threads)
+    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    names = [entry.get_any_name() for entry in compiled.inputs]
+    order = TEMPLATE_INPUTS if path.stem == "template" else FRAME_INPUTS
+
+    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
+        given = dict(zip(order, inputs, strict=True))
+        found = compiled({name: np.ascontiguousarray(given[name].numpy()) for name in names})
+        return [torch.from_numpy(np.array(found[output])) for output in compiled.outputs]
+
+    return run
+
+
+def stack_memory(memory: Memory) -> Stacked:
+    """One tensor per part of the state, over all sublayers."""
+    return (
+        torch.stack([state.C for state in memory]),
+        torch.stack([state.n for state in memory]),
+        torch.stack([state.m for state in memory]),
+    )
+
+
+def unstack_memory(C: Tensor, n: Tensor, m: Tensor) -> Memory:
+    """The inverse of :func:`stack_memory`."""
+    return tuple(MLSTMState(*parts) for parts in zip(C.unbind(0), n.unbind(0), m.unbind(0), strict=True))
+
+
+def empty_memory(config: ModelConfig, batch: int) -> Stacked:
+    """The memory before the first template."""
+    K = 2 * config.dim // HEADS
+    lead = (config.depth, batch, HEADS)
+    return torch.zeros(*lead, K, K), torch.zeros(*lead, K), torch.full(lead, EMPTY)

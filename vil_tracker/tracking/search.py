@@ -1,0 +1,186 @@
+"""One pass of the network over search crops, of one target or many."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vil_tracker.boxes import box_centre, box_scale, centred_box
+from vil_tracker.config import ModelConfig
+from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box, to_input
+from vil_tracker.models.film_temporal import TemporalContext, register_context
+from vil_tracker.models.inference import SearchModel
+from vil_tracker.models.mlstm import MLSTMState
+from vil_tracker.models.vil import Memory
+
+MAX_RESIZE = 2.0
+
+
+class Timer(Protocol):
+    """Takes the time of parts; see :class:`vil_tracker.runtime.StageTimer`."""
+
+    def add(self, name: str, seconds: float) -> None: ...
+
+
+@dataclass(frozen=True)
+class SearchRequest:
+    """One crop to look at.
+
+    Attributes:
+        geometry: where it lies in the frame.
+        memory: of the target to look for.
+        context: temporal context of that target, in whatever crop; None modulates nothing.
+        windowed: draw the choice of the best cell towards the crop's centre.
+    """
+
+    geometry: CropGeometry
+    memory: Memory
+    context: TemporalContext | None = None
+    windowed: bool = True
+
+
+@dataclass(frozen=True)
+class SearchOutput:
+    """What the network saw in one crop.
+
+    Attributes:
+        geometry: the crop.
+        pixels: (size, size, 3) uint8 RGB.
+        box: (4,) float64 xywh in image pixels; may reach outside the frame.
+        box_in_crop: (4,) x1 y1 x2 y2 in units of the crop.
+        peak: sigmoid score of the chosen cell.
+        logits: (h, w) score logits.
+        offsets: (2, h, w), x and y of the centre that each cell proposes, in [0, 1] of the cell.
+        sizes: (2, h, w), width and height that each cell proposes, in [0, 1] of the crop.
+        features: (h * w, D) search tokens.
+        context: the request's, registered to this crop.
+    """
+
+    geometry: CropGeometry
+    pixels: np.ndarray
+    box: np.ndarray
+    box_in_crop: np.ndarray
+    peak: float
+    logits: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    features: Tensor
+    context: TemporalContext | None
+
+
+def search_crop(box: np.ndarray, model: ModelConfig, sure_size: float | None = None) -> CropGeometry:
+    """The crop to see a box (4,) xywh in, on the grid of :meth:`CropGeometry.snapped`.
+
+    With ``sure_size``, √(w·h) in pixels of the last box that was sure, it is made for a target within a factor of
+    :data:`MAX_RESIZE` of that: a doubtful box's size is not relied on.
+    """
+    if sure_size is not None:
+        scale = box_scale(box)
+        wanted = min(max(scale, sure_size / MAX_RESIZE), sure_size * MAX_RESIZE)
+        box = centred_box(box_centre(box), box[2:] * (wanted / scale))
+    return geometry_for_box(box, model.search_factor, model.search_size).snapped()
+
+
+def run_search(
+    model: SearchModel,
+    frame: np.ndarray,
+    requests: Sequence[SearchRequest],
+    window: Tensor,
+    timer: Timer | None = None,
+) -> list[SearchOutput]:
+    """Run the crops of all requests as one batch through the network.
+
+    Args:
+        model: the network.
+        frame: (H, W, 3) uint8 RGB.
+        requests: at least one.
+        window: (h, w) weights of the score map for requests that want them.
+        timer: is told the seconds of the parts ``crop`` and ``network``.
+    """
+    with timed(timer, "crop"):
+        pixels = np.stack([crop(frame, request.geometry) for request in requests])
+    with timed(timer, "network"):
+        search = to_input(pixels, window.device, window.dtype)
+        memory = join_memories([request.memory for request in requests])
+        contexts = registered_contexts(requests, (window.shape[0], window.shape[1]))
+        output = model.forward_search(search, memory, join_contexts(contexts))
+        windows = torch.stack([window if r.windowed else torch.ones_like(window) for r in requests])
+        boxes_B4, peaks_B = model.decode(output, windows)
+        in_crop = boxes_B4.double().cpu().numpy()
+        peaks = peaks_B.cpu().numpy()
+        logits, offsets, sizes = (
+            maps.float().cpu().numpy() for maps in (output.score_logits[:, 0], output.offset, output.size)
+        )
+    return [
+        SearchOutput(
+            request.geometry,
+            pixels[i],
+            request.geometry.to_image(in_crop[i]),
+            in_crop[i],
+            float(peaks[i]),
+            logits[i],
+            offsets[i],
+            sizes[i],
+            output.features[i],
+            contexts[i],
+        )
+        for i, request in enumerate(requests)
+    ]
+
+
+def join_memories(memories: Sequence[Memory]) -> Memory:
+    """One memory for a batch, from memories of one target each."""
+    if len(memories) == 1:
+        return memories[0]
+    if all(memory is memories[0] for memory in memories):
+        return tuple(MLSTMState(*(x.repeat_interleave(len(memories), 0) for x in state)) for state in memories[0])
+    return tuple(
+        MLSTMState(*(torch.cat(parts) for parts in zip(*states, strict=True))) for states in zip(*memories, strict=True)
+    )
+
+
+def registered_contexts(requests: Sequence[SearchRequest], grid: tuple[int, int]) -> list[TemporalContext | None]:
+    """Every request's context as its crop sees it."""
+    found: list[TemporalContext | None] = []
+    for request in requests:
+        context, geometry = request.context, request.geometry
+        if context is not None:
+            crops_13 = context.crops.new_tensor([[geometry.cx, geometry.cy, geometry.side]])
+            context = register_context(context, crops_13, grid)
+        found.append(context)
+    return found
+
+
+def join_contexts(contexts: Sequence[TemporalContext | None]) -> TemporalContext | None:
+    """One context for a batch, from registered ones; a missing one is all unreliable, so modulates nothing."""
+    known = next((context for context in contexts if context is not None), None)
+    if known is None or len(contexts) == 1:
+        return known
+    nothing = replace(known, features=torch.zeros_like(known.features), valid=torch.zeros_like(known.valid))
+    parts = [nothing if context is None else context for context in contexts]
+    return TemporalContext(
+        torch.cat([part.features for part in parts]),
+        torch.cat([part.valid for part in parts]),
+        known.grid,
+        torch.cat([part.crops for part in parts]),
+    )
+
+
+@contextmanager
+def timed(timer: Timer | None, name: str) -> Iterator[None]:
+    """Tell ``timer`` how long the block took."""
+    if timer is None:
+        yield
+        return
+    begin = time.perf_counter()
+    try:
+        yield
+    finally:
+        timer.add(name, time.perf_counter() - begin)
