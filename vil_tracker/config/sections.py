@@ -226,6 +226,7 @@ class TrainConfig:
     checkpoint_minutes: float = 5.0
     validate_every: int = 0
     init_from: str = ""
+    grow_from: str = ""
     truth_share: float = 0.5
     validation_pairs: int = 256
     validation_sequences: str = ""
@@ -253,6 +254,8 @@ class TrainConfig:
             _require(getattr(self, key) >= 0, f"train.{key}", getattr(self, key), "at least 0")
         for key in ("loss_focal", "loss_giou", "loss_l1", "loss_foreground"):
             _require(getattr(self, key) >= 0, f"train.{key}", getattr(self, key), "at least 0")
+        both = bool(self.init_from and self.grow_from)
+        _require(not both, "train.grow_from", self.grow_from, "nothing beside train.init_from")
         for key in ("final_lr_scale", "truth_share"):
             _require(0 <= getattr(self, key) <= 1, f"train.{key}", getattr(self, key), "in [0, 1]")
         _require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in [0, 1)")

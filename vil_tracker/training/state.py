@@ -13,8 +13,9 @@ from timm.utils.model_ema import ModelEmaV3
 
 from vil_tracker.config import Config, config_to_dict
 from vil_tracker.errors import UserError
+from vil_tracker.models.growth import grow_network
 from vil_tracker.models.network import ViLTrackerNet, build_network
-from vil_tracker.models.pretrained import load_weights
+from vil_tracker.models.pretrained import load_model, load_weights
 from vil_tracker.training import checkpoint
 from vil_tracker.training.deep_supervision import ForegroundProbes
 from vil_tracker.training.optim import build_ema, build_optimizer
@@ -77,13 +78,16 @@ def averaged(ema: ModelEmaV3) -> ViLTrackerNet:
 
 
 def build_state(config: Config, device: torch.device) -> TrainingState:
-    """A fresh network (or one started from ``train.init_from``), its optimiser and its averaged weights.
+    """A network, fresh or started from ``train.init_from`` or ``train.grow_from``, its optimiser and averaged weights.
 
     Raises:
-        UserError: ``train.init_from`` does not fit.
+        UserError: the weights to start from do not fit.
     """
     torch.manual_seed(config.train.seed)
-    network = build_network(config.model)
+    if config.train.grow_from:
+        network = grow_network(load_model(config.train.grow_from, "cpu"), config.model).train()
+    else:
+        network = build_network(config.model)
     if config.train.init_from:
         load_weights(network, config.train.init_from)
     network.set_grad_checkpointing(config.train.grad_checkpointing)
