@@ -87,18 +87,28 @@ class SourceConfig:
         name: a data set known to the readers, such as ``lasot``; ``folder:PATH`` for one's own; ``synthetic_pairs`` or
             ``synthetic_clips``.
         weight: share of the samples, relative to the other sources.
-        split: split of the data set; synthetic ones and own folders have none.
+        split: split of the data set; synthetic ones and own folders have none, except for folders of videos with a
+            ``validation.txt``, of whose targets "train" leaves out the held-out ones.
         kinds: of ``synthetic_pairs``: only these kinds of pairs, joined by commas, of those in data/synthetic/pairs.py
             (``still,boxed``); empty takes all of them, by their own weights.
+        names: patterns of the sequences to use, joined by commas; a pattern after ``!`` leaves sequences out
+            (``!drone_*``). Empty takes all.
     """
 
     name: str = ""
     weight: float = 1.0
     split: str = "train"
     kinds: str = ""
+    names: str = ""
 
     def __post_init__(self) -> None:
         _require(bool(self.name), "data.sources[].name", self.name, "the name of a data set")
+        _require(
+            not (self.names and self.name in ("synthetic_pairs", "synthetic_clips")),
+            f"data.sources[{self.name}].names",
+            self.names,
+            "nothing: composed samples have no sequences",
+        )
         _require(
             not self.kinds or self.name == "synthetic_pairs",
             f"data.sources[{self.name}].kinds",
@@ -196,6 +206,8 @@ class TrainConfig:
         log_every, checkpoint_minutes, validate_every: steps between log lines, minutes between checkpoints, steps
             between validations (0: only at the end).
         init_from: weights to start from ("" starts from random ones).
+        grow_from: weights of half the depth to start from, deepened so that the network begins as the same function
+            (models/growth.py); "" for none.
         truth_share: in clips, share of frames whose search crop is centred on a jittered truth rather than on the
             prediction before.
         validation_pairs: held-out samples (pairs or clips) whose overlap is measured; 0 turns it off.

@@ -153,10 +153,11 @@ class VideoClips(SequenceSource[ClipSample]):
     Args:
         dataset: videos or stills.
         cutter: makes the samples.
+        names: patterns of the sequences to use.
     """
 
-    def __init__(self, dataset: SequenceDataset, cutter: ClipCutter) -> None:
-        super().__init__(dataset, cutter.config)
+    def __init__(self, dataset: SequenceDataset, cutter: ClipCutter, names: str = "") -> None:
+        super().__init__(dataset, cutter.config, names)
         self.cutter = cutter
 
     def _make(self, rng: np.random.Generator, sequence: Sequence, difficulty: float) -> ClipSample | None:

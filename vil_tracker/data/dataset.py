@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
+from tqdm import tqdm
 
+from vil_tracker.data.frame_cache import FrameCache
 from vil_tracker.data.index import ROW, Index, Run, decode_names, load_index, visible_rows
 from vil_tracker.data.readers import Reader
 from vil_tracker.data.root import find_reader, folder_reader
@@ -62,6 +64,7 @@ class SequenceDataset(SequenceABC[Sequence]):
         lengths: (S,) number of frames of each sequence.
         visible_counts: (S,) number of frames that can serve as template or target.
         missing: sequences of the official list that are not on the disk.
+        frame_cache: where videos are kept as JPEG files; None decodes them anew for each sequence that is opened.
     """
 
     def __init__(self, reader: Reader, split: str, index: Index) -> None:
@@ -71,6 +74,7 @@ class SequenceDataset(SequenceABC[Sequence]):
         self.visible_counts = index.visible
         self.missing = index.missing
         self._index = index
+        self.frame_cache: FrameCache | None = None
         self._rows: np.ndarray | None = None
         self._positions: dict[str, int] | None = None
 
@@ -126,11 +130,12 @@ class SequenceDataset(SequenceABC[Sequence]):
     def _make(self, index: int) -> Sequence:
         rows = self._all_rows()[self._index.starts[index] : self._index.starts[index + 1]]
         cut = rows["cut"]
+        frames, scale = self._frames(index)
         return Sequence(
             name=self.name_of(index),
             dataset=self.name,
-            frames=self._frames(index),
-            boxes=np.array(rows["box"]),
+            frames=frames,
+            boxes=np.array(rows["box"]) * scale,
             visible=visible_rows(rows),
             absent=np.array(rows["absent"]),
             cover=rows["cover"].astype(np.float64),
@@ -138,11 +143,26 @@ class SequenceDataset(SequenceABC[Sequence]):
             cut=cut == 1 if len(cut) and (cut >= 0).all() else None,
         )
 
-    def _frames(self, index: int) -> Frames:
+    def decode_videos(self, cache: FrameCache) -> None:
+        """Decode every video into ``cache`` once, and read its frames from there from now on.
+
+        Raises:
+            UserError: a video cannot be read, or the cache not written.
+        """
+        videos = sorted({self.folder / where for where, what in self._index.frames if isinstance(what, int)})
+        for video in tqdm(videos, desc="decoding videos", unit="video", disable=None, leave=False):
+            cache.get(video)
+        self.frame_cache = cache
+
+    def _frames(self, index: int) -> tuple[Frames, float]:
+        """The frames of a sequence, and their size relative to the annotated ones."""
         where, what = self._index.frames[self._owner(index)]
-        if isinstance(what, int):
-            return VideoFrames(self.folder / where, what)
-        return IndexedFrames(self.folder / where, tuple(tuple(run) for run in what))
+        if not isinstance(what, int):
+            return IndexedFrames(self.folder / where, tuple(tuple(run) for run in what)), 1.0
+        if self.frame_cache is None:
+            return VideoFrames(self.folder / where, what), 1.0
+        video = self.frame_cache.get(self.folder / where)
+        return IndexedFrames(video.folder, (("", 6, ".jpg", 1, what),)), video.scale
 
     def _all_rows(self) -> np.ndarray:
         if self._rows is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import Generic, TypeVar
 
 import cv2
@@ -184,22 +185,38 @@ class PairCutter:
         )
 
 
+def chosen_by(patterns: str, name: str) -> bool:
+    """Whether a sequence's name matches one of the patterns, joined by commas, and none of those after a ``!``."""
+    words = [word.strip() for word in patterns.split(",") if word.strip()]
+    wanted = [word for word in words if not word.startswith("!")]
+    return (not wanted or any(fnmatchcase(name, word) for word in wanted)) and not any(
+        fnmatchcase(name, word[1:]) for word in words if word.startswith("!")
+    )
+
+
 class SequenceSource(ABC, Generic[Sample]):
     """Samples cut out of the sequences of one data set.
 
     Args:
         dataset: videos or stills; at least two frames of a video, or one still, with a visible target.
         config: how many damaged pictures are suffered.
+        names: patterns of the sequences to use, as in ``SourceConfig``; empty takes all.
 
     Raises:
         UserError: no sequence has enough visible frames.
     """
 
-    def __init__(self, dataset: SequenceDataset, config: DataConfig) -> None:
+    def __init__(self, dataset: SequenceDataset, config: DataConfig, names: str = "") -> None:
         self.dataset = dataset
-        self.usable = np.flatnonzero(dataset.visible_counts >= (1 if dataset.stills else 2))
+        good = dataset.visible_counts >= (1 if dataset.stills else 2)
+        if names:
+            good &= np.array([chosen_by(names, name) for name in dataset.names])
+        self.usable = np.flatnonzero(good)
         if not len(self.usable):
-            raise UserError(f"{dataset.name} {dataset.split} in {dataset.folder} has no sequence with visible targets")
+            which = f" of {names}" if names else ""
+            raise UserError(
+                f"{dataset.name} {dataset.split} in {dataset.folder} has no sequence{which} with visible targets"
+            )
         self.skipped = SkippedFiles(config.max_damaged)
 
     def sample(self, rng: np.random.Generator, difficulty: float) -> Sample:
@@ -232,10 +249,11 @@ class VideoPairs(SequenceSource[PairSample]):
     Args:
         dataset: videos, or stills, whose pairs are two cuts of the same picture.
         cutter: makes the samples.
+        names: patterns of the sequences to use.
     """
 
-    def __init__(self, dataset: SequenceDataset, cutter: PairCutter) -> None:
-        super().__init__(dataset, cutter.config)
+    def __init__(self, dataset: SequenceDataset, cutter: PairCutter, names: str = "") -> None:
+        super().__init__(dataset, cutter.config, names)
         self.cutter = cutter
 
     def _make(self, rng: np.random.Generator, sequence: Sequence, difficulty: float) -> PairSample | None:

@@ -9,15 +9,18 @@ from pathlib import Path
 
 from vil_tracker.config import Config, SourceConfig
 from vil_tracker.data.clips import ClipCutter, VideoClips
-from vil_tracker.data.dataset import open_dataset
+from vil_tracker.data.dataset import SequenceDataset, open_dataset
+from vil_tracker.data.frame_cache import FrameCache
 from vil_tracker.data.pairs import PairCutter, VideoPairs
 from vil_tracker.data.readers import READERS
+from vil_tracker.data.readers.video_folder import held_out_targets
 from vil_tracker.data.root import data_root as find_root
 from vil_tracker.data.sampling import Mixture, Source
 from vil_tracker.data.synthetic.pairs import SyntheticConfig, SyntheticPairs
 from vil_tracker.data.synthetic.photo_pool import PhotoPool, load_photo_pool
 from vil_tracker.data.synthetic.samples import SyntheticVideoClips, SyntheticVideoPairs
 from vil_tracker.errors import UserError
+from vil_tracker.runtime import cache_folder as default_cache
 
 SYNTHETIC_PAIRS, SYNTHETIC_CLIPS = "synthetic_pairs", "synthetic_clips"
 SPREAD = 0.12  # standard deviation of a synthetic target's shift in units of centre_jitter·√(w·h)
@@ -39,8 +42,9 @@ def build_source(
         sources: another mixture than the configuration's, such as ``config.data.validation``.
 
     Raises:
-        UserError: no source is configured, or one of them is unknown or not found.
+        UserError: no source is configured, one of them is unknown or not found, or holds held-out targets.
     """
+    training = sources is None
     sources = config.data.sources if sources is None else sources
     if not sources:
         raise UserError("data.sources is empty: give at least one data set, such as {name: synthetic_pairs}")
@@ -74,11 +78,24 @@ def build_source(
             return SyntheticVideoPairs(pool(), PairCutter(model, data))
         _check_name(source.name)
         dataset = open_dataset(source.name, source.split, data_root=data_root, cache_dir=cache_folder)
+        if training:
+            check_held_out(dataset)
+        dataset.decode_videos(FrameCache(default_cache(cache_folder) / "frames"))
         if clips:
-            return VideoClips(dataset, ClipCutter(model, data, train.truth_share))
-        return VideoPairs(dataset, PairCutter(model, data))
+            return VideoClips(dataset, ClipCutter(model, data, train.truth_share), source.names)
+        return VideoPairs(dataset, PairCutter(model, data), source.names)
 
     return Mixture(tuple(map(build, sources)), tuple(source.weight for source in sources))
+
+
+def check_held_out(dataset: SequenceDataset) -> None:
+    """Raise UserError if a data set to train on holds a target that its folder's ``validation.txt`` holds out."""
+    wrong = sorted(held_out_targets(dataset.folder) & set(dataset.names))
+    if wrong:
+        raise UserError(
+            f"data.sources: {dataset.folder} split {dataset.split} holds {len(wrong)} held-out targets, such as "
+            f"{wrong[0]}: train on split train"
+        )
 
 
 def _check_name(name: str) -> None:

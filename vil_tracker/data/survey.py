@@ -76,7 +76,7 @@ def survey(root: Path, scan: bool = False, cache_dir: str | os.PathLike[str] | N
         official = [reader for reader in all_readers() if reader.matches(folder)]
         own = [reader for reader in FOLDER_READERS.values() if reader.matches(folder)]
         for reader in official or own[:1]:
-            splits = reader.sizes or reader.splits
+            splits = reader.sizes or (reader.splits if official else reader.splits[:1])
             reports.append(
                 DataSetReport(
                     name=reader.name if official else f"folder:{_shortest(folder, root)}",

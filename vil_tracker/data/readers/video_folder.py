@@ -30,30 +30,72 @@ def video_sequence(video: str | os.PathLike[str], boxes: str | os.PathLike[str])
     return make_sequence(Path(video).stem, "video", VideoFrames(video, len(item.boxes)), item.boxes)
 
 
+HELD_OUT = "validation.txt"
+
+
+def held_out_targets(folder: Path) -> frozenset[str]:
+    """Names in a folder's ``validation.txt``: targets that nothing is trained on. Empty where there is no such list.
+
+    Raises:
+        UserError: the list cannot be read.
+    """
+    path = folder / HELD_OUT
+    if not path.is_file():
+        return frozenset()
+    try:
+        return frozenset(path.read_text(encoding="utf-8-sig").split())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from error
+
+
 class VideoFolder(Reader):
-    """One's own videos: every video file that has a text file of the same name beside it."""
+    """One's own videos: every video file that has a box file of the same name beside it, or one for each target."""
 
     name = "videos"
     title = "folder of videos with box files"
-    splits = ("all",)
+    splits = ("all", "train", "validation")
     layout = """\
 FOLDER/
   any_name.mp4                  (or .avi, .mov, .mkv, .webm …)
-  any_name.txt                  x,y,w,h per line, one line per frame"""
+  any_name.txt                  x,y,w,h per line, one line per frame; several targets: any_name_1.txt, any_name_2.txt …
+  validation.txt                (optional) names of targets that are held out of training, one per line"""
 
-    def _videos(self, folder: Path) -> list[Path]:
+    def _targets(self, folder: Path) -> list[Candidate]:
+        """Every target with its video."""
         try:
             names = {entry.name for entry in os.scandir(folder)}
         except OSError:
             return []
-        videos = [n for n in names if Path(n).suffix.lower() in VIDEO_EXTENSIONS and f"{Path(n).stem}.txt" in names]
-        return [folder / name for name in sorted(videos, key=natural_key)]
+        found = []
+        for video in (name for name in names if Path(name).suffix.lower() in VIDEO_EXTENSIONS):
+            stem = Path(video).stem
+            if f"{stem}.txt" in names:
+                found.append(Candidate(stem, folder / video))
+                continue
+            number = 1
+            while f"{stem}_{number}.txt" in names:
+                found.append(Candidate(f"{stem}_{number}", folder / video))
+                number += 1
+        return sorted(found, key=lambda candidate: natural_key(candidate.name))
 
     def matches(self, folder: Path) -> bool:
-        return bool(self._videos(folder))
+        return bool(self._targets(folder))
 
     def list_sequences(self, folder: Path, split: str) -> Listing:
-        return Listing(tuple(Candidate(path.stem, path) for path in self._videos(folder)), watched=(folder,))
+        self.check_split(split)
+        targets, held_out = self._targets(folder), held_out_targets(folder)
+        unknown = sorted(held_out - {target.name for target in targets})
+        if unknown:
+            raise UserError(f"{folder / HELD_OUT} names {unknown[0]}, but there is no such video with boxes")
+        if split == "validation":
+            if not held_out:
+                raise UserError(f"{folder} has no {HELD_OUT}: list there the targets of the split validation")
+            targets = [target for target in targets if target.name in held_out]
+        elif split == "train":  # no target of a video of which another one is held out, either
+            videos = {target.path for target in targets if target.name in held_out}
+            targets = [target for target in targets if target.path not in videos]
+        watched = [folder, *([folder / HELD_OUT] if held_out else [])]
+        return Listing(tuple(targets), watched=tuple(watched))
 
     def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
-        return _boxes_for(candidate.path, candidate.path.with_suffix(".txt"))
+        return _boxes_for(candidate.path, folder / f"{candidate.name}.txt")
