@@ -48,9 +48,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--frames", type=int, default=120, metavar="N", help="length of the video (default 120, 0: none)"
     )
     parser.add_argument(
-        "--peers", action="store_true", help="measure OpenCV's trackers and a one-stream ViT in the same run"
+        "--peers",
+        action="store_true",
+        help="measure OpenCV's trackers, NanoTrack V3 and a one-stream ViT in the same run",
     )
-    parser.add_argument("--peers-dir", metavar="DIR", help="folder of the networks of OpenCV's trackers")
+    parser.add_argument("--peers-dir", metavar="DIR", help="folder of the networks of OpenCV's trackers and NanoTrack")
     parser.add_argument(
         "--processor-time",
         action="store_true",

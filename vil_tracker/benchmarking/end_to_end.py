@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from vil_tracker.data.synthetic.demo_clip import FPS, DemoClip
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.baselines import KNOWN, OpenCvTracker
+from vil_tracker.evaluation.nanotrack import NanoTrackV3
+from vil_tracker.evaluation.trackers import SequenceTracker
 from vil_tracker.io.files import open_source
 from vil_tracker.io.video_writer import VideoSink
 from vil_tracker.models.inference import InferenceNetwork
@@ -71,7 +74,7 @@ def run_video(
     }
 
 
-def run_tracker(tracker: Tracker | OpenCvTracker, frames: Sequence[np.ndarray], box: np.ndarray) -> float:
+def run_tracker(tracker: SequenceTracker, frames: Sequence[np.ndarray], box: np.ndarray) -> float:
     """Frames per second of ``update`` alone, on frames in memory, for up to :data:`PEER_SECONDS`."""
     tracker.init(frames[0], box)
     begin = time.perf_counter()
@@ -85,11 +88,15 @@ def run_tracker(tracker: Tracker | OpenCvTracker, frames: Sequence[np.ndarray], 
 
 
 def run_peers(frames: Sequence[np.ndarray], box: np.ndarray, weights_dir: Path | None) -> dict[str, float | str]:
-    """Frames per second of every tracker of OpenCV that is installed; why not for the others."""
+    """Frames per second of every tracker of OpenCV that is installed and of NanoTrack V3; why not for the others."""
+    builders: dict[str, Callable[[], SequenceTracker]] = {
+        name: partial(OpenCvTracker, name, weights_dir) for name in KNOWN
+    }
+    builders["NanoTrack V3"] = partial(NanoTrackV3, weights_dir)
     found: dict[str, float | str] = {}
-    for name in KNOWN:
+    for name, build in builders.items():
         try:
-            found[name] = run_tracker(OpenCvTracker(name, weights_dir), frames, box)
+            found[name] = run_tracker(build(), frames, box)
         except UserError as error:
             found[name] = str(error)
     return found

@@ -29,6 +29,7 @@ benchmarks:
 trackers:
   vil, vil:WEIGHTS                ours, with --weights or with the weights named
   opencv:MIL, opencv:Nano, …      OpenCV's; opencv:all takes every one that is installed
+  nanotrack:v3                    NanoTrack V3 from its authors' ONNX files below --peers-dir
   still                           a box that never moves: the floor
   python:MODULE:FACTORY           yours: FACTORY() gives an object with init(frame, box) and update(frame)
 
@@ -85,7 +86,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         choices=PRECISIONS,
         help="precision of vil; several are compared in one report (default float32)",
     )
-    trackers.add_argument("--peers-dir", metavar="DIR", help="folder with the networks of OpenCV's trackers")
+    trackers.add_argument("--peers-dir", metavar="DIR", help="folder with the networks of OpenCV's trackers and NanoTrack")
     trackers.add_argument(
         "--results",
         nargs="+",

@@ -19,6 +19,7 @@ import numpy as np
 from vil_tracker.config import TrackConfig
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation import baselines
+from vil_tracker.evaluation.nanotrack import NanoTrackV3
 from vil_tracker.results import Result
 
 if TYPE_CHECKING:
@@ -56,12 +57,12 @@ class TrackerSpec:
 
     Attributes:
         name: shown in the report, such as "vil" or "opencv:MIL".
-        kind: "vil", "opencv", "still" or "python".
+        kind: "vil", "opencv", "nanotrack", "still" or "python".
         target: weights (name or file), OpenCV's tracker name, or "module:factory"; empty for "still".
         device: "auto", "cpu", "cuda", "cuda:1" or "mps"; for kind "vil".
         config: of the session; for kind "vil".
         dtype: what the network computes in, one of :data:`vil_tracker.models.loading.PRECISIONS`; for kind "vil".
-        peers_dir: folder with the networks of OpenCV's trackers.
+        peers_dir: folder with the networks of OpenCV's trackers and of NanoTrack.
     """
 
     name: str
@@ -106,6 +107,8 @@ class TrackerSpec:
             return StillTracker()
         if self.kind == "opencv":
             return baselines.OpenCvTracker(self.target, Path(self.peers_dir) if self.peers_dir else None)
+        if self.kind == "nanotrack":
+            return NanoTrackV3(Path(self.peers_dir) if self.peers_dir else None)
         if self.kind == "python":
             return _build_from_python(self.target)
         return _build_vil(self.target, self.device, self.config, self.dtype)
@@ -123,9 +126,10 @@ def parse_tracker(
     """Read a tracker as written on the command line.
 
     Args:
-        text: "vil" (with `weights`), "vil:NAME_OR_FILE", "opencv:NAME", "still" or "python:MODULE:FACTORY".
+        text: "vil" (with `weights`), "vil:NAME_OR_FILE", "opencv:NAME", "nanotrack:v3", "still" or
+            "python:MODULE:FACTORY".
         weights, device, config, dtype: of "vil"; a dtype other than float32 becomes part of its name.
-        peers_dir: of "opencv".
+        peers_dir: of "opencv" and "nanotrack".
 
     Raises:
         UserError: anything else.
@@ -139,13 +143,15 @@ def parse_tracker(
     if kind == "opencv" and target:
         target = baselines.canonical_name(target)
         return TrackerSpec(f"opencv:{target}", "opencv", target, peers_dir=peers_dir)
+    if kind == "nanotrack" and target.lower() == "v3":
+        return TrackerSpec("nanotrack:v3", "nanotrack", "v3", peers_dir=peers_dir)
     if text == "still":
         return TrackerSpec("still", "still")
     if kind == "python" and target.count(":") == 1:
         return TrackerSpec(target.rpartition(":")[2], "python", target)
     raise UserError(
-        f"unknown tracker '{text}'; write vil, vil:WEIGHTS, opencv:NAME ({', '.join(baselines.KNOWN)}), still "
-        "or python:MODULE:FACTORY"
+        f"unknown tracker '{text}'; write vil, vil:WEIGHTS, opencv:NAME ({', '.join(baselines.KNOWN)}), "
+        "nanotrack:v3, still or python:MODULE:FACTORY"
     )
 
 

@@ -1,0 +1,161 @@
+"""NanoTrack V3 (H. Chu, SiamTrackers, 2023; Apache-2.0) through onnxruntime, as a peer of the evaluator and benchmark.
+
+Backbone and head are the ONNX files of its authors. The session follows SiamBAN (Chen et al., CVPR 2020): crops of
+127 and 255 pixels, a cosine window, a penalty for changes of scale and aspect ratio, and a smoothed size. OpenCV's
+TrackerNano cannot run V3: it expects score maps of 16 × 16 cells, V3 has 15 × 15.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from vil_tracker.errors import UserError, require_extra
+from vil_tracker.results import Result
+
+TEMPLATE_SIZE, SEARCH_SIZE = 127, 255  # pixels
+STRIDE, CELLS = 16, 15  # pixels between cells of the score map, cells along each side
+CONTEXT = 0.5
+WINDOW, PENALTY, RATE = 0.455, 0.138, 0.348
+MIN_SIDE = 10  # pixels, of a reported box
+FILES = {"backbone": "nanotrack_backbone.onnx", "head": "nanotrack_head.onnx"}
+
+
+def find_networks(folder: Path | None) -> dict[str, Path]:
+    """The two ONNX files below ``folder``, by part.
+
+    Raises:
+        UserError: no folder is given, or a file is missing.
+    """
+    if folder is None:
+        raise UserError("nanotrack:v3 needs its network files; give their folder with --peers-dir")
+    found = {}
+    for part, name in FILES.items():
+        paths = sorted(folder.rglob(name))
+        if not paths:
+            raise UserError(f"{folder}: no file {name} for nanotrack:v3; put the authors' ONNX files there")
+        found[part] = paths[0]
+    return found
+
+
+def open_session(path: Path, *, free_size: bool = False, free_batch: bool = False) -> Any:
+    """An onnxruntime session on one CPU thread.
+
+    Args:
+        path: ONNX file.
+        free_size: take inputs of any height and width.
+        free_batch: take any batch size.
+
+    Raises:
+        UserError: a package is missing, or the file is no network.
+    """
+    onnx = require_extra("onnx", "export", "read NanoTrack's networks")
+    onnxruntime = require_extra("onnxruntime", "export", "run NanoTrack's networks")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    try:
+        model = onnx.load(path)
+        for value in [*model.graph.input, *model.graph.output]:
+            dims = value.type.tensor_type.shape.dim
+            for axis in (*((0,) if free_batch else ()), *((2, 3) if free_size else ())):
+                dims[axis].dim_param = f"{value.name}_{axis}"
+        if free_size or free_batch:
+            del model.graph.value_info[:]
+        return onnxruntime.InferenceSession(model.SerializeToString(), options)
+    except Exception as error:  # each library has errors of its own
+        raise UserError(f"{path} is no network that onnxruntime can run ({str(error)[:120]}): get it again") from error
+
+
+def cell_positions() -> tuple[np.ndarray, np.ndarray]:
+    """x and y of each cell, (225,) each, in pixels of the search crop from its centre."""
+    steps = (np.arange(CELLS) - CELLS // 2) * STRIDE
+    x, y = np.meshgrid(steps, steps)
+    return x.ravel(), y.ravel()
+
+
+class NanoTrackV3:
+    """NanoTrack V3 with the calls of :class:`vil_tracker.Tracker`; the score is its classification's.
+
+    Args:
+        folder: holds ``nanotrack_backbone.onnx`` and ``nanotrack_head.onnx``, at any depth.
+
+    Raises:
+        UserError: a file or a package is missing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        paths = find_networks(folder)
+        self._backbone = open_session(paths["backbone"], free_size=True)
+        self._head = open_session(paths["head"])
+        hann = np.hanning(CELLS)
+        self._window = np.outer(hann, hann).ravel()
+        self._x, self._y = cell_positions()
+        self._centre, self._size, self._mean = np.zeros(2), np.ones(2), np.zeros(3)
+        self._template: np.ndarray | None = None
+
+    def init(self, frame: np.ndarray, box: np.ndarray) -> None:
+        """Start on an H×W×3 uint8 RGB frame with the target's x, y, w, h."""
+        image = frame[..., ::-1]
+        x, y, w, h = (float(value) for value in box)
+        self._centre, self._size = np.array([x + (w - 1) / 2, y + (h - 1) / 2]), np.array([w, h])
+        self._mean = image.mean((0, 1))
+        self._template = self._features(image, self._context_side(), TEMPLATE_SIZE)
+
+    def update(self, frame: np.ndarray) -> Result:
+        """Find the target in the next frame."""
+        image = frame[..., ::-1]
+        side = self._context_side()
+        scale = TEMPLATE_SIZE / side
+        search = self._features(image, side * SEARCH_SIZE / TEMPLATE_SIZE, SEARCH_SIZE)
+        logits, reach = self._head.run(None, {"input1": self._template, "input2": search})
+        background, target = logits[0].reshape(2, -1)
+        score = 1 / (1 + np.exp(background - target))
+        left, top, right, bottom = reach[0].reshape(4, -1)
+        x1, y1, x2, y2 = self._x - left, self._y - top, self._x + right, self._y + bottom
+        cx, cy, w, h = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
+        penalty = self._change_penalty(w, h, scale)
+        best = int(np.argmax(penalty * score * (1 - WINDOW) + self._window * WINDOW))
+        rate = penalty[best] * score[best] * RATE
+        limit = [image.shape[1], image.shape[0]]
+        self._centre = np.clip(self._centre + np.array([cx[best], cy[best]]) / scale, 0, limit)
+        self._size = np.clip(self._size * (1 - rate) + np.array([w[best], h[best]]) / scale * rate, MIN_SIDE, limit)
+        found = np.concatenate([self._centre - self._size / 2, self._size])
+        return Result(box=found, score=float(score[best]), state="tracking")
+
+    def _change_penalty(self, w: np.ndarray, h: np.ndarray, scale: float) -> np.ndarray:
+        """Factor in (0, 1] per cell that falls with the change of scale and aspect ratio against the last box."""
+
+        def padded(w: Any, h: Any) -> Any:
+            return np.sqrt((w + (w + h) / 2) * (h + (w + h) / 2))
+
+        def ratio(r: np.ndarray) -> np.ndarray:
+            return np.maximum(r, 1 / r)
+
+        with np.errstate(all="ignore"):
+            size = ratio(padded(w, h) / padded(*(self._size * scale)))
+            aspect = ratio((self._size[0] / self._size[1]) / (w / h))
+            return np.nan_to_num(np.exp(-(size * aspect - 1) * PENALTY))
+
+    def _context_side(self) -> float:
+        """Side of the template's region in pixels of the frame."""
+        margin = self._size.sum() * CONTEXT
+        return float(np.sqrt((self._size[0] + margin) * (self._size[1] + margin)))
+
+    def _features(self, image: np.ndarray, side: float, size: int) -> np.ndarray:
+        """Features (1, 96, h, w) of a square region around the last centre, filled with the first frame's mean."""
+        pixels = max(round(side), 1)
+        half = (pixels + 1) / 2
+        x0, y0 = (int(np.floor(c - half + 0.5)) for c in self._centre)
+        x1, y1 = x0 + pixels, y0 + pixels
+        height, width = image.shape[:2]
+        top_row, first_column = max(y0, 0), max(x0, 0)
+        part = image[top_row : max(min(y1, height), top_row + 1), first_column : max(min(x1, width), first_column + 1)]
+        top, bottom, left, right = max(0, -y0), max(0, y1 - height), max(0, -x0), max(0, x1 - width)
+        part = cv2.copyMakeBorder(
+            np.ascontiguousarray(part), top, bottom, left, right, cv2.BORDER_CONSTANT, value=self._mean.tolist()
+        )
+        crop = cv2.resize(part, (size, size)).transpose(2, 0, 1)[None].astype(np.float32)
+        return self._backbone.run(None, {"input": crop})[0]
