@@ -93,7 +93,7 @@ def test_every_loss_and_gradient_is_finite(rows, values, present, seed) -> None:
     score = (noise[0] * values[0] + values[1])[:, None].requires_grad_()
     offset = (noise[1:3] * values[2]).transpose(0, 1).contiguous().requires_grad_()
     size = (noise[3:5] * values[3] + values[4] / 100).transpose(0, 1).contiguous().requires_grad_()
-    output = NetworkOutput(score, offset, size, torch.zeros(count, grid * grid, 8), None)
+    output = NetworkOutput(score, offset, size, torch.zeros(count, grid * grid, 8))
     total, terms = tracking_loss(output, boxes, torch.tensor(present[:count]), LossWeights())
     total.backward()
     assert torch.isfinite(total) and all(torch.isfinite(term) for term in terms.values())

@@ -20,7 +20,7 @@ def maps(batch: int, seed: int = 0, scale: float = 1.0) -> NetworkOutput:
     logits = scale * torch.randn(batch, 1, GRID, GRID, generator=generator)
     offset, size = (torch.rand(batch, 2, GRID, GRID, generator=generator) for _ in range(2))
     leaves = [part.requires_grad_() for part in (logits, offset, size)]
-    return NetworkOutput(*leaves, torch.zeros(batch, GRID * GRID, 8), None)
+    return NetworkOutput(*leaves, torch.zeros(batch, GRID * GRID, 8))
 
 
 def test_focal_loss_is_the_published_formula() -> None:
@@ -49,7 +49,7 @@ def test_a_perfect_answer_costs_next_to_nothing() -> None:
     offset = (centre * GRID - (centre * GRID).floor())[None, :, None, None].expand(1, 2, GRID, GRID)
     size = side[None, :, None, None].expand(1, 2, GRID, GRID)
     logits = torch.where(heat == 1, 12.0, -12.0)[:, None]
-    output = NetworkOutput(logits, offset, size, torch.zeros(1, 16, 8), None)
+    output = NetworkOutput(logits, offset, size, torch.zeros(1, 16, 8))
     total, terms = tracking_loss(output, box, torch.tensor([True]), LossWeights())
     assert total.item() < 1e-3 and terms["iou"].item() == pytest.approx(1, abs=1e-5)
     worse, _ = tracking_loss(output._replace(size=size * 0.5), box, torch.tensor([True]), LossWeights())
@@ -73,7 +73,7 @@ def test_the_mean_of_two_halves_is_that_of_the_whole_batch() -> None:
     whole, _ = tracking_loss(output, boxes, present, LossWeights())
     parts = []
     for part in (slice(0, 2), slice(2, 4)):
-        half = NetworkOutput(*(x[part] for x in output[:4]), None)
+        half = NetworkOutput(*(x[part] for x in output[:4]))
         parts.append(tracking_loss(half, boxes[part], present[part], LossWeights())[0])
     assert whole.item() == pytest.approx((sum(parts) / 2).item(), rel=1e-6)
 

@@ -2,10 +2,53 @@
 
 from __future__ import annotations
 
+import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from vil_tracker.errors import UserError
+
+
+class Check(NamedTuple):
+    """What a value must satisfy, and how an error says it."""
+
+    holds: Callable[[Any], bool]
+    expected: str
+
+
+AT_LEAST_0 = Check(lambda value: value >= 0, "at least 0")
+Count = Annotated[int, Check(lambda value: value >= 1, "at least 1")]
+WholeNumber = Annotated[int, AT_LEAST_0]
+Amount = Annotated[float, AT_LEAST_0]
+Positive = Annotated[float, Check(lambda value: value > 0, "above 0")]
+Share = Annotated[float, Check(lambda value: 0 <= value <= 1, "in [0, 1]")]
+ShareBelow1 = Annotated[float, Check(lambda value: 0 <= value < 1, "in [0, 1)")]
+ShareAbove0 = Annotated[float, Check(lambda value: 0 < value <= 1, "in (0, 1]")]
+Factor = Annotated[float, Check(lambda value: 1 <= value <= 100, "from 1 to 100")]
+
+
+def _multiple(of: int, low: int, high: int) -> Check:
+    return Check(lambda value: low <= value <= high and value % of == 0, f"a multiple of {of} up to {high}")
+
+
+def _whole(low: int, high: int) -> Check:
+    return Check(lambda value: low <= value <= high, f"from {low} to {high}")
+
+
+def _checks(section: type) -> dict[str, tuple[Check, ...]]:
+    hints = typing.get_type_hints(section, include_extras=True)
+    return {
+        key: tuple(x for x in getattr(hint, "__metadata__", ()) if isinstance(x, Check)) for key, hint in hints.items()
+    }
+
+
+def _validate(section: Any, name: str) -> None:
+    """Raise UserError for the first field that does not satisfy the checks in its annotation."""
+    for key, checks in _checks(type(section)).items():
+        for check in checks:
+            value = getattr(section, key)
+            _require(check.holds(value), f"{name}.{key}", value, check.expected)
 
 
 def _require(condition: bool, key: str, value: object, expected: str) -> None:
@@ -34,41 +77,28 @@ class ModelConfig:
     """
 
     name: str = "small"
-    dim: int = 384
-    depth: int = 24
-    patch_size: int = 16
+    dim: Annotated[int, _multiple(32, 32, 8192)] = 384
+    depth: Annotated[int, _whole(1, 512)] = 24
+    patch_size: Annotated[int, _whole(1, 128)] = 16
     stem: Literal["patch", "conv"] = "patch"
     template_size: int = 128
     search_size: int = 256
-    template_factor: float = 2.0
-    search_factor: float = 4.0
-    modulation_interval: int = 6
+    template_factor: Factor = 2.0
+    search_factor: Factor = 4.0
+    modulation_interval: Count = 6
     temporal: bool = True
-    drop_path: float = 0.0
-    head_channels: int = 192
+    drop_path: ShareBelow1 = 0.0
+    head_channels: Annotated[int, _multiple(16, 16, 8192)] = 192
     scan: Literal["prefix", "flip"] = "prefix"
 
     def __post_init__(self) -> None:
-        _require(32 <= self.dim <= 8192 and self.dim % 32 == 0, "model.dim", self.dim, "a multiple of 32 up to 8192")
-        _require(1 <= self.depth <= 512, "model.depth", self.depth, "from 1 to 512")
-        _require(1 <= self.patch_size <= 128, "model.patch_size", self.patch_size, "from 1 to 128")
+        _validate(self, "model")
         for key in ("template_size", "search_size"):
             value = getattr(self, key)
             fits = 0 < value <= 4096 and value % self.patch_size == 0
             _require(fits, f"model.{key}", value, f"a multiple of {self.patch_size} up to 4096")
-        _require(
-            self.stem == "patch" or self.patch_size == 16, "model.patch_size", self.patch_size, "16 with stem: conv"
-        )
-        for key in ("template_factor", "search_factor"):
-            _require(1 <= getattr(self, key) <= 100, f"model.{key}", getattr(self, key), "from 1 to 100")
-        _require(self.modulation_interval >= 1, "model.modulation_interval", self.modulation_interval, "at least 1")
-        _require(0 <= self.drop_path < 1, "model.drop_path", self.drop_path, "in [0, 1)")
-        _require(
-            16 <= self.head_channels <= 8192 and self.head_channels % 16 == 0,
-            "model.head_channels",
-            self.head_channels,
-            "a multiple of 16 up to 8192",
-        )
+        fits = self.stem == "patch" or self.patch_size == 16
+        _require(fits, "model.patch_size", self.patch_size, "16 with stem: conv")
 
 
 MODEL_SIZES: dict[str, ModelConfig] = {
@@ -96,13 +126,14 @@ class SourceConfig:
     """
 
     name: str = ""
-    weight: float = 1.0
+    weight: Positive = 1.0
     split: str = "train"
     kinds: str = ""
     names: str = ""
 
     def __post_init__(self) -> None:
         _require(bool(self.name), "data.sources[].name", self.name, "the name of a data set")
+        _validate(self, f"data.sources[{self.name}]")
         _require(
             not (self.names and self.name in ("synthetic_pairs", "synthetic_clips")),
             f"data.sources[{self.name}].names",
@@ -115,7 +146,6 @@ class SourceConfig:
             self.kinds,
             "nothing: only synthetic_pairs has kinds",
         )
-        _require(self.weight > 0, f"data.sources[{self.name}].weight", self.weight, "above 0")
 
 
 @dataclass(frozen=True)
@@ -154,31 +184,24 @@ class DataConfig:
     sources: tuple[SourceConfig, ...] = ()
     validation: tuple[SourceConfig, ...] = ()
     mode: Literal["pairs", "clips"] = "pairs"
-    clip_length: int = 4
-    clip_stride: int = 4
-    max_gap: int = 200
-    centre_jitter: float = 3.0
-    scale_jitter: float = 0.25
-    aspect_jitter: float = 0.12
-    rotation: float = 7.0
-    epoch_samples: int = 60_000
-    curriculum: float = 0.3
-    grey: float = 0.06
-    flip: float = 0.5
-    brightness: float = 0.2
-    motion_blur: float = 0.1
-    negatives: float = 0.03
-    max_damaged: float = 0.02
+    clip_length: Annotated[int, Check(lambda value: value >= 2, "at least 2")] = 4
+    clip_stride: Count = 4
+    max_gap: Count = 200
+    centre_jitter: Amount = 3.0
+    scale_jitter: Amount = 0.25
+    aspect_jitter: Amount = 0.12
+    rotation: Amount = 7.0
+    epoch_samples: Count = 60_000
+    curriculum: Share = 0.3
+    grey: Share = 0.06
+    flip: Share = 0.5
+    brightness: ShareBelow1 = 0.2
+    motion_blur: Share = 0.1
+    negatives: Share = 0.03
+    max_damaged: Share = 0.02
 
     def __post_init__(self) -> None:
-        _require(self.clip_length >= 2, "data.clip_length", self.clip_length, "at least 2")
-        for key in ("clip_stride", "max_gap", "epoch_samples"):
-            _require(getattr(self, key) >= 1, f"data.{key}", getattr(self, key), "at least 1")
-        for key in ("centre_jitter", "scale_jitter", "aspect_jitter", "rotation"):
-            _require(getattr(self, key) >= 0, f"data.{key}", getattr(self, key), "at least 0")
-        _require(0 <= self.brightness < 1, "data.brightness", self.brightness, "in [0, 1)")
-        for key in ("curriculum", "grey", "flip", "motion_blur", "negatives", "max_damaged"):
-            _require(0 <= getattr(self, key) <= 1, f"data.{key}", getattr(self, key), "in [0, 1]")
+        _validate(self, "data")
 
 
 @dataclass(frozen=True)
@@ -215,62 +238,41 @@ class TrainConfig:
             turns it off. The best weights are chosen by it, or else by the overlap.
     """
 
-    steps: int = 10_000
-    batch_size: int = 32
-    accumulate: int = 1
-    lr: float = 4e-4
-    backbone_lr_scale: float = 1.0
-    weight_decay: float = 0.05
-    warmup_steps: int = 500
-    final_lr_scale: float = 0.01
-    clip_grad: float = 1.0
-    ema_decay: float = 0.999
-    loss_focal: float = 1.0
-    loss_giou: float = 2.0
-    loss_l1: float = 5.0
-    loss_foreground: float = 0.0
+    steps: Count = 10_000
+    batch_size: Count = 32
+    accumulate: Count = 1
+    lr: Positive = 4e-4
+    backbone_lr_scale: Amount = 1.0
+    weight_decay: Amount = 0.05
+    warmup_steps: WholeNumber = 500
+    final_lr_scale: Share = 0.01
+    clip_grad: Positive = 1.0
+    ema_decay: ShareBelow1 = 0.999
+    loss_focal: Amount = 1.0
+    loss_giou: Amount = 2.0
+    loss_l1: Amount = 5.0
+    loss_foreground: Amount = 0.0
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     compile: bool = False
     grad_checkpointing: bool = False
-    workers: int = 1
-    seed: int = 0
-    log_every: int = 20
-    checkpoint_minutes: float = 5.0
-    validate_every: int = 0
+    workers: WholeNumber = 1
+    seed: WholeNumber = 0
+    log_every: Count = 20
+    checkpoint_minutes: Positive = 5.0
+    validate_every: WholeNumber = 0
     init_from: str = ""
     grow_from: str = ""
-    truth_share: float = 0.5
-    validation_pairs: int = 256
+    truth_share: Share = 0.5
+    validation_pairs: WholeNumber = 256
     validation_sequences: str = ""
 
     def __post_init__(self) -> None:
-        for key in ("steps", "batch_size", "accumulate", "log_every"):
-            _require(getattr(self, key) >= 1, f"train.{key}", getattr(self, key), "at least 1")
-        _require(
-            self.batch_size % self.accumulate == 0,
-            "train.batch_size",
-            self.batch_size,
-            f"a multiple of train.accumulate ({self.accumulate})",
-        )
-        for key in ("lr", "clip_grad", "checkpoint_minutes"):
-            _require(getattr(self, key) > 0, f"train.{key}", getattr(self, key), "above 0")
-        for key in (
-            "backbone_lr_scale",
-            "weight_decay",
-            "warmup_steps",
-            "workers",
-            "validate_every",
-            "validation_pairs",
-            "seed",
-        ):
-            _require(getattr(self, key) >= 0, f"train.{key}", getattr(self, key), "at least 0")
-        for key in ("loss_focal", "loss_giou", "loss_l1", "loss_foreground"):
-            _require(getattr(self, key) >= 0, f"train.{key}", getattr(self, key), "at least 0")
+        _validate(self, "train")
+        shared = self.batch_size % self.accumulate == 0
+        expected = f"a multiple of train.accumulate ({self.accumulate})"
+        _require(shared, "train.batch_size", self.batch_size, expected)
         both = bool(self.init_from and self.grow_from)
         _require(not both, "train.grow_from", self.grow_from, "nothing beside train.init_from")
-        for key in ("final_lr_scale", "truth_share"):
-            _require(0 <= getattr(self, key) <= 1, f"train.{key}", getattr(self, key), "in [0, 1]")
-        _require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "in [0, 1)")
 
 
 @dataclass(frozen=True)
@@ -315,62 +317,37 @@ class TrackConfig:
         max_templates: largest number of templates, the first one and corrections by hand (``Tracker.correct``).
     """
 
-    window: float = 0.6
+    window: Share = 0.6
     temporal: bool = True
     registration: bool = True
-    context_confidence: float = 0.3
+    context_confidence: Share = 0.3
     calibrated: bool = True
-    sure_above: float = 0.8
-    compare_interval: int = 3
-    score_gain: float = 0.7
-    size_gain: float = 0.3
+    sure_above: Share = 0.8
+    compare_interval: Count = 3
+    score_gain: ShareAbove0 = 0.7
+    size_gain: ShareAbove0 = 0.3
     smooth: bool = True
     motion: bool = True
-    gate: float = 0.999
+    gate: Share = 0.999
     redetect: bool = True
-    redetect_below: float = 0.8
-    redetect_after: int = 3
-    redetect_crops: int = 6
-    redetect_near: int = 2
-    uncertain_below: float = 0.35
-    tracking_above: float = 0.5
-    lost_below: float = 0.2
-    lost_after: int = 3
-    uncertain_frames: int = 12
-    recover_above: float = 0.75
-    recovered_frames: int = 5
-    max_templates: int = 4
+    redetect_below: Share = 0.8
+    redetect_after: Count = 3
+    redetect_crops: Count = 6
+    redetect_near: Count = 2
+    uncertain_below: Share = 0.35
+    tracking_above: Share = 0.5
+    lost_below: Share = 0.2
+    lost_after: Count = 3
+    uncertain_frames: Count = 12
+    recover_above: Share = 0.75
+    recovered_frames: Count = 5
+    max_templates: Annotated[int, Check(lambda value: value >= 2, "at least 2")] = 4
 
     def __post_init__(self) -> None:
-        probabilities = ("context_confidence", "uncertain_below", "tracking_above", "lost_below", "recover_above")
-        for key in (
-            "window",
-            "gate",
-            "sure_above",
-            "redetect_below",
-            *probabilities,
-        ):
-            _require(0 <= getattr(self, key) <= 1, f"track.{key}", getattr(self, key), "in [0, 1]")
-        counts = (
-            "compare_interval",
-            "redetect_after",
-            "redetect_crops",
-            "redetect_near",
-            "lost_after",
-            "uncertain_frames",
-        )
-        for key in (*counts, "recovered_frames"):
-            _require(getattr(self, key) >= 1, f"track.{key}", getattr(self, key), "at least 1")
-        for key in ("score_gain", "size_gain"):
-            _require(0 < getattr(self, key) <= 1, f"track.{key}", getattr(self, key), "in (0, 1]")
-        _require(self.max_templates >= 2, "track.max_templates", self.max_templates, "at least 2")
+        _validate(self, "track")
         ordered = self.lost_below <= self.uncertain_below <= self.tracking_above
-        _require(
-            ordered,
-            "track.uncertain_below",
-            self.uncertain_below,
-            f"between track.lost_below ({self.lost_below}) and track.tracking_above ({self.tracking_above})",
-        )
+        between = f"between track.lost_below ({self.lost_below}) and track.tracking_above ({self.tracking_above})"
+        _require(ordered, "track.uncertain_below", self.uncertain_below, between)
 
 
 @dataclass(frozen=True)

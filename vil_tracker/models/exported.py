@@ -92,7 +92,7 @@ class ExportedModel:
         window = torch.ones(batch, side, side)
         inputs = [search, *stack_memory(memory), features, valid, window]
         _, _, score, offset, size, found, _ = self._frame([part.float() for part in inputs])
-        return NetworkOutput(score, offset, size, found, None)
+        return NetworkOutput(score, offset, size, found)
 
     def decode(self, output: NetworkOutput, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As :meth:`vil_tracker.models.network.ViLTrackerNet.decode`."""

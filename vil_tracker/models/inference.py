@@ -259,7 +259,7 @@ class InferenceNetwork:
         grid = self._grid(search)
         condition = None if context is None else self.condition(context, grid)
         maps_and_features = self._frame(search.to(self.dtype), self._embedding(grid), memory, condition)
-        return NetworkOutput(*maps_and_features, None)
+        return NetworkOutput(*maps_and_features)
 
     def _frame(
         self, search: Tensor, embedding: Tensor, memory: Memory, condition: Condition | None
@@ -305,7 +305,7 @@ class InferenceNetwork:
     @torch.no_grad()
     def predict(self, features: Tensor, grid: Grid) -> NetworkOutput:
         """Maps from final tokens (B, S, D): the last part of a frame."""
-        return NetworkOutput(*self._maps(features, grid), features.to(self.io_dtype), None)
+        return NetworkOutput(*self._maps(features, grid), features.to(self.io_dtype))
 
     @torch.no_grad()
     def condition(self, context: TemporalContext, grid: Grid) -> Condition | None:

@@ -39,14 +39,12 @@ class NetworkOutput(NamedTuple):
         offset: (B, 2, h, w), x and y of the centre inside the cell, in [0, 1] of the cell.
         size: (B, 2, h, w), width and height in [0, 1] of the search crop.
         features: (B, h * w, D), final search tokens; they feed the temporal context.
-        confidence_logit: (B,) logit of the target being in the crop, or None where the network has no such output.
     """
 
     score_logits: Tensor
     offset: Tensor
     size: Tensor
     features: Tensor
-    confidence_logit: Tensor | None
 
 
 def cell_coverage(boxes: Tensor, grid: Grid) -> Tensor:
@@ -96,10 +94,6 @@ class ViLTrackerNet(nn.Module):
         self.temporal = temporal
         self.head = head
         self.calibration: str | None = None
-
-    def no_weight_decay(self) -> set[str]:
-        """Names of the parameters of two or more dimensions that weight decay should leave alone."""
-        return {"backbone.pos_embed.embed", "template_pos_embed.embed", "type_embed"}
 
     def set_grad_checkpointing(self, enabled: bool = True) -> None:
         """Recompute each sublayer in the backward pass instead of keeping its activations."""
@@ -193,7 +187,7 @@ class ViLTrackerNet(nn.Module):
         tokens, _ = self.backbone.scan(tokens, (*template_regions, grid), memory, after=after)
         features = self.backbone.norm(tokens[:, split:])
         score, offset, size = self.head(rearrange(features, "b (h w) d -> b d h w", h=grid[0]))
-        return NetworkOutput(score, offset, size, features, None)
+        return NetworkOutput(score, offset, size, features)
 
 
 def build_network(config: ModelConfig) -> ViLTrackerNet:
