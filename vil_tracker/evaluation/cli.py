@@ -86,7 +86,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         choices=PRECISIONS,
         help="precision of vil; several are compared in one report (default float32)",
     )
-    trackers.add_argument("--peers-dir", metavar="DIR", help="folder with the networks of OpenCV's trackers and NanoTrack")
+    trackers.add_argument(
+        "--peers-dir", metavar="DIR", help="folder with the networks of OpenCV's trackers and NanoTrack"
+    )
     trackers.add_argument(
         "--results",
         nargs="+",
