@@ -31,6 +31,7 @@ from vil_tracker.errors import UserError
 from vil_tracker.models.pretrained import resolve_device
 from vil_tracker.runtime import keep_freed_memory
 from vil_tracker.training.distributed import Ranks
+from vil_tracker.training.loop import training_precision
 from vil_tracker.training.objectives import build_objective
 from vil_tracker.training.optim import build_scheduler
 from vil_tracker.training.record import Record
@@ -104,7 +105,11 @@ def bare_pass(config: Config, state: TrainingState, samples: list[PairSample], r
     search = to_input(batch.search, ranks.device)
     state.optimizer.zero_grad(set_to_none=True)
     begun = clock(ranks.device)
-    with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
+    with torch.autocast(
+        ranks.device.type,
+        torch.bfloat16,
+        enabled=training_precision(config.train.precision, ranks.device) == "bfloat16",
+    ):
         output = state.network(*inputs, search)
     (output.score_logits.mean() + output.offset.mean() + output.size.mean()).backward()
     return clock(ranks.device) - begun
@@ -124,7 +129,11 @@ def loop_step(
     begun = clock(ranks.device)
     scheduler.step_update(step)
     state.optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(ranks.device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
+    with torch.autocast(
+        ranks.device.type,
+        torch.bfloat16,
+        enabled=training_precision(config.train.precision, ranks.device) == "bfloat16",
+    ):
         loss, terms = objective(collate(samples))
     loss.backward()
     record.add(step, loss, terms, [0], None)

@@ -221,7 +221,10 @@ class TrainConfig:
         ema_decay: decay of the averaged weights that are validated and shipped; 0 turns it off.
         loss_focal, loss_giou, loss_l1: weights of the three losses.
         loss_foreground: weight of the deep supervision of pairs (training/deep_supervision.py); 0 turns it off.
-        precision: "bfloat16" autocast or "float32".
+        teacher: folder of NanoTrack V3's ONNX files, whose features and score maps are targets in pairs
+            (training/teacher.py; needs the extra ``export``); "" for no teacher.
+        loss_teacher_features, loss_teacher_score: weights of its two losses.
+        precision: "bfloat16" autocast, "float32", or "auto": bfloat16 where the device multiplies in it.
         compile: compile the network with torch.compile.
         grad_checkpointing: recompute activations in the backward pass, for memory.
         workers: loader processes per training process.
@@ -252,7 +255,10 @@ class TrainConfig:
     loss_giou: Amount = 2.0
     loss_l1: Amount = 5.0
     loss_foreground: Amount = 0.0
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    teacher: str = ""
+    loss_teacher_features: Amount = 1.0
+    loss_teacher_score: Amount = 0.5
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
     compile: bool = False
     grad_checkpointing: bool = False
     workers: WholeNumber = 1

@@ -101,13 +101,15 @@ def _train(
     elif checkpoint.list_states(checkpoints):
         raise UserError(f"{output} already holds a run: continue it with --resume auto or choose another --output")
 
-    objective = wrap(build_objective(state.network, config, state.probes), ranks)
+    objective = wrap(build_objective(state.network, config, state.probes, state.projections), ranks)
     samples = Samples(source, config.data, settings.seed, settings.steps * settings.batch_size, settings.workers)
     steps = range(state.step, settings.steps)
     sampler = StepSampler(steps, settings.batch_size, settings.accumulate, ranks.rank, ranks.world)
     loader = build_loader(samples, sampler, settings.workers, pin_memory=ranks.device.type == "cuda")
     batches = _batches(loader, samples)
-    autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=settings.precision == "bfloat16")
+    precision = training_precision(settings.precision, ranks.device)
+    autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    torch.set_flush_denormal(True)  # decays of the mLSTM reach below 1e-38, where a CPU takes many times as long
     record = Record(output, config, ranks, state.step)
     saved_at = time.monotonic()
 
@@ -148,6 +150,17 @@ def _train(
     if ranks.main:
         plot_curves(record.path, output / "curves.png")
     return output / WEIGHTS
+
+
+def training_precision(setting: str, device: torch.device) -> str:
+    """The precision of autocast: with "auto" bfloat16 where the device multiplies in it, else float32."""
+    if setting != "auto":
+        return setting
+    if device.type == "cpu":  # elsewhere it is emulated, at several times the time of float32
+        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    else:
+        fast = device.type == "mps" or torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bfloat16" if fast else "float32"
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:

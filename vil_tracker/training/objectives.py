@@ -9,6 +9,7 @@ next.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from vil_tracker.models.head import hann_window
 from vil_tracker.models.network import NetworkOutput, ViLTrackerNet
 from vil_tracker.training.deep_supervision import ForegroundProbes
 from vil_tracker.training.losses import LossWeights, tracking_loss
+from vil_tracker.training.teacher import Teacher, TeacherLosses, TeacherProjections, TeacherTargets
 
 Terms = dict[str, Tensor]
 
@@ -50,31 +52,59 @@ class PairObjective(nn.Module):
         network: the network to train.
         config: weights of the losses.
         probes: deep supervision, weighted by ``train.loss_foreground``; None for none.
+        projections: what the teacher of ``train.teacher`` is compared through; None for none.
     """
 
-    def __init__(self, network: ViLTrackerNet, config: Config, probes: ForegroundProbes | None = None) -> None:
+    def __init__(
+        self,
+        network: ViLTrackerNet,
+        config: Config,
+        probes: ForegroundProbes | None = None,
+        projections: TeacherProjections | None = None,
+    ) -> None:
         super().__init__()
         self.network = network
+        self.settings = config.train
         self.weights = loss_weights(config)
-        self.probes, self.probe_weight = probes, config.train.loss_foreground
+        self.probes = probes
         self.seen = probes.register_hooks(network) if probes is not None else []
-        self.predict = torch.compile(network.forward) if config.train.compile else network.forward
+        self.projections = projections
+        self.compared = projections.register_hooks(network) if projections is not None else []
+        self.teacher = Teacher(Path(config.train.teacher)) if projections is not None else None
+        if config.train.compile:
+            compile_parts(network)
 
     def forward(self, batch: PairBatch) -> tuple[Tensor, Terms]:
         """The total loss, a scalar, and its detached terms."""
         self.seen.clear()
+        self.compared.clear()
         located = next(self.locate(batch))
         loss, terms = tracking_loss(*located, self.weights)
+        grid = located.output.score_logits.shape[-1]
         if self.probes is not None:
-            inside = self.probes(self.seen, located.boxes, located.present, located.output.score_logits.shape[-1])
-            loss, terms = loss + self.probe_weight * inside, {**terms, "inside": inside.detach()}
-            self.seen.clear()  # holds this step's graph
+            inside = self.probes(self.seen, located.boxes, located.present, grid)
+            loss, terms = loss + self.settings.loss_foreground * inside, {**terms, "inside": inside.detach()}
+        if self.projections is not None:
+            taught = self._compare_with_teacher(batch, located, grid)
+            loss = loss + self.settings.loss_teacher_features * taught.features
+            loss = loss + self.settings.loss_teacher_score * taught.score
+            terms = {**terms, **{f"teacher_{name}": value.detach() for name, value in taught._asdict().items()}}
+        self.seen.clear()  # they hold this step's graph
+        self.compared.clear()
         return loss, terms
+
+    def _compare_with_teacher(self, batch: PairBatch, located: Located, grid: int) -> TeacherLosses:
+        assert self.teacher is not None and self.projections is not None
+        targets = self.teacher.targets(batch.templates[:, 0].numpy(), batch.search.numpy())
+        targets = TeacherTargets(*(part.to(located.boxes.device) for part in targets))
+        config = self.network.config
+        template_grid = config.template_size // config.patch_size
+        return self.projections(self.compared, targets, located.boxes, located.present, template_grid, grid)
 
     def locate(self, batch: PairBatch) -> Iterator[Located]:
         """Yield what the network answers to the one search crop."""
         device = device_of(self.network)
-        output = self.predict(
+        output = self.network(
             to_input(batch.templates, device),
             batch.template_boxes.to(device, non_blocking=True),
             to_input(batch.search, device),
@@ -104,9 +134,8 @@ class ClipObjective(nn.Module):
         side = network.config.search_size // network.config.patch_size
         self.grid = (side, side)
         self.window = hann_window(side, config.track.window)
-        compiled = config.train.compile
-        self.encode = torch.compile(network.encode_templates) if compiled else network.encode_templates
-        self.search = torch.compile(network.forward_search) if compiled else network.forward_search
+        if config.train.compile:
+            compile_parts(network)
 
     def forward(self, batch: ClipBatch) -> tuple[Tensor, Terms]:
         """The total loss, a scalar, and its detached terms."""
@@ -122,7 +151,9 @@ class ClipObjective(nn.Module):
         """Yield, frame by frame, what the network answers to the session's search crops."""
         network, settings = self.network, self.network.config
         device = device_of(network)
-        memory = self.encode(to_input(batch.templates, device), batch.template_boxes.to(device, non_blocking=True))
+        memory = network.encode_templates(
+            to_input(batch.templates, device), batch.template_boxes.to(device, non_blocking=True)
+        )
         window = self.window.to(device)
         teaches = network.temporal is not None and self.config.track.temporal
         context: TemporalContext | None = None
@@ -145,7 +176,7 @@ class ClipObjective(nn.Module):
             if not self.config.track.registration:
                 context = unregistered_context(context, crops_B3)
             registered = None if context is None else register_context(context, crops_B3, self.grid)
-            output = self.search(to_input(crops_BSS3, device), memory, registered)
+            output = network.forward_search(to_input(crops_BSS3, device), memory, registered)
             boxes_B4, present_B = truth_in_crops(batch.boxes[:, k].numpy(), batch.present[:, k].numpy(), regions)
             yield Located(output, boxes_B4.to(device), present_B.to(device))
 
@@ -159,10 +190,22 @@ class ClipObjective(nn.Module):
 
 
 def build_objective(
-    network: ViLTrackerNet, config: Config, probes: ForegroundProbes | None = None
+    network: ViLTrackerNet,
+    config: Config,
+    probes: ForegroundProbes | None = None,
+    projections: TeacherProjections | None = None,
 ) -> PairObjective | ClipObjective:
     """The objective of ``data.mode``."""
-    return ClipObjective(network, config) if config.data.mode == "clips" else PairObjective(network, config, probes)
+    if config.data.mode == "clips":
+        return ClipObjective(network, config)
+    return PairObjective(network, config, probes, projections)
+
+
+def compile_parts(network: ViLTrackerNet) -> None:
+    """Compile stem, head and each sublayer by itself: sublayers of one direction share their code, so that compiling
+    takes minutes less than that of the network as a whole."""
+    for part in (*network.backbone.sublayers, network.backbone.patch_embed, network.head):
+        part.forward = torch.compile(part.forward, dynamic=False)  # type: ignore[method-assign]
 
 
 def loss_weights(config: Config) -> LossWeights:

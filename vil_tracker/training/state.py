@@ -19,6 +19,7 @@ from vil_tracker.models.pretrained import load_model, load_weights
 from vil_tracker.training import checkpoint
 from vil_tracker.training.deep_supervision import ForegroundProbes
 from vil_tracker.training.optim import build_ema, build_optimizer
+from vil_tracker.training.teacher import TeacherProjections
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +36,7 @@ class TrainingState:
         step: optimiser steps done.
         best: the best validation score so far, None before the first.
         probes: deep supervision, None where the configuration asks for none.
+        projections: what a teacher is compared through, None where there is no teacher.
     """
 
     network: ViLTrackerNet
@@ -43,6 +45,7 @@ class TrainingState:
     step: int = 0
     best: float | None = None
     probes: ForegroundProbes | None = None
+    projections: TeacherProjections | None = None
 
     def to_dict(self, config: Config) -> dict[str, Any]:
         """Tensors, numbers and strings only, so that it loads with ``weights_only=True``."""
@@ -52,6 +55,7 @@ class TrainingState:
             "config": json.dumps(config_to_dict(config)),
             "network": self.network.state_dict(),
             "probes": self.probes.state_dict() if self.probes is not None else None,
+            "projections": self.projections.state_dict() if self.projections is not None else None,
             "optimizer": self.optimizer.state_dict(),
             "ema": averaged(self.ema).state_dict() if self.ema is not None else None,
         }
@@ -61,6 +65,8 @@ class TrainingState:
         self.network.load_state_dict(content["network"])
         if self.probes is not None:
             self.probes.load_state_dict(content["probes"])
+        if self.projections is not None:
+            self.projections.load_state_dict(content["projections"])
         self.optimizer.load_state_dict(content["optimizer"])
         if self.ema is not None:
             averaged(self.ema).load_state_dict(content["ema"])
@@ -81,7 +87,7 @@ def build_state(config: Config, device: torch.device) -> TrainingState:
     """A network, fresh or started from ``train.init_from`` or ``train.grow_from``, its optimiser and averaged weights.
 
     Raises:
-        UserError: the weights to start from do not fit.
+        UserError: the weights to start from do not fit, or a teacher is asked of clips.
     """
     torch.manual_seed(config.train.seed)
     if config.train.grow_from:
@@ -105,7 +111,17 @@ def build_state(config: Config, device: torch.device) -> TrainingState:
         optimizer.add_param_group(
             {"params": list(probes.parameters()), "lr": config.train.lr, "weight_decay": 0.0, "name": "probes"}
         )
-    return TrainingState(network, optimizer, build_ema(network, config.train), probes=probes)
+    projections = None
+    if config.train.teacher:
+        if config.data.mode != "pairs" or config.model.scan != "prefix":
+            raise UserError(
+                "train.teacher compares pairs of scan prefix: set data.mode pairs, or leave the teacher out"
+            )
+        projections = TeacherProjections(config.model.dim, config.model.depth).to(device)
+        optimizer.add_param_group(
+            {"params": list(projections.parameters()), "lr": config.train.lr, "weight_decay": 0.0, "name": "teacher"}
+        )
+    return TrainingState(network, optimizer, build_ema(network, config.train), probes=probes, projections=projections)
 
 
 def resume_state(state: TrainingState, folder: Path, config: Config) -> None:
