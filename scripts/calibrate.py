@@ -14,13 +14,16 @@ from pathlib import Path
 from tqdm import tqdm
 from weights_script import start, weights_parser
 
+from vil_tracker.config import Config, DataConfig, SourceConfig
+from vil_tracker.data.pairs import SequenceSource
 from vil_tracker.data.root import data_root
+from vil_tracker.data.sources import build_source
 from vil_tracker.data.synthetic.photo_pool import held_aside, load_photo_pool
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.calibration import auroc, reliability
 from vil_tracker.models.pretrained import add_metadata, load_model
 from vil_tracker.models.verifier import VerifierNet
-from vil_tracker.training.calibrate import calibrate, training_clips
+from vil_tracker.training.calibrate import calibrate, mixed_clips, training_clips, video_clips
 
 
 def main() -> int:
@@ -28,9 +31,15 @@ def main() -> int:
     parser.add_argument("--data-root", type=Path, help="folder of photos to train on (default: $VIL_DATA)")
     parser.add_argument("--output", type=Path, help="file to write (default: the weights file itself)")
     parser.add_argument(
-        "--likeness", type=Path, help="file of train_verifier.py (default: the network in the shipped weights)"
+        "--verifier", type=Path, help="file of train_verifier.py (default: the network in the shipped weights)"
     )
-    parser.add_argument("--clips", type=int, default=60, help="generated clips")
+    parser.add_argument(
+        "--videos",
+        metavar="NAME",
+        help="data set of which every third clip is taken, such as folder:video; its split train",
+    )
+    parser.add_argument("--names", default="", help="patterns of the videos to use, as in data.sources")
+    parser.add_argument("--clips", type=int, default=60, help="clips in all")
     parser.add_argument("--frames", type=int, default=34, help="frames per clip")
     parser.add_argument("--seed", type=int, default=0, help="of the clips")
     parser.add_argument("--cache", type=Path, help="folder for decoded photos, kept for the next run")
@@ -43,10 +52,16 @@ def run(args: argparse.Namespace) -> int:
     if args.output is None and not output.is_file():
         raise UserError(f"{args.weights} is shipped with the package: say with --output where to write")
     begin = time.perf_counter()
-    verifier = read_likeness(args.verifier)
+    verifier = read_verifier(args.verifier)
     pool = held_aside(load_photo_pool(data_root(args.data_root), args.cache))
     with tqdm(total=args.clips, unit="clip", disable=None) as bar:
         clips = training_clips(pool, args.clips, args.frames, args.seed)
+        if args.videos:
+            config = Config(model=model.config, data=DataConfig(sources=(SourceConfig(args.videos, names=args.names),)))
+            source = build_source(config, args.data_root, args.cache).sources[0]
+            if not isinstance(source, SequenceSource):
+                raise UserError(f"--videos {args.videos} is composed, not a data set of videos: give folder:PATH")
+            clips = mixed_clips(clips, video_clips(source, args.clips, args.frames, args.seed))
         calibration, data, probability = calibrate(
             model, clips, args.clips, verifier=verifier, on_clip=lambda done: bar.update(done - bar.n)
         )
@@ -65,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def read_likeness(path: Path | None) -> VerifierNet:
+def read_verifier(path: Path | None) -> VerifierNet:
     """The likeness network of a file, or that of the shipped weights."""
     if path is None:
         # Not by Calibration.from_json: this is how a calibration of another version is mended.
@@ -76,7 +91,7 @@ def read_likeness(path: Path | None) -> VerifierNet:
     try:
         return VerifierNet.from_text(path.read_text(encoding="ascii"))
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read --likeness {path} ({error}): give a file of train_verifier.py") from error
+        raise UserError(f"cannot read --verifier {path} ({error}): give a file of train_verifier.py") from error
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Train the likeness network, which tells the first frame's thing from others, on looks composed from photos.
 
-example: python scripts/train_verifier.py --data-root ~/data --output runs/likeness.txt --steps 6000
+example: python scripts/train_verifier.py --data-root ~/data --output runs/verifier.txt --steps 6000
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def build_source(
     cache_folder: Path | None = None,
     *,
     sources: Sequence[SourceConfig] | None = None,
-) -> Source:
+) -> Mixture:
     """The mixture of ``config.data.sources``, read from below ``data_root``.
 
     Args:

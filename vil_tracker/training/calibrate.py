@@ -18,6 +18,8 @@ from torch import Tensor
 
 from vil_tracker.boxes import clip_box, iou
 from vil_tracker.config import TrackConfig
+from vil_tracker.data.pairs import SequenceSource
+from vil_tracker.data.sequence import ArrayFrames, make_sequence
 from vil_tracker.data.sequence import Sequence as Clip
 from vil_tracker.data.synthetic.clips import ClipConfig, SyntheticClips
 from vil_tracker.data.synthetic.photo_pool import PhotoPool
@@ -84,6 +86,26 @@ def training_clips(pool: PhotoPool, count: int, frames: int, seed: int) -> Itera
         first_half = index < num_perturbed_clips(count)
         difficulty = float(rng.uniform(*(_HARD if first_half else _ORDINARY)))
         yield (eventful if first_half else typical).sample_clip(rng, frames, difficulty)
+
+
+def video_clips(source: SequenceSource, count: int, frames: int, seed: int) -> Iterator[Clip]:
+    """Clips out of annotated videos, every first to third frame of a stretch that begins with the target in sight."""
+    for index in range(count):
+        rng = np.random.default_rng((seed, index, 1))
+        sequence = source.dataset[int(rng.choice(source.usable))]
+        stride = int(rng.integers(1, 4))
+        room = max(1, len(sequence) - frames * stride)
+        begins = np.flatnonzero(sequence.visible[:room])
+        first = int(rng.choice(begins if len(begins) else np.flatnonzero(sequence.visible)[:1]))
+        rows = np.arange(first, len(sequence), stride)[:frames]
+        pictures = ArrayFrames([sequence.frames[int(row)] for row in rows])
+        yield make_sequence(sequence.name, sequence.dataset, pictures, sequence.boxes[rows])
+
+
+def mixed_clips(generated: Iterator[Clip], videos: Iterator[Clip]) -> Iterator[Clip]:
+    """Every third clip from a video, in both halves of a calibration; the generated one of its turn is left out."""
+    for index, clip in enumerate(generated):
+        yield next(videos) if index % 3 == 2 else clip
 
 
 def num_perturbed_clips(count: int) -> int:
