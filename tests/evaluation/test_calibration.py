@@ -70,8 +70,20 @@ def test_all_measures() -> None:
     found = measure([part])
     assert found is not None
     assert found["auroc_lost"] == 1.0 and found["frames"] == 4 and found["correct_share"] == 0.5
+    assert found["confidently_wrong"] == 0.0
     assert found["absent"] == {"frames": 2, "precision": 1.0, "recall": 0.5}
     assert found["recovery"]["after_absence"] == {"events": 1, "recovered": 1.0, "median_frames": 0.0}
     assert found["recovery"]["after_loss"]["events"] == 0
     assert found["ece"] == pytest.approx((0.1 + 0.1 + 0.2 + 0.2) / 4)
     assert measure([]) is None
+
+
+def test_confidently_wrong_frames_are_counted() -> None:
+    part = ConfidenceFrames(
+        scores=np.array([0.9, 0.9, 0.7, 0.81]),
+        iou=np.array([0.05, 0.15, 0.0, 0.0]),
+        absent=np.array([False, False, False, True]),
+        said_lost=np.zeros(4, bool),
+    )
+    found = measure([part])
+    assert found is not None and found["confidently_wrong"] == 0.5

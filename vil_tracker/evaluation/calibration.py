@@ -13,6 +13,7 @@ import numpy as np
 
 CORRECT_OVERLAP = 0.5
 BINS = 15
+MISSED_OVERLAP, CONFIDENT_SCORE = 0.1, 0.8  # a frame below the first at a score above the second is confidently wrong
 
 
 @dataclass(frozen=True)
@@ -119,15 +120,17 @@ def measure(parts: Sequence[ConfidenceFrames]) -> dict[str, object] | None:
     """All measures over the pooled frames of a set of sequences, ready for JSON; None without frames.
 
     Keys: frames; ece and reliability (15 bins); auroc_lost (signal 1 - score against frames that are not correct);
-    absent (precision and recall of the state "lost" against the absent flags; null without flags); recovery (after
-    absences, and after losses of a visible target: events, share recovered, median frames).
+    confidently_wrong (share of frames with an overlap below 0.1 at a score above 0.8); absent (precision and recall
+    of the state "lost" against the absent flags; null without flags); recovery (after absences, and after losses of a
+    visible target: events, share recovered, median frames).
     """
     parts = [part for part in parts if len(part.scores)]
     if not parts:
         return None
     scores = np.concatenate([part.scores for part in parts])
     absent = np.concatenate([part.absent for part in parts])
-    correct = (np.concatenate([part.iou for part in parts]) > CORRECT_OVERLAP) & ~absent
+    overlap = np.concatenate([part.iou for part in parts])
+    correct = (overlap > CORRECT_OVERLAP) & ~absent
     diagram = reliability(scores, correct)
     delays = [delay for part in parts for delay in frames_until_recovery(part.iou, part.absent)]
     visible_losses = [event for part in parts for event in losses(part.iou[~part.absent])]
@@ -142,6 +145,7 @@ def measure(parts: Sequence[ConfidenceFrames]) -> dict[str, object] | None:
             "count": [int(value) for value in diagram.count],
         },
         "auroc_lost": auroc(1.0 - scores, ~correct),
+        "confidently_wrong": float(((overlap < MISSED_OVERLAP) & (scores > CONFIDENT_SCORE)).mean()),
         "absent": _absence(parts),
         "recovery": {"after_absence": _summary(delays), "after_loss": _summary(loss_delays)},
     }

@@ -304,6 +304,8 @@ def _confidence_text(tracker: TrackerScores) -> list[str]:
     parts = [f"expected calibration error {measures['ece']:.3f}"]
     if measures["auroc_lost"] is not None:
         parts.append(f"AUROC of the lost signal {measures['auroc_lost']:.3f}")
+    if "confidently_wrong" in measures:
+        parts.append(f"overlap below 0.1 at a score above 0.8: {measures['confidently_wrong']:.1%} of frames")
     absent = measures["absent"]
     if absent is not None:
         parts.append(f"absent: precision {_number(absent['precision'])}, recall {_number(absent['recall'])}")
