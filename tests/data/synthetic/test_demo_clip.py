@@ -9,8 +9,8 @@ import pytest
 from tracking_fakes import FakeTracker
 
 from vil_tracker import demo
+from vil_tracker.data.synthetic import demo_clip
 from vil_tracker.data.synthetic.demo_clip import DemoClip, demo_sequence
-from vil_tracker.data.synthetic.pairs import demo_clip
 from vil_tracker.tracking import cli
 
 

@@ -13,22 +13,21 @@ from dataclasses import dataclass, fields, replace
 import cv2
 import numpy as np
 
-from vil_tracker.data.augment import Photometry, add_noise, jpeg
+from vil_tracker.data.augment import Photometry
 from vil_tracker.data.sequence import ArrayFrames, Sequence, make_sequence
 from vil_tracker.data.synthetic.assets import AssetSampler
 from vil_tracker.data.synthetic.motion import (
     MovingSprite,
-    draw,
     draw_joints,
     half_extent,
     hold,
-    smear,
     smooth_path,
     turned_sideways,
     wander,
 )
 from vil_tracker.data.synthetic.photo_pool import PhotoPool
-from vil_tracker.data.synthetic.sprites import Pose, Sprite, blend, bounds, recolour, warp, warp_sprite
+from vil_tracker.data.synthetic.scene import Scene
+from vil_tracker.data.synthetic.sprites import Pose, Sprite, recolour
 from vil_tracker.errors import UserError
 
 ABSENT_BELOW = 0.03  # visible share under which nothing can be recognised
@@ -78,24 +77,6 @@ class ClipConfig:
             raise UserError("clips.sizes is empty: give at least one (width, height)")
 
 
-@dataclass
-class _Scene:
-    """The whole script of a clip."""
-
-    width: int
-    height: int
-    photo: np.ndarray
-    camera: np.ndarray  # (N, 2, 3) photo to frame
-    shake: np.ndarray  # (N, 2)
-    target: MovingSprite
-    behind: list[MovingSprite]
-    before: list[MovingSprite]
-    looks: list[Photometry]
-    noise: float
-    quality: int | None
-    shutter: float
-
-
 class SyntheticClips:
     """Makes clips; holds no random state of its own.
 
@@ -132,7 +113,7 @@ class SyntheticClips:
             raise UserError(f"a clip of {num_frames} frames was asked for, expected at least 1")
         scene, events = self._script(rng, num_frames, difficulty)
         for _ in range(_ATTEMPTS):
-            if self._render(scene, 0, None)[2] > 0.85:
+            if scene.render(0, None)[2] > 0.85:
                 break
             scene, events = self._script(rng, num_frames, difficulty)
         else:
@@ -140,7 +121,7 @@ class SyntheticClips:
         keep = range(num_frames) if keep is None else keep
         frames, boxes, cover = [], np.full((len(keep), 4), np.nan), np.zeros(len(keep))
         for row, i in enumerate(keep):
-            frame, box, cover[row] = self._render(scene, int(i), rng)
+            frame, box, cover[row] = scene.render(int(i), rng)
             if cover[row] >= ABSENT_BELOW:
                 boxes[row] = box
             frames.append(frame)
@@ -156,7 +137,7 @@ class SyntheticClips:
 
     # --- script -----------------------------------------------------------------------------------------------------
 
-    def _script(self, rng: np.random.Generator, n: int, difficulty: float) -> tuple[_Scene, list[str]]:
+    def _script(self, rng: np.random.Generator, n: int, difficulty: float) -> tuple[Scene, list[str]]:
         config, material = self.config, self.material
         width, height = config.sizes[int(rng.integers(len(config.sizes)))]
         shorter = min(width, height)
@@ -194,7 +175,7 @@ class SyntheticClips:
             )
             for a, b, c in light
         ]
-        scene = _Scene(
+        scene = Scene(
             width,
             height,
             photo,
@@ -367,46 +348,3 @@ class SyntheticClips:
             np.full(n, math.log(float(size[0] / size[1]) / (w / h))),
             np.zeros(n, bool),
         )
-
-    # --- frames -----------------------------------------------------------------------------------------------------
-
-    def _render(
-        self, scene: _Scene, index: int, rng: np.random.Generator | None
-    ) -> tuple[np.ndarray, np.ndarray, float]:
-        """Frame ``index``: picture, the target's box xywh cut at the frame's edge, its visible share.
-
-        Without a generator the picture lacks noise; box and share are the same.
-        """
-        canvas = warp(scene.photo, scene.camera[index], (scene.width, scene.height))
-        shake = scene.shake[index]
-        for mover in scene.behind:
-            draw(canvas, mover, index, shake)
-        sprite, matrix = scene.target.at(index, shake)
-        warped = warp_sprite(canvas.shape, sprite, matrix)
-        seen = 0.0
-        if warped is not None:
-            region, rgba = warped
-            velocity = scene.target.xy[min(index + 1, len(scene.target.xy) - 1)] - scene.target.xy[index]
-            rgba = smear(rgba, velocity * scene.shutter)
-            blend(canvas, region, rgba)
-            left = np.zeros(canvas.shape[:2], np.uint8)
-            left[region] = rgba[..., 3]
-            for mover in scene.before:
-                touched = draw(canvas, mover, index, shake)
-                if touched is not None:
-                    where, alpha = touched
-                    left[where] = cv2.multiply(left[where], cv2.bitwise_not(alpha), scale=1 / 255)
-            whole = cv2.sumElems(sprite.rgba[..., 3])[0] * abs(np.linalg.det(matrix[:, :2]))
-            seen = min(1.0, cv2.sumElems(left)[0] / max(whole, 1.0))
-        else:
-            for mover in scene.before:
-                draw(canvas, mover, index, shake)
-        x1, y1, x2, y2 = bounds(sprite.hull, matrix)
-        x1, x2 = np.clip((x1, x2), 0, scene.width)
-        y1, y2 = np.clip((y1, y2), 0, scene.height)
-        image = scene.looks[index].apply(canvas)
-        if rng is not None and scene.noise > 0.5:
-            image = add_noise(image, rng, scene.noise)
-        if scene.quality is not None:
-            image = jpeg(image, scene.quality)
-        return image, np.array([x1, y1, x2 - x1, y2 - y1]), seen

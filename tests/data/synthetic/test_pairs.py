@@ -1,4 +1,4 @@
-"""Synthetic pairs and clips: exact boxes, flags, dependence on the generator alone, and the pool behind them."""
+"""Synthetic pairs: exact boxes, flags, dependence on the generator alone, and the pool behind them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+from synthetic_pools import bright_box, disc, square_pool, texture
 
-from vil_tracker.data.synthetic.clips import ClipConfig, SyntheticClips
 from vil_tracker.data.synthetic.compose import CompositeCrop, paste_occluder, random_frame
-from vil_tracker.data.synthetic.motion import turned_sideways
 from vil_tracker.data.synthetic.pairs import MODES, SyntheticConfig, SyntheticPairs
-from vil_tracker.data.synthetic.photo_pool import PhotoPool, cut_out, load_photo_pool, pool_from_arrays
+from vil_tracker.data.synthetic.photo_pool import cut_out, load_photo_pool
 from vil_tracker.data.synthetic.segment import mask_from_box
 from vil_tracker.data.synthetic.sprites import (
     Joint,
@@ -32,29 +31,6 @@ from vil_tracker.data.synthetic.sprites import (
 from vil_tracker.errors import UserError
 
 PLAIN = SyntheticConfig(negatives=0.0, far=0.0, fill=0.0, occlusion=0.0, grey=0.0)
-
-
-def _texture(seed: int, height: int = 120, width: int = 160) -> np.ndarray:
-    small = np.random.default_rng(seed).integers(0, 256, (8, 10, 3), np.uint8)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def _disc(height: int = 120, width: int = 160, radius: int = 30) -> np.ndarray:
-    mask = np.zeros((height, width), np.uint8)
-    cv2.circle(mask, (width // 2, height // 2), radius, 1, -1)
-    return mask > 0
-
-
-@pytest.fixture(scope="module")
-def pool() -> PhotoPool:
-    photos = [_texture(seed) for seed in range(8)]
-    objects = [
-        (0, np.array([50.0, 30.0, 60.0, 60.0]), _disc(), "animal"),
-        (1, np.array([50.0, 30.0, 60.0, 60.0]), _disc(), "animal"),
-        (2, np.array([40.0, 40.0, 30.0, 20.0]), None, "animal"),
-    ]
-    clips = [([6, 7], np.array([[20.0, 20.0, 40.0, 30.0], [60.0, 40.0, 30.0, 30.0]]))]
-    return pool_from_arrays(photos, objects, clips)
 
 
 @pytest.fixture(scope="module")
@@ -98,43 +74,9 @@ def test_negatives_and_their_share(pool):
         assert never.sample(np.random.default_rng(seed), 1.0).present
 
 
-def _square_pool() -> PhotoPool:
-    """A white square, as boxed object and as cut-out, on photos without any white."""
-    square = np.full((200, 200, 3), 40, np.uint8)
-    square[80:120, 70:130] = 255
-    others = [np.full((200, 200, 3), value, np.uint8) for value in (30, 60)]
-    return PhotoPool(
-        [square, *others, np.dstack([square[76:124, 66:134], square[76:124, 66:134, 0] // 255 * 255])],
-        photos=np.array([1, 2]),
-        boxed=np.array([0]),
-        boxes=np.array([[70.0, 80.0, 60.0, 40.0]]),
-        cutouts=np.array([3]),
-        groups=np.array([0]),
-        origins=np.array([0, 1, 2, 0]),
-    )
-
-
-def _bright_box(image: np.ndarray) -> np.ndarray:
-    """Sub-pixel bounding box of what is bright: the extent of the half-bright contour along rows and columns."""
-    grey = image.astype(float).mean(2)
-    share = np.clip((grey - 60) / (grey.max() - 60), 0, 1)
-    columns, rows = share.max(0), share.max(1)
-    return np.array(
-        [_first_half(columns), _first_half(rows), *(len(v) - _first_half(v[::-1]) for v in (columns, rows))]
-    )
-
-
-def _first_half(profile: np.ndarray) -> float:
-    i = int(np.argmax(profile >= 0.5))
-    before = profile[i - 1] if i else 0.0
-    return i + 0.5 - (profile[i] - 0.5) / max(profile[i] - before, 1e-9)
-
-
-# A turned cut-out's corner is a point that fills less than half of its last pixel, so the pixels end a little earlier.
-# A bent one's corner may be a spike: what bending does to outlines has its own test below.
 @pytest.mark.parametrize(("mode", "difficulty", "tolerance"), [("boxed", 0.0, 1.0), ("cutout", 1.0, 1.6)])
 def test_boxes_fit_a_bright_square(mode, difficulty, tolerance):
-    pairs = SyntheticPairs(_square_pool(), 96, 192, config=replace(PLAIN, bend=0.0))
+    pairs = SyntheticPairs(square_pool(), 96, 192, config=replace(PLAIN, bend=0.0))
     pairs._scatter = lambda *args, **kwargs: None  # type: ignore[method-assign]  # nothing else that is bright
     make = pairs._photographed if mode == "boxed" else pairs._composed
     compared = 0
@@ -143,7 +85,7 @@ def test_boxes_fit_a_bright_square(mode, difficulty, tolerance):
         for view in (template, search):
             n = view.canvas.shape[0]
             if view.box.min() > 1 and view.box.max() < n - 1:
-                np.testing.assert_allclose(view.box, _bright_box(view.canvas), atol=tolerance)
+                np.testing.assert_allclose(view.box, bright_box(view.canvas), atol=tolerance)
                 compared += 1
         np.testing.assert_allclose(template_box * 96, template.box, atol=10)
     assert compared > 90
@@ -253,11 +195,11 @@ def test_bounds_equal_those_of_the_pasted_pixels(angle, size):
     assert warped is not None
     alpha = np.zeros((120, 120), np.uint8)
     alpha[warped[0]] = warped[1][..., 3]
-    np.testing.assert_allclose(box, _bright_box(np.dstack([60 + alpha / 255.0 * 195] * 3)), atol=1.0)
+    np.testing.assert_allclose(box, bright_box(np.dstack([60 + alpha / 255.0 * 195] * 3)), atol=1.0)
 
 
 def test_warp_agrees_with_a_plain_average_when_shrinking():
-    photo = _texture(3, 120, 160)
+    photo = texture(3, 120, 160)
     small = warp(photo, np.array([[0.25, 0.0, 0.0], [0.0, 0.25, 0.0]]), (40, 30))
     expected = photo.reshape(30, 4, 40, 4, 3).mean((1, 3))
     assert np.abs(small.astype(float) - expected).max() <= 1.0
@@ -272,8 +214,8 @@ def test_pose_has_unit_determinant():
 
 
 def test_cut_out_takes_the_object_and_refuses_poor_masks():
-    photo = _texture(1)
-    rgba = cut_out(photo, _disc())
+    photo = texture(1)
+    rgba = cut_out(photo, disc())
     assert rgba is not None and rgba.shape[2] == 4
     assert rgba[rgba.shape[0] // 2, rgba.shape[1] // 2, 3] == 255 and rgba[0, 0, 3] == 0
     full = np.zeros((120, 160), bool)
@@ -287,11 +229,11 @@ def test_cut_out_takes_the_object_and_refuses_poor_masks():
 
 def test_mask_from_box_finds_a_clear_object():
     photo = np.full((120, 160, 3), 70, np.uint8) + np.random.default_rng(0).integers(0, 20, (120, 160, 3), np.uint8)
-    disc = _disc()
-    photo[disc] = photo[disc] // 4 + np.array([180, 20, 20], np.uint8)
+    round_thing = disc()
+    photo[round_thing] = photo[round_thing] // 4 + np.array([180, 20, 20], np.uint8)
     mask = mask_from_box(photo, np.array([48.0, 28.0, 64.0, 64.0]))
     assert mask is not None
-    assert (mask & disc).sum() / (mask | disc).sum() > 0.9
+    assert (mask & round_thing).sum() / (mask | round_thing).sum() > 0.9
     assert mask_from_box(photo, np.array([0.0, 0.0, 160.0, 120.0])) is None  # no background beside the box
 
 
@@ -299,11 +241,11 @@ def test_mask_from_box_finds_a_clear_object():
 def tree(tmp_path):
     (tmp_path / "stills").mkdir()
     for i in range(3):
-        cv2.imwrite(str(tmp_path / "stills" / f"{i}.png"), _texture(i))
+        cv2.imwrite(str(tmp_path / "stills" / f"{i}.png"), texture(i))
     for folder in ("images", "masks"):
         (tmp_path / "objects" / folder).mkdir(parents=True)
-    cv2.imwrite(str(tmp_path / "objects" / "images" / "a.png"), _texture(5))
-    cv2.imwrite(str(tmp_path / "objects" / "masks" / "a.png"), _disc().astype(np.uint8) * 255)
+    cv2.imwrite(str(tmp_path / "objects" / "images" / "a.png"), texture(5))
+    cv2.imwrite(str(tmp_path / "objects" / "masks" / "a.png"), disc().astype(np.uint8) * 255)
     annotations = {
         "images": [{"id": 1, "file_name": "a.png", "source": "ecssd"}],
         "annotations": [{"id": 1, "image_id": 1, "bbox": [50, 30, 60, 60], "mask_file": "a.png"}],
@@ -312,7 +254,7 @@ def tree(tmp_path):
     clip = tmp_path / "clips" / "c0"
     clip.mkdir(parents=True)
     for i in range(2):
-        cv2.imwrite(str(clip / f"{i}.png"), _texture(10 + i))
+        cv2.imwrite(str(clip / f"{i}.png"), texture(10 + i))
     (clip / "groundtruth.txt").write_text("10,10,40,30\n20,20,40,30\n")
     return tmp_path
 
@@ -345,98 +287,6 @@ def test_damaged_cache_and_missing_photos_are_reported(tree, tmp_path_factory):
 
 
 # --- clips --------------------------------------------------------------------------------------------------------
-
-
-def test_clips_depend_on_the_generator_alone(pool):
-    clips = SyntheticClips(pool)
-    first, second = (clips.sample_clip(np.random.default_rng(4), 12) for _ in range(2))
-    np.testing.assert_array_equal(first.boxes, second.boxes)
-    for a, b in zip(first.frames, second.frames, strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-@pytest.mark.parametrize("changes", [{}, {"limbs": 1.0, "turns": 1.0}])
-def test_clip_boxes_follow_a_bright_square(changes):
-    config = ClipConfig(sizes=((160, 120),), occlusion=0, leave=0, jump=0, distractors=0, size=(0.25, 0.3), **changes)
-    pool = _square_pool()
-    clips = SyntheticClips(pool, config)
-    clips.material.target = lambda rng, mode: (pool.sprite(0), 0)  # type: ignore[method-assign]
-    compared = 0
-    for seed in range(6):
-        clip = clips.sample_clip(np.random.default_rng(seed), 20, difficulty=0.3)
-        for frame, (x, y, w, h) in zip(clip.frames, clip.boxes, strict=True):
-            if min(x, y) < 1 or x + w > 159 or y + h > 119 or frame.max() < 200:
-                continue
-            bright = frame.max() / 2.0 + frame.min() / 2.0
-            rows, columns = np.nonzero(frame.mean(2) > bright)
-            found = np.array([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1])
-            np.testing.assert_allclose([x, y, x + w, y + h], found, atol=1.6)
-            compared += 1
-    assert compared > 50
-
-
-def test_twins_look_like_the_target_and_stay_beside_it():
-    quiet = ClipConfig(sizes=((320, 240),), occlusion=0, leave=0, jump=0, distractors=0, size=(0.12, 0.15))
-    pool = _square_pool()
-    alike = []
-    for config in (quiet, replace(quiet, twins=1.0)):
-        clips = SyntheticClips(pool, config)
-        clips.material.target = lambda rng, mode: (pool.sprite(0), 0)  # type: ignore[method-assign]
-        bright = [clips.sample_clip(np.random.default_rng(seed), 1).frames[0].mean(2) > 150 for seed in range(12)]
-        alike.append([cv2.connectedComponents(mask.astype(np.uint8))[0] - 1 for mask in bright])
-    assert max(alike[0]) == 1
-    assert np.mean(np.array(alike[1]) > 1) > 0.5 and max(alike[1]) <= 4
-
-
-def test_a_thing_seen_from_its_other_side_was_seen_from_its_end_before():
-    for seed in range(20):
-        width, other_side = turned_sideways(np.random.default_rng(seed), 400)
-        assert 0.3 <= width.min() and width.max() <= 1
-        changes = np.flatnonzero(np.diff(other_side))
-        assert len(changes) and (width[changes] < 0.75).all()
-
-
-@pytest.mark.parametrize("event", ["occlusion", "leave"])
-def test_absence_flags_mark_the_hidden_frames(pool, event):
-    config = ClipConfig(
-        sizes=((160, 120),),
-        size=(0.1, 0.2),
-        distractors=0,
-        hidden_frames=(20, 25),
-        **{"occlusion": 0, "leave": 0, "jump": 0, event: 1},
-    )
-    for seed in range(6):
-        clip = SyntheticClips(pool, config).sample_clip(np.random.default_rng(seed), 90)
-        assert clip.attributes == (event,)
-        assert 20 <= clip.absent.sum() <= 60
-        assert clip.cover[0] > 0.8 and not clip.absent[0]
-        np.testing.assert_array_equal(clip.absent, clip.cover < 0.03)
-        np.testing.assert_array_equal(clip.absent, np.isnan(clip.boxes).any(1))
-        assert not (clip.visible & clip.absent).any()
-        hidden = np.flatnonzero(clip.absent)
-        assert (~clip.absent[hidden[-1] + 1 :]).any() or hidden[-1] >= 80  # it comes back
-
-
-def test_a_jump_moves_the_target_at_once_and_smooth_clips_do_not(pool):
-    quiet = dict(sizes=((320, 240),), occlusion=0.0, leave=0.0, distractors=0, size=(0.1, 0.15))
-    steps = {}
-    for jump in (0.0, 1.0):
-        clips = SyntheticClips(pool, ClipConfig(jump=jump, **quiet))
-        largest = []
-        for seed in range(5):
-            clip = clips.sample_clip(np.random.default_rng(seed), 80)
-            centres = clip.boxes[:, :2] + clip.boxes[:, 2:] / 2
-            largest.append(np.nanmax(np.hypot(*np.diff(centres, axis=0).T)))
-        steps[jump] = largest
-    assert max(steps[0.0]) < 30 < np.median(steps[1.0])
-
-
-def test_short_clips_are_whole(pool):
-    for n in (1, 2, 5):
-        clip = SyntheticClips(pool, ClipConfig(occlusion=1, leave=1, jump=1)).sample_clip(np.random.default_rng(n), n)
-        assert len(clip) == len(clip.frames) == n
-    with pytest.raises(UserError, match="at least 1"):
-        SyntheticClips(pool).sample_clip(np.random.default_rng(0), 0)
 
 
 def test_kinds_can_be_chosen_by_name(pool):
