@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vil_tracker.boxes import BoxLike
+from vil_tracker.config import DEFAULT_WEIGHTS
 from vil_tracker.errors import UserError
 from vil_tracker.results import Result
 from vil_tracker.tracking.tracker import Tracker
@@ -22,7 +23,7 @@ def track(
     source: str | os.PathLike[str] | int | Iterable[np.ndarray],
     box: BoxLike,
     *,
-    model: str | os.PathLike[str] | ViLTrackerNet = "nano",
+    model: str | os.PathLike[str] | ViLTrackerNet = DEFAULT_WEIGHTS,
     device: str = "auto",
     config: TrackConfig | None = None,
     start: int | str = 0,

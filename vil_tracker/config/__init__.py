@@ -14,6 +14,7 @@ from vil_tracker.config.files import (
     override,
 )
 from vil_tracker.config.sections import (
+    DEFAULT_WEIGHTS,
     MODEL_SIZES,
     Config,
     DataConfig,
@@ -24,6 +25,7 @@ from vil_tracker.config.sections import (
 )
 
 __all__ = [
+    "DEFAULT_WEIGHTS",
     "MODEL_SIZES",
     "Config",
     "DataConfig",

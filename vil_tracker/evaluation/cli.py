@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vil_tracker.config import DEFAULT_WEIGHTS
 from vil_tracker.config.command_line import add_track_options, track_config
 from vil_tracker.errors import UserError, check_folder
 from vil_tracker.models.loading import PRECISIONS
@@ -76,7 +77,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     trackers.add_argument(
         "--tracker", nargs="+", action="extend", metavar="NAME", help="one or several; see below (default: vil)"
     )
-    trackers.add_argument("--weights", default="nano", metavar="NAME|FILE", help="weights of vil (default nano)")
+    trackers.add_argument(
+        "--weights", default=DEFAULT_WEIGHTS, metavar="NAME|FILE", help=f"weights of vil (default {DEFAULT_WEIGHTS})"
+    )
     add_track_options(trackers)
     trackers.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
     trackers.add_argument(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from vil_tracker.config import TrackConfig
+from vil_tracker.config import DEFAULT_WEIGHTS, TrackConfig
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation import baselines
 from vil_tracker.evaluation.nanotrack import NanoTrackV3
@@ -117,7 +117,7 @@ class TrackerSpec:
 def parse_tracker(
     text: str,
     *,
-    weights: str = "nano",
+    weights: str = DEFAULT_WEIGHTS,
     device: str = "auto",
     config: TrackConfig | None = None,
     dtype: Precision = "float32",

@@ -8,6 +8,7 @@ import itertools
 import sys
 from typing import TYPE_CHECKING
 
+from vil_tracker.config import DEFAULT_WEIGHTS
 from vil_tracker.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.set_defaults(run=run)
     parser.add_argument(
-        "--weights", default="nano", metavar="NAME|FILE", help="shipped weights by name, or a file (default nano)"
+        "--weights",
+        default=DEFAULT_WEIGHTS,
+        metavar="NAME|FILE",
+        help=f"shipped weights by name, or a file (default {DEFAULT_WEIGHTS})",
     )
     parser.add_argument(
         "--format", default="onnx", choices=("onnx", "torch-export", "openvino"), help="what to write (default onnx)"

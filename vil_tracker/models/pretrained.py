@@ -24,7 +24,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from vil_tracker.config import ModelConfig, config_to_dict, model_config_from_dict
+from vil_tracker.config import DEFAULT_WEIGHTS, ModelConfig, config_to_dict, model_config_from_dict
 from vil_tracker.errors import UserError, atomic_write, require_extra
 from vil_tracker.models.network import ViLTrackerNet, build_network
 from vil_tracker.models.vil import PositionEmbedding, ViL, resize_grid
@@ -70,7 +70,9 @@ def shipped_weights() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
-def load_model(name_or_path: str | os.PathLike[str] = "nano", device: str | torch.device = "auto") -> ViLTrackerNet:
+def load_model(
+    name_or_path: str | os.PathLike[str] = DEFAULT_WEIGHTS, device: str | torch.device = "auto"
+) -> ViLTrackerNet:
     """A trained network in evaluation mode, float32.
 
     Args:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vil_tracker.config import DEFAULT_WEIGHTS
 from vil_tracker.config.command_line import add_track_options, track_config
 from vil_tracker.errors import UserError
 from vil_tracker.models.loading import BACKENDS, PRECISIONS
@@ -97,9 +98,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     model = parser.add_argument_group("model")
     model.add_argument(
         "--weights",
-        default="nano",
+        default=DEFAULT_WEIGHTS,
         metavar="NAME|FILE|DIR",
-        help="shipped weights by name, a file, or the folder of an exported network (default nano)",
+        help=f"shipped weights by name, a file, or the folder of an exported network (default {DEFAULT_WEIGHTS})",
     )
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
     model.add_argument("--dtype", default="float32", choices=PRECISIONS, help="precision (default float32)")

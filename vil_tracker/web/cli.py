@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from vil_tracker.config import DEFAULT_WEIGHTS
 from vil_tracker.config.command_line import add_track_options, track_config
 from vil_tracker.errors import UserError
 
@@ -34,7 +35,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     model = parser.add_argument_group("model")
     model.add_argument(
-        "--weights", default="nano", metavar="NAME|FILE", help="shipped weights by name, or a file (default nano)"
+        "--weights",
+        default=DEFAULT_WEIGHTS,
+        metavar="NAME|FILE",
+        help=f"shipped weights by name, or a file (default {DEFAULT_WEIGHTS})",
     )
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
     add_track_options(model)
