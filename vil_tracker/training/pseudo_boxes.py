@@ -1,0 +1,140 @@
+"""Boxes for videos that have none: a tracker goes there and back, and what it agrees on with itself is kept.
+
+Forward-backward consistency as in Kalal et al., "Forward-Backward Error" (2010), on boxes instead of points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from vil_tracker.boxes import iou
+from vil_tracker.evaluation.trackers import SequenceTracker
+
+RETURN_OVERLAP = 0.7  # of the way back's end with the start
+MIDDLE_OVERLAP = 0.55  # of both ways in a frame that is kept
+MEAN_SCORE, LEAST_SCORE = 0.6, 0.25
+GIVE_UP = 4  # frames in a row with a mean score below LEAST_SCORE + 0.2 end the way there
+FLOW_SCALE = 0.5  # of the frames in which motion is looked for
+
+
+@dataclass(frozen=True)
+class PseudoTrack:
+    """A stretch of a video with boxes.
+
+    Attributes:
+        first: number of its first frame.
+        boxes: (N, 4) xywh in pixels, the mean of both ways; NaN where they disagree.
+    """
+
+    first: int
+    boxes: np.ndarray
+
+
+def there_and_back(tracker: SequenceTracker, frames: Sequence[np.ndarray], box: np.ndarray) -> np.ndarray | None:
+    """Boxes (N, 4) of a target that is found from ``box`` on the first frame and back again; None where it is not.
+
+    Args:
+        tracker: one whose score is a probability.
+        frames: N frames, (H, W, 3) uint8 RGB.
+        box: start, xywh in pixels.
+    """
+    there = _follow(tracker, frames, box)
+    if there is None:
+        return None
+    back = _follow(tracker, frames[::-1], there[-1])
+    if back is None or iou(back[-1], box) <= RETURN_OVERLAP:
+        return None
+    back = back[::-1]
+    agrees = np.array([float(iou(a, b)) > MIDDLE_OVERLAP for a, b in zip(there, back, strict=True)])
+    boxes = np.where(agrees[:, None], (there + back) / 2, np.nan)
+    boxes[0] = box
+    return boxes
+
+
+def _follow(tracker: SequenceTracker, frames: Sequence[np.ndarray], box: np.ndarray) -> np.ndarray | None:
+    """Boxes (N, 4), or None where the score does not stay high."""
+    tracker.init(frames[0], box)
+    boxes, scores = [np.asarray(box, np.float64)], [1.0]
+    for frame in frames[1:]:
+        result = tracker.update(frame)
+        boxes.append(result.box)
+        scores.append(result.score)
+        if len(scores) > GIVE_UP and np.mean(scores[-GIVE_UP:]) < LEAST_SCORE + 0.2:
+            return None
+    return np.stack(boxes) if np.mean(scores) >= MEAN_SCORE and min(scores) >= LEAST_SCORE else None
+
+
+def moving_boxes(first: np.ndarray, second: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+    """Boxes, xywh in pixels and in random order, around what moves against the background between two frames.
+
+    The background's motion is an affine map, fitted to dense optical flow by iterated weighting.
+    """
+    grey = [
+        cv2.resize(
+            cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), None, fx=FLOW_SCALE, fy=FLOW_SCALE, interpolation=cv2.INTER_AREA
+        )
+        for frame in (first, second)
+    ]
+    height, width = grey[0].shape
+    flow = cv2.calcOpticalFlowFarneback(grey[0], grey[1], None, 0.5, 3, 13, 2, 5, 1.1, 0)  # type: ignore[call-overload]
+    y, x = np.mgrid[0:height, 0:width]
+    places = np.stack([x.ravel(), y.ravel(), np.ones(height * width)], axis=1)
+    vectors, some = flow.reshape(-1, 2), slice(None, None, 37)
+    weight = np.ones(len(places[some]))
+    for _ in range(3):
+        rows = weight[:, None]
+        background = np.linalg.lstsq(places[some] * rows, vectors[some] * rows, rcond=None)[0]
+        residual = np.linalg.norm(vectors[some] - places[some] @ background, axis=1)
+        weight = 1 / (1 + (residual / (np.median(residual) + 0.1)) ** 2)
+    motion = np.linalg.norm(vectors - places @ background, axis=1).reshape(height, width)
+    moving = (motion > max(1.0, 2.5 * float(np.median(motion)))).astype(np.uint8)
+    moving = cv2.morphologyEx(moving, cv2.MORPH_OPEN, np.ones((3, 3), np.uint8)).astype(np.uint8)
+    _, _, statistics, _ = cv2.connectedComponentsWithStats(moving)
+    found = []
+    for left, top, w, h, area in statistics[1:]:
+        fits = 8 <= w < 0.6 * width and 8 <= h < 0.75 * height and area > 0.3 * w * h
+        if fits and left > 1 and top > 1 and left + w < width - 1 and top + h < height - 1:
+            found.append(np.array([left, top, w, h], np.float64) / FLOW_SCALE)
+    rng.shuffle(found)  # type: ignore[arg-type]
+    return found
+
+
+def pseudo_tracks(
+    tracker: SequenceTracker,
+    frames: Sequence[np.ndarray],
+    rng: np.random.Generator,
+    *,
+    attempts: int = 12,
+    length: int = 56,
+    most: int = 4,
+) -> Iterator[PseudoTrack]:
+    """Tracks of a video's moving things, from random frames on.
+
+    Args:
+        tracker: the teacher.
+        frames: all frames of the video.
+        rng: of the starts.
+        attempts: starting frames to try.
+        length: frames of a track at most.
+        most: tracks at most.
+    """
+    kept: list[PseudoTrack] = []
+    for _ in range(attempts):
+        if len(frames) < 16 or len(kept) == most:
+            return
+        first = int(rng.integers(0, max(1, len(frames) - length // 2)))
+        part = frames[first : first + length]
+        if len(part) < 16:
+            continue
+        for box in moving_boxes(part[0], part[3], rng)[:2]:
+            if any(abs(track.first - first) < length and iou(track.boxes[0], box) > 0.3 for track in kept):
+                continue
+            boxes = there_and_back(tracker, part, box)
+            if boxes is not None:
+                kept.append(PseudoTrack(first, boxes))
+                yield kept[-1]
+                break
