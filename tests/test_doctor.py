@@ -29,7 +29,7 @@ def run(*options: str) -> int:
     parser = argparse.ArgumentParser()
     doctor.add_parser(parser.add_subparsers())
     args = parser.parse_args(["doctor", *options])
-    return args.run(args)
+    return doctor.run(args)
 
 
 @pytest.fixture

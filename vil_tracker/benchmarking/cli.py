@@ -26,9 +26,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="measure speed and memory",
         description="Measure a frame part by part and a whole generated video; all figures are medians.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
     parser.add_argument(
         "--model", default="nano", choices=("nano", "tiny", "small", "base"), help="size of the network (default nano)"
     )

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import argparse
 
-from vil_tracker.config import Config, TrackConfig, load_config, override
+from vil_tracker.config import DEFAULT_WEIGHTS, Config, TrackConfig, load_config, override
 from vil_tracker.errors import UserError
 
 
 def add_set_option(parser: argparse._ActionsContainer, help: str) -> None:
     """Add ``--set KEY=VALUE ...``, which may be repeated; :func:`vil_tracker.config.override` reads it."""
     parser.add_argument("--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help=help)
+
+
+def add_model_options(parser: argparse._ActionsContainer, weights: str = "shipped weights by name, or a file") -> None:
+    """Add ``--weights``, described so, and ``--device``."""
+    parser.add_argument(
+        "--weights", default=DEFAULT_WEIGHTS, metavar="NAME|FILE", help=f"{weights} (default {DEFAULT_WEIGHTS})"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
 
 
 def add_track_options(parser: argparse._ActionsContainer) -> None:

@@ -8,8 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vil_tracker.config import DEFAULT_WEIGHTS
-from vil_tracker.config.command_line import add_track_options, track_config
+from vil_tracker.config.command_line import add_model_options, add_track_options, track_config
 from vil_tracker.errors import UserError, check_folder
 from vil_tracker.models.loading import PRECISIONS
 from vil_tracker.runtime import leave_process_group
@@ -55,9 +54,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="measure a tracker on a benchmark",
         description="Run trackers over a benchmark, score them, and write report.json, CSV files and report.html.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
     parser.add_argument("--benchmark", required=True, metavar="NAME", help="which benchmark; see below")
     parser.add_argument("--output", "-o", required=True, metavar="DIR", help="folder of the results and the report")
     data = parser.add_argument_group("data")
@@ -77,11 +74,8 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     trackers.add_argument(
         "--tracker", nargs="+", action="extend", metavar="NAME", help="one or several; see below (default: vil)"
     )
-    trackers.add_argument(
-        "--weights", default=DEFAULT_WEIGHTS, metavar="NAME|FILE", help=f"weights of vil (default {DEFAULT_WEIGHTS})"
-    )
+    add_model_options(trackers, "weights of vil")
     add_track_options(trackers)
-    trackers.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
     trackers.add_argument(
         "--dtype",
         nargs="+",

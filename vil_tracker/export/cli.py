@@ -37,9 +37,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="write the network for other runtimes",
         description="Write the network as two graphs for another runtime, and check that it finds the same boxes.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
     parser.add_argument(
         "--weights",
         default=DEFAULT_WEIGHTS,

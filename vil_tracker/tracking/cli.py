@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vil_tracker.config import DEFAULT_WEIGHTS
-from vil_tracker.config.command_line import add_track_options, track_config
+from vil_tracker.config.command_line import add_model_options, add_track_options, track_config
 from vil_tracker.errors import UserError
 from vil_tracker.models.loading import BACKENDS, PRECISIONS
 
@@ -42,9 +41,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="follow targets through a video, images, a camera or a stream",
         description="Follow one or more targets through a video and write their boxes and an annotated video.",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
     parser.add_argument(
         "source",
         metavar="SOURCE",
@@ -96,13 +93,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     output.add_argument("--score-plot", action="store_true", help="draw the score over time (plots extra)")
     output.add_argument("--show", action="store_true", help="show the results in a window while tracking")
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--weights",
-        default=DEFAULT_WEIGHTS,
-        metavar="NAME|FILE|DIR",
-        help=f"shipped weights by name, a file, or the folder of an exported network (default {DEFAULT_WEIGHTS})",
-    )
-    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+    add_model_options(model, "shipped weights by name, a file, or the folder of an exported network")
     model.add_argument("--dtype", default="float32", choices=PRECISIONS, help="precision (default float32)")
     model.add_argument(
         "--backend", choices=BACKENDS, help="what runs the network (default: torch, or what an exported one is for)"

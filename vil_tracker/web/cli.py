@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 
-from vil_tracker.config import DEFAULT_WEIGHTS
-from vil_tracker.config.command_line import add_track_options, track_config
+from vil_tracker.config.command_line import add_model_options, add_track_options, track_config
 from vil_tracker.errors import UserError
 
 EPILOG = """\
@@ -27,20 +26,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="track in the browser: drop a video, draw a box, watch the result",
         description="Serve a web page on which a video is dropped, a box drawn, and the result watched (demo extra).",
         epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.set_defaults(run=run)
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default 127.0.0.1: this computer)")
     parser.add_argument("--port", type=int, default=7860, help="port, or 0 for any free one (default 7860)")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     model = parser.add_argument_group("model")
-    model.add_argument(
-        "--weights",
-        default=DEFAULT_WEIGHTS,
-        metavar="NAME|FILE",
-        help=f"shipped weights by name, or a file (default {DEFAULT_WEIGHTS})",
-    )
-    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (default auto)")
+    add_model_options(model)
     add_track_options(model)
     limits = parser.add_argument_group("limits")
     limits.add_argument("--workers", type=int, default=1, metavar="N", help="videos tracked at once (default 1)")
