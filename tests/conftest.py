@@ -46,7 +46,8 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def footage() -> tuple[list[np.ndarray], np.ndarray]:
     """101 frames of a real video where the research data is at hand, of the painted clip where not; the target's box
-    on the first one."""
+    on the first one.
+    """
     from vil_tracker.data.dataset import open_folder
     from vil_tracker.data.synthetic.demo_clip import DemoClip
 

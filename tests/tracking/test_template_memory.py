@@ -1,5 +1,6 @@
 """Several templates: the first is never dropped, their number is bounded, and the memory equals one built at once; a
-correction by hand is such a template and restarts the session from the corrected box."""
+correction by hand is such a template and restarts the session from the corrected box.
+"""
 
 from __future__ import annotations
 

@@ -154,7 +154,8 @@ def _shrink(
 
 def _whole_blocks(low: int, high: int, limit: int, k: int) -> tuple[int, int]:
     """The interval's part in [0, limit], made longer to a multiple of ``k`` where there is room: whole blocks are
-    averaged twenty times as fast as fractions."""
+    averaged twenty times as fast as fractions.
+    """
     low, high = max(0, low), min(limit, high)
     missing = -(high - low) % k
     after = min(missing, limit - high)

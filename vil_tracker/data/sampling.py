@@ -158,7 +158,8 @@ class Samples(Dataset):
 
     def sample_of(self, error: RuntimeError) -> int | None:
         """The sample that a loader process was making when it died, from the loader's complaint; None if it says
-        something else."""
+        something else.
+        """
         if "DataLoader worker" not in str(error):
             return None
         dead = {int(number) for number in re.findall(r"\d+", str(error))}

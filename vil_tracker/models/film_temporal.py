@@ -66,7 +66,8 @@ class FiLMTemporalModulation(nn.Module):
 
     def forward(self, x: Tensor, temporal_context: Tensor, reliability: Tensor | None = None) -> Tensor:
         """Modulate ``x`` (B, S, D) by ``temporal_context`` (B, S, D), drawn to the identity as ``reliability``
-        (B, S, 1 or D) goes to 0."""
+        (B, S, 1 or D) goes to 0.
+        """
         gamma, beta = self.gamma_net(temporal_context), self.beta_net(temporal_context)
         if reliability is not None:
             gamma = reliability * gamma + (1 - reliability)

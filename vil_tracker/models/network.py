@@ -137,7 +137,8 @@ class ViLTrackerNet(nn.Module):
         self, templates: Tensor, template_boxes: Tensor, search: Tensor, context: TemporalContext | None = None
     ) -> NetworkOutput:
         """Templates and search in one pass, as in training: the same function as :meth:`encode_templates` followed
-        by :meth:`forward_search`, with the same arguments."""
+        by :meth:`forward_search`, with the same arguments.
+        """
         template_tokens, template_grid = self._embed_templates(templates, template_boxes)
         search_tokens, grid = self._embed_search(search)
         tokens = torch.cat([template_tokens, search_tokens], dim=1)

@@ -78,7 +78,8 @@ class VerifierNet(nn.Module):
 
     def compare(self, first: Tensor, seen: Tensor) -> Tensor:
         """Embeddings (B, EMBEDDING) of the target and of something else to logits (B, 2): that the two are the same
-        thing, and (whose sigmoid is) the overlap to expect of the box with that thing."""
+        thing, and (whose sigmoid is) the overlap to expect of the box with that thing.
+        """
         cosine = F.cosine_similarity(first, seen)[:, None]
         pairs = torch.cat([first, seen, first * seen, (first - seen).abs()], dim=1)
         return self.answers(torch.cat([F.relu(self.hidden(pairs)), 4 * cosine], dim=1))

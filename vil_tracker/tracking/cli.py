@@ -34,7 +34,7 @@ keys with --show: space pause, s step, 1-9 choose a target, r draw its box anew,
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add ``track`` to the command line."""
     parser = subparsers.add_parser(
         "track",

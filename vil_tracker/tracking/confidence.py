@@ -70,7 +70,8 @@ def appearance(
     box: np.ndarray | None = None,
 ) -> Appearance:
     """Describe what stands in the box of a view, or in another box (4,) xywh in image pixels, and compare it by the
-    likeness network with the first frame's and with what was seen beside the target."""
+    likeness network with the first frame's and with what was seen beside the target.
+    """
     in_crop = view.box_in_crop if box is None else view.geometry.to_crop(box)
     size = view.pixels.shape[0]
     x1, y1, x2, y2 = (int(round(float(v) * size)) for v in np.clip(in_crop, 0.0, 1.0))
@@ -238,7 +239,8 @@ class ConfidenceEstimator:
 
     def compare(self, known: ConfidenceState, view: SearchOutput, frame: int, interval: int) -> tuple[Appearance, bool]:
         """What a view's box holds, and whether it was compared in this frame, number ``frame``, or taken from the last
-        comparison, less than ``interval`` frames ago: comparing costs more than the rest of a score."""
+        comparison, less than ``interval`` frames ago: comparing costs more than the rest of a score.
+        """
         if known.compared is not None and frame - known.last_compared < interval:
             return reuse_appearance(known.compared, view), False
         known.compared, known.last_compared = self.appearance(known, view), frame
@@ -277,7 +279,8 @@ class ConfidenceEstimator:
 
     def update(self, known: ConfidenceState, view: SearchOutput, seen: Appearance, frame: int) -> None:
         """Learn from a target that is surely there, in frame number ``frame``: how similar it usually is, and what
-        else stands beside it."""
+        else stands beside it.
+        """
         same, _ = seen.alike
         if known.similarity_ema is None:
             known.similarity_ema = same
@@ -302,7 +305,8 @@ def _centre(view: SearchOutput) -> tuple[float, float]:
 
 def _away(view: SearchOutput) -> tuple[np.ndarray, np.ndarray]:
     """Squares of the distances of all cells (h, w) from the middle of a view's box, in crops; and whether what they
-    show is something else."""
+    show is something else.
+    """
     column_w, row_h1 = _cells(*view.logits.shape)
     (x, y), (x1, y1, x2, y2) = _centre(view), (float(v) for v in view.box_in_crop)
     away = (column_w - x) ** 2 + (row_h1 - y) ** 2

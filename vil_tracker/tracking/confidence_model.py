@@ -120,6 +120,7 @@ def probability(log_odds: float) -> float:
 
 def smooth_logit(before: float, now: float, gain: float) -> float:
     """Two probabilities in turn, the second with weight ``gain``, averaged as log odds: one frame's evidence is noisy,
-    and a box that was right is seldom wrong in the next frame. Log odds beyond ±6 count as that."""
+    and a box that was right is seldom wrong in the next frame. Log odds beyond ±6 count as that.
+    """
     old, new = (log_odds(value, _MAX_SMOOTH_LOGIT) for value in (before, now))
     return probability(old + gain * (new - old))

@@ -49,7 +49,8 @@ class RedetectionCandidate:
 
     def seen_again(self, box: np.ndarray, score: float, gain: float) -> RedetectionCandidate | None:
         """After another look, which moved the box and gave this score (``gain`` as for a followed box's); None if it is
-        now less likely than any place was at first."""
+        now less likely than any place was at first.
+        """
         total = self.log_odds + log_odds(score, _MOST)
         if total <= -math.log(self.places):
             return None
@@ -93,7 +94,8 @@ class SlidingWindowSearch:
 
 def coarse_grid(width: int, height: int, side: float, size: int, limit: int) -> list[CropGeometry]:
     """Overlapping crops that cover the frame, at the finest of :data:`SCALES` that needs at most ``limit`` crops, or
-    at a still coarser one if even the last needs more."""
+    at a still coarser one if even the last needs more.
+    """
     scale = SCALES[-1]
     for candidate in SCALES:
         if math.prod(len(_places(length, side * candidate)) for length in (width, height)) <= limit:
@@ -118,13 +120,15 @@ def _places(length: float, side: float) -> list[float]:
 
 def candidate_score(seen: Appearance) -> float:
     """How much a place seen from afar deserves a look from near: the log odds of two judges that know little of each
-    other's errors, added up."""
+    other's errors, added up.
+    """
     return seen.peak + seen.alike[0]
 
 
 def candidate_posterior(other: float, here: float) -> float:
     """Probability that the target is at another place rather than here or nowhere, where each place was judged for
-    itself with these probabilities: it cannot be at both."""
+    itself with these probabilities: it cannot be at both.
+    """
     there = other * (1 - here)
     return there / max(there + (1 - other), 1e-12)
 

@@ -157,7 +157,8 @@ class Tracker:
 
     def steps(self, frame: np.ndarray) -> Steps:
         """One frame, as a generator that yields the crops to look at and is sent what the network saw in them; it
-        returns the result. Whoever drives it may put the crops of many trackers through the network together."""
+        returns the result. Whoever drives it may put the crops of many trackers through the network together.
+        """
         state = self._started()
         if state.confidence is None:
             return (yield from self._follow_plainly(state, frame))
@@ -234,7 +235,8 @@ class Tracker:
 
     def _elsewhere(self, state: TrackState, frame: np.ndarray) -> list[SearchRequest]:
         """The crops in which the target is searched for elsewhere in this frame, with the first template alone: around
-        the likeliest place so far, if there is one, and the next ones of the sliding window."""
+        the likeliest place so far, if there is one, and the next ones of the sliding window.
+        """
         first, settings = state.memory.first, self.model.config
         state.sliding_window = state.sliding_window or SlidingWindowSearch()
         side, count = settings.search_factor * state.sure_size, self.config.redetect_crops

@@ -12,6 +12,7 @@ EXAMPLE = "example: vil-tracker train configs/nano_starter.yaml --data-root ~/da
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``train`` to the command line."""
     parser = subparsers.add_parser("train", help="train a network", epilog=EXAMPLE)
     parser.add_argument("config", type=Path, help="configuration file, such as configs/nano_starter.yaml")
     add_set_option(parser, "replace values: train.steps=2000 ...")
@@ -35,6 +36,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Train, or write a contact sheet of samples; returns 0."""
     import torch
 
     from vil_tracker.config import load_config, override

@@ -16,6 +16,8 @@ MIN_SIZE = 1e-3  # of the crop; truth and prediction are kept above it so that e
 
 @dataclass(frozen=True)
 class LossWeights:
+    """Weights of the three losses of a frame."""
+
     focal: float = 1.0
     giou: float = 2.0
     l1: float = 5.0

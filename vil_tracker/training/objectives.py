@@ -203,7 +203,8 @@ def build_objective(
 
 def compile_parts(network: ViLTrackerNet) -> None:
     """Compile stem, head and each sublayer by itself: sublayers of one direction share their code, so that compiling
-    takes minutes less than that of the network as a whole."""
+    takes minutes less than that of the network as a whole.
+    """
     for part in (*network.backbone.sublayers, network.backbone.patch_embed, network.head):
         part.forward = torch.compile(part.forward, dynamic=False)  # type: ignore[method-assign]
 

@@ -170,7 +170,8 @@ def on_grid(features_BCHW: Tensor, grid: int) -> Tensor:
 
 def score_on_grid(score_Bnn: Tensor, grid: int) -> Tensor:
     """The teacher's score map at the centres of grid × grid cells over the whole crop, (B, grid²); 0 beyond its
-    outermost cells."""
+    outermost cells.
+    """
     centre = (torch.arange(grid, device=score_Bnn.device) + 0.5) / grid - 0.5  # of the crop's side
     at = centre * SEARCH_SIZE / STRIDE / (CELLS // 2)  # in [-1, 1] between the outermost cells' centres
     where = torch.stack(torch.meshgrid(at, at, indexing="xy"), -1).expand(len(score_Bnn), -1, -1, -1)

@@ -1,5 +1,6 @@
 """Training the likeness network on composed looks: it shall tell a thing seen again from everything else, and say how
-well the box fits."""
+well the box fits.
+"""
 
 from __future__ import annotations
 

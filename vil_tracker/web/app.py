@@ -200,7 +200,7 @@ class Application:
     async def _turn(self) -> None:
         try:
             await asyncio.wait_for(self._uploads.acquire(), self._limits.stall_seconds)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise QuotaExceeded("many videos are being received right now: try again in a minute") from None
 
     def _too_large(self) -> RequestError:
@@ -343,7 +343,7 @@ async def _chunks(request: Request, stall_seconds: float) -> AsyncIterator[bytes
             chunk = await asyncio.wait_for(stream.__anext__(), stall_seconds)
         except StopAsyncIteration:
             return
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise RequestError(408, "nothing arrived for a while: check the connection and try again") from None
         if chunk:
             yield chunk

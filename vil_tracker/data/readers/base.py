@@ -141,7 +141,8 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
 
 def subfolders(folder: Path, limit: int | None = None) -> list[Path]:
     """The folders inside ``folder`` (links followed, hidden ones left out), in natural order; at most ``limit``
-    directory entries are looked at. A folder that cannot be read counts as empty."""
+    directory entries are looked at. A folder that cannot be read counts as empty.
+    """
     found: list[str] = []
     try:
         with os.scandir(folder) as entries:

@@ -120,7 +120,8 @@ class AssetSampler:
 
     def distractor(self, rng: np.random.Generator, target: Sprite | None, group: int) -> Sprite:
         """Something to confuse with the target, but not the target itself: of its class, a copy in clearly other
-        colours, or anything."""
+        colours, or anything.
+        """
         choice = rng.random()
         avoid = NOWHERE if target is None else target.origin
         members = self._members.get(group)

@@ -67,7 +67,8 @@ def outline(alpha: np.ndarray) -> np.ndarray:
 
 def ellipse_outline(box: np.ndarray, points: int = 24) -> np.ndarray:
     """Ellipse (points, 2) inscribed in an xywh box: a better guess of an object's outline than the box's corners,
-    whose bounding box would swell when turned."""
+    whose bounding box would swell when turned.
+    """
     t = np.arange(points) * (2 * math.pi / points)
     x, y, w, h = (float(v) for v in box)
     return np.stack([x + w / 2 + w / 2 * np.cos(t), y + h / 2 + h / 2 * np.sin(t)], axis=1)
@@ -244,7 +245,8 @@ def recolour(sprite: Sprite, rng: np.random.Generator, strength: float) -> Sprit
 
 def apart(one: Sprite, other: Sprite) -> float:
     """How far the colours of two sprites of one shape lie apart: mean absolute difference of opaque pixels (every
-    third row and column), in levels (0 to 255)."""
+    third row and column), in levels (0 to 255).
+    """
     a, b = one.rgba[::3, ::3], other.rgba[::3, ::3]
     solid = a[..., 3] > 127
     return float(np.abs(a[..., :3][solid].astype(int) - b[..., :3][solid]).mean()) if solid.any() else 0.0
