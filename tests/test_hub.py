@@ -17,7 +17,7 @@ from vil_tracker import load_model
 from vil_tracker.config import ModelConfig
 from vil_tracker.errors import UserError
 from vil_tracker.models.network import ViLTrackerNet, build_network
-from vil_tracker.models.pretrained import save_model
+from vil_tracker.models.pretrained import save_model, shipped_weights
 
 hub = pytest.importorskip("vil_tracker.hub", reason="needs the hub extra")
 
@@ -70,7 +70,20 @@ def test_a_folder_round_trips_without_a_network(
     assert again.config == TINY and again.calibration == network.calibration
     assert json.loads((tmp_path / "mine/config.json").read_text())["dim"] == 32
     card = (tmp_path / "mine/README.md").read_text()
-    assert card.startswith("---\nlicense: apache-2.0") and "vil_tracker.track(" in card
+    assert "license" not in card.split("---")[1] and "vil_tracker.track(" in card  # a user's weights: none is invented
+
+
+def test_the_pushed_card_is_that_of_the_weights(tmp_path: Path) -> None:
+    """The shipped weights are for research only; a card that said Apache-2.0 would promise what nobody may."""
+    shipped = load_model("nano", "cpu")
+    hub.save_pretrained(shipped, tmp_path / "first")
+    card = (tmp_path / "first/README.md").read_text()
+    _, front, text = card.split("---\n", 2)
+    assert "license: other\n" in front and "license_link: README.md" in front and "apache" not in front
+    assert text.strip() == shipped_weights()["nano"].with_suffix(".md").read_text().strip()
+    again = hub.from_pretrained(tmp_path / "first")  # and it stays with them from folder to folder
+    hub.save_pretrained(again, tmp_path / "second")
+    assert (tmp_path / "second/README.md").read_text() == card
 
 
 @pytest.mark.usefixtures("offline")

@@ -25,14 +25,12 @@ from vil_tracker.models.pretrained import HUB_FILE, load_model, save_model
 log = logging.getLogger(__name__)
 
 TIMEOUT = 5.0  # seconds that the hub has for its first answer
-_CARD = """\
----
-license: apache-2.0
+_TAGS = """\
 library_name: vil-tracker
 pipeline_tag: object-detection
 tags: [visual-object-tracking, vision-lstm, xlstm, mlstm]
----
-
+"""
+_CARD = """\
 # ViL-Tracker, size {name}
 
 A single-object tracker on a bidirectional mLSTM backbone (Vision-LSTM): {parameters:.1f} million parameters, template
@@ -44,6 +42,8 @@ import vil_tracker
 for index, result in vil_tracker.track("video.mp4", box=(120, 80, 64, 48), model="OWNER/NAME"):
     print(index, result.box, result.score, result.state)
 ```
+
+Write here what the weights were trained on, and under which licence they may be used.
 """
 
 
@@ -92,7 +92,9 @@ def _reachable(name: str, options: dict[str, Any]) -> bool:
 def save_pretrained(network: ViLTrackerNet, folder: str | os.PathLike[str]) -> Path:
     """Write a network as a folder in the hub's layout, readable by :func:`from_pretrained`.
 
-    An existing README.md stays as it is: it may have been written by hand.
+    An existing README.md stays as it is: it may have been written by hand. Otherwise the card is the weights' own, with
+    the hub's front matter: the licence "other" that the card explains. Weights without a card get one that claims no
+    licence.
 
     Raises:
         UserError: the folder cannot be written.
@@ -104,12 +106,15 @@ def save_pretrained(network: ViLTrackerNet, folder: str | os.PathLike[str]) -> P
     with atomic_write(target / "config.json", "w") as stream:
         json.dump({"model_type": "vil-tracker", **config_to_dict(config)}, stream, indent=2)
     if not (target / "README.md").exists():
-        card = _CARD.format(
+        card = network.card or _CARD.format(
             name=config.name,
             parameters=sum(p.numel() for p in network.parameters()) / 1e6,
             template=config.template_size,
             search=config.search_size,
         )
+        if not card.startswith("---\n"):  # a card with front matter came from the hub
+            licence = "license: other\nlicense_name: see-model-card\nlicense_link: README.md\n" if network.card else ""
+            card = f"---\n{licence}{_TAGS}---\n\n{card}"
         with atomic_write(target / "README.md", "w") as stream:
             stream.write(card)
     return target

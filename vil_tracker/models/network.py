@@ -73,6 +73,7 @@ class ViLTrackerNet(nn.Module):
     Attributes:
         calibration: how these weights' score maps become a probability, JSON as the tracking session reads it; None
             where nobody has fitted it. It comes from the weights file and holds for no other weights.
+        card: text of the model card beside the weights file; None where there is none.
     """
 
     def __init__(
@@ -94,6 +95,7 @@ class ViLTrackerNet(nn.Module):
         self.temporal = temporal
         self.head = head
         self.calibration: str | None = None
+        self.card: str | None = None
 
     def set_grad_checkpointing(self, enabled: bool = True) -> None:
         """Recompute each sublayer in the backward pass instead of keeping its activations."""

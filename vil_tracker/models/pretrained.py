@@ -96,6 +96,8 @@ def load_model(
         raise UserError(f"{path} holds values that are not finite, in {broken[0]}: it is damaged, save it again")
     network.load_state_dict({name: value.float() for name, value in tensors.items()}, assign=True)
     network.calibration = metadata.get("calibration")
+    beside = path.parent / "README.md" if path.name == HUB_FILE else path.with_suffix(".md")
+    network.card = beside.read_text(encoding="utf-8") if beside.is_file() else None
     return network.eval().to(resolved)
 
 
