@@ -207,7 +207,7 @@ def _track_opened(
         if window is not None:
             window.close()
     if not quiet:
-        print(describe(summary, settings))
+        print(describe(summary, settings, args.weights))
     return 0 if summary.signal is None else 128 + summary.signal
 
 
@@ -275,7 +275,7 @@ _LABELS = {
 }
 
 
-def describe(summary: Summary, settings: OutputSettings) -> str:
+def describe(summary: Summary, settings: OutputSettings, weights: str = DEFAULT_WEIGHTS) -> str:
     """What a person wants to know after a run: how it went, where the time went, where the files are."""
     from vil_tracker.io.video_writer import find_ffmpeg
     from vil_tracker.results import STATES
@@ -289,7 +289,8 @@ def describe(summary: Summary, settings: OutputSettings) -> str:
     if summary.signal is not None:
         lines.insert(0, f"interrupted by {summary.signal.name}; the files are complete up to frame {summary.last}")
     if summary.dropped:
-        lines.append(f"{summary.dropped} frames arrived while the tracker was busy and were dropped")
+        hint = "" if weights == "nano" else ": --weights nano is faster"
+        lines.append(f"{summary.dropped} frames arrived while the tracker was busy and were dropped{hint}")
     if summary.reconnections:
         lines.append(f"the connection broke and was made again {summary.reconnections} times")
     for number, states in summary.states.items():
