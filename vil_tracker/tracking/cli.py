@@ -275,7 +275,7 @@ _LABELS = {
 }
 
 
-def describe(summary: Summary, settings: OutputSettings, weights: str = DEFAULT_WEIGHTS) -> str:
+def describe(summary: Summary, settings: OutputSettings, weights: str) -> str:
     """What a person wants to know after a run: how it went, where the time went, where the files are."""
     from vil_tracker.io.video_writer import find_ffmpeg
     from vil_tracker.results import STATES
