@@ -68,7 +68,7 @@ def test_targets_that_join_late_and_a_correction() -> None:
             assert np.allclose(results[key].box, result.box, atol=1e-3)
         if number == 5:
             together.correct(1, Frame(number, 0.0, frame), np.array(BOXES[2], float))
-            first.init(frame, BOXES[2])
+            first.correct(frame, BOXES[2])
     assert {"crop", "network"} <= set(timer.seconds)
 
 
@@ -84,3 +84,21 @@ def test_trackers_must_fit_together() -> None:
         update_together([one, Tracker(a)], frames[1])
     with pytest.raises(UserError, match="frame"):
         tracker_module.update_together([one], frames[1][..., 0])
+
+
+def test_corrections_of_a_run_are_those_of_the_session() -> None:
+    network, (frames, _) = small_network(calibrated=False), scene(4, 7)
+    targets = [Target(number, np.array(box, float)) for number, box in enumerate(BOXES[:2], start=1)]
+    corrections = [Target(1, np.array(BOXES[1], float), 5), Target(1, np.array(BOXES[2], float), 2)]
+    first = Frame(0, 0.0, frames[0])
+    group = TargetGroup(lambda: Tracker(network), targets, first, StageTimer(), corrections)
+    alone = Tracker(network)
+    for number, frame in enumerate(frames):
+        result = alone.update(frame) if number else alone.init(frame, BOXES[0])
+        if number in (2, 5):
+            result = alone.correct(frame, BOXES[2 if number == 2 else 1])
+        assert np.allclose(group.step(Frame(number, 0.0, frame))[1].box, result.box, atol=1e-3)
+    assert not group.missing()
+    for wrong, text in ((Target(3, targets[0].box, 4), "target 3"), (Target(1, targets[0].box, 0), "later frame")):
+        with pytest.raises(UserError, match=text):
+            TargetGroup(lambda: Tracker(network), targets, first, StageTimer(), [wrong])

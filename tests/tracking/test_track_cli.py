@@ -214,3 +214,21 @@ def test_no_display_is_told_at_once(clip: Path, tmp_path: Path, monkeypatch, cap
         assert track(clip, *words, "-o", tmp_path / "out") == 2
         assert "no display" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_corrections_on_the_command_line(tmp_path: Path, clip: Path, capfd) -> None:
+    words = (clip, "--box", BOX, "--box", "40,20,30,30", "--no-video")
+    assert track(*words, "-o", tmp_path / "plain") == 0
+    corrections = ("--correct", "10:1,2,20,10", "--correct", "2@20:3,4,9,9")
+    assert track(*words, *corrections, "-o", tmp_path / "out") == 0
+    before, after = rows(tmp_path / "plain" / "boxes.csv"), rows(tmp_path / "out" / "boxes.csv")
+    assert before[:20] == after[:20] and before[21:40:2] == after[21:40:2]  # what was right stays as it was
+    assert [after[20][key] for key in ("x", "y", "w", "score")] == ["1.000", "2.000", "20.000", "1.0000"]
+    assert [after[22][key] for key in "xy"] == ["3.000", "3.000"] and after[41]["x"] == "3.000"
+    for text in ("10", "x:1,2,3,4", "1@2@3:1,2,3,4", "5:1,2,3", "3@5:1,2,3,4", "0:1,2,3,4", "5:500,500,3,4"):
+        capfd.readouterr()
+        assert track(*words, "--correct", text, "-o", tmp_path / "wrong") == 2
+        error = capfd.readouterr().err
+        assert error.count("\n") == 1 and not (tmp_path / "wrong").exists(), error
+    assert track(clip, "--box", BOX, "--no-video", "--correct", "500:1,2,3,4", "-o", tmp_path / "late") == 0
+    assert "before target 1 was to be corrected (frame 500)" in capfd.readouterr().err

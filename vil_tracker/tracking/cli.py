@@ -25,6 +25,7 @@ EPILOG = """\
 examples:
   vil-tracker track video.mp4 --box 120,80,64,48
   vil-tracker track video.mp4 --select --start 00:01:02      draw the box with the mouse
+  vil-tracker track video.mp4 --box 120,80,64,48 --correct 250:300,90,60,45      where it had drifted
   vil-tracker track frames/ --box 120,80,64,48 --box 300,90,40,40 --format csv,mot
   vil-tracker track 0 --select --show                        webcam, with a window
   vil-tracker track rtsp://camera/stream --box 120,80,64,48 --frames 3000
@@ -48,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="video file, image folder, glob in quotes, webcam index, rtsp:// or http:// address, "
         "or - for JPEG or PNG images on standard input",
     )
-    target = parser.add_argument_group("target (one of these)")
+    target = parser.add_argument_group("target (one of --box, --select, --boxes)")
     target.add_argument(
         "--box", action="append", metavar="X,Y,W,H", help="box on the first frame, in pixels; repeat for more targets"
     )
@@ -57,6 +58,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--boxes",
         metavar="FILE",
         help="file of boxes: x,y,w,h per line, or a table frame,id,x,y,w,h (targets may join late)",
+    )
+    target.add_argument(
+        "--correct",
+        action="append",
+        default=[],
+        metavar="[ID@]FRAME:X,Y,W,H",
+        help="go on from this box at a later frame (of target ID, default 1); repeat for more corrections",
     )
     frames = parser.add_argument_group("frames")
     frames.add_argument(
@@ -169,10 +177,11 @@ def _track_opened(
     from vil_tracker.io.box_writers import parse_formats
     from vil_tracker.io.video_writer import choose_codec
     from vil_tracker.tracking.run import OutputSettings, track_source
-    from vil_tracker.tracking.select import OpenCVWindow, Viewer
+    from vil_tracker.tracking.select import OpenCVWindow, Viewer, parse_correction
 
     quiet = getattr(args, "quiet", False)
     fixed = _fixed_targets(args)
+    corrections = [parse_correction(text) for text in args.correct]
     formats = parse_formats(args.format)
     if not args.no_video or args.target_clip:
         choose_codec(args.video_codec)  # fail before any work
@@ -202,6 +211,7 @@ def _track_opened(
             limit=args.frames,
             viewer=viewer,
             progress=not quiet,
+            corrections=corrections,
         )
     finally:
         if window is not None:

@@ -135,9 +135,11 @@ class TargetGroup:
         make_tracker: gives a new tracker; they may share one network.
         targets: what to follow.
         first: the first frame, on which targets without a frame of their own begin.
+        corrections: boxes from which a target goes on, each on its frame (or the first one tracked after it).
 
     Raises:
-        UserError: a target's box does not fit the first frame, or belongs to an earlier one.
+        UserError: a target's box does not fit the first frame, or belongs to an earlier one; a correction is for no
+            target, or for a frame on which its target is not tracked yet.
     """
 
     def __init__(
@@ -146,8 +148,10 @@ class TargetGroup:
         targets: Sequence[Target],
         first: Frame,
         timer: StageTimer,
+        corrections: Sequence[Target] = (),
     ) -> None:
         self._timer = timer
+        self._corrections = sorted(corrections, key=lambda item: item.frame or 0)
         self._trackers: dict[int, TrackerLike] = {}
         height, width = first.image.shape[:2]
         for target in targets:
@@ -158,6 +162,15 @@ class TargetGroup:
                 )
             if target.frame is None or target.frame == first.number:
                 check_box(target.box, width, height)
+        begins = {target.number: max(target.frame or 0, first.number) for target in targets}
+        for item in self._corrections:
+            if item.number not in begins:
+                raise UserError(f"the correction on frame {item.frame} is for target {item.number}, which there is not")
+            if (item.frame or 0) <= begins[item.number]:
+                raise UserError(
+                    f"the correction of target {item.number} is for frame {item.frame}, but it is tracked from frame "
+                    f"{begins[item.number]} on: correct it on a later frame"
+                )
         self._waiting = [(target, make_tracker()) for target in targets]
         for _, tracker in self._waiting:
             if isinstance(tracker, Tracker):
@@ -172,15 +185,23 @@ class TargetGroup:
             for target, tracker in due:
                 results[target.number] = tracker.init(frame.image, target.box)
                 self._trackers[target.number] = tracker
+            while self._corrections and (self._corrections[0].frame or 0) <= frame.number:
+                item = self._corrections.pop(0)
+                results[item.number] = self.correct(item.number, frame, item.box)
             return dict(sorted(results.items()))
 
     def correct(self, number: int, frame: Frame, box: np.ndarray) -> Result:
-        """Begin a target anew on this frame with a box that the user drew."""
-        return self._trackers[number].init(frame.image, box)
+        """Go on with a target from a box that the user drew on this frame; a tracker that cannot begins anew."""
+        tracker = self._trackers[number]
+        result: Result = getattr(tracker, "correct", tracker.init)(frame.image, box)
+        return result
 
-    def missing(self) -> list[int]:
-        """Ids of targets that have not joined yet."""
-        return [target.number for target, _ in self._waiting]
+    def missing(self) -> list[str]:
+        """What has not come up yet: targets that were to join, corrections."""
+        joining = [f"target {target.number} was to begin" for target, _ in self._waiting]
+        return joining + [
+            f"target {item.number} was to be corrected (frame {item.frame})" for item in self._corrections
+        ]
 
 
 def _update_all(trackers: list[TrackerLike], image: np.ndarray) -> list[Result]:
@@ -238,6 +259,7 @@ def track_source(
     progress: bool = True,
     on_frame: Callable[[Frame, Mapping[int, Result]], bool | None] | None = None,
     timer: StageTimer | None = None,
+    corrections: Sequence[Target] = (),
 ) -> Summary:
     """Follow targets through a source and write what ``settings`` asks for.
 
@@ -254,6 +276,7 @@ def track_source(
         progress: show a progress bar if standard error is a terminal.
         on_frame: called with every frame and its results; returning False ends the run.
         timer: adds up the time of the parts.
+        corrections: see :class:`TargetGroup`.
 
     Raises:
         UserError: of the source, a box, or an output.
@@ -268,7 +291,7 @@ def track_source(
         first = next(frames, None)
         if first is None:
             raise UserError(f"{source.name} gave no frame: check the source")
-        group = TargetGroup(make_tracker, choose_targets(first), first, timer)
+        group = TargetGroup(make_tracker, choose_targets(first), first, timer, corrections)
         begin = time.perf_counter()
         results = group.step(first)
         summary = Summary(first=first.number)
@@ -308,7 +331,7 @@ def track_source(
     summary.dropped = getattr(source, "dropped", 0)
     summary.reconnections = getattr(source, "reconnections", 0)
     if group.missing() and summary.signal is None:
-        log.warning("the source ended before target %s was to begin", ", ".join(map(str, group.missing())))
+        log.warning("the source ended before %s", ", ".join(group.missing()))
     return summary
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 import os
+import re
 import subprocess
 import sys
 import time
@@ -16,6 +17,7 @@ from typing import Literal, Protocol
 import cv2
 import numpy as np
 
+from vil_tracker.boxes import parse_box
 from vil_tracker.data.sequence import read_boxes_file
 from vil_tracker.errors import UserError, reason
 from vil_tracker.io.draw import draw_results
@@ -44,6 +46,19 @@ class Target:
 def targets_from_boxes(boxes: Sequence[np.ndarray]) -> list[Target]:
     """Number boxes from 1; all begin at the first frame."""
     return [Target(number, box) for number, box in enumerate(boxes, start=1)]
+
+
+def parse_correction(text: str) -> Target:
+    """Read ``"FRAME:x,y,w,h"`` or ``"ID@FRAME:x,y,w,h"`` as typed on a command line; without an id, target 1.
+
+    Raises:
+        UserError: it is neither.
+    """
+    match = re.fullmatch(r"\s*(?:(\d{1,9})@)?(\d{1,9}):(.+)", text)
+    if match is None:
+        raise UserError(f"--correct {text!r} is no frame and box: write FRAME:x,y,w,h or ID@FRAME:x,y,w,h")
+    number, frame, box = match.groups()
+    return Target(int(number or 1), parse_box(box), int(frame))
 
 
 def read_targets(path: str | os.PathLike[str]) -> list[Target]:
