@@ -90,7 +90,7 @@ def build_parser(command: str | None = None, *, everything: bool = False) -> Par
                 if error.name is None or not entry.module.startswith(error.name):
                     raise
                 if not everything:
-                    raise UserError(f"this installation has no command {name}: install vil-tracker anew") from error
+                    raise UserError(f"this installation has no command {name}: install vil-tracker again") from error
                 continue
             _add_verbosity(subparsers.choices[name], quiet=argparse.SUPPRESS, verbose=argparse.SUPPRESS)
         else:

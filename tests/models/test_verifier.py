@@ -91,5 +91,5 @@ def test_text_round_trip_and_damage() -> None:
     assert not again.training
     text = made.to_text()
     for damaged in ("", "no base64!", text[: len(text) // 2 // 4 * 4], base64.b64encode(b"other").decode()):
-        with pytest.raises(UserError, match="likeness network cannot be read"):
+        with pytest.raises(UserError, match="verifier cannot be read"):
             VerifierNet.from_text(damaged)

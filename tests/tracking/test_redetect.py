@@ -17,7 +17,7 @@ from vil_tracker.config import TrackConfig
 from vil_tracker.tracking import tracker as tracker_module
 from vil_tracker.tracking.confidence import ConfidenceEstimator, appearance
 from vil_tracker.tracking.redetect import (
-    FRAMES_PER_SWEEP,
+    FRAMES_PER_PASS,
     OVERLAP,
     RedetectionCandidate,
     SlidingWindowSearch,
@@ -52,8 +52,8 @@ def test_an_object_of_a_quarter_of_a_crop_lies_whole_in_some_crop() -> None:
 def test_the_search_widens_from_the_last_place_to_the_whole_frame() -> None:
     sliding_window, last = SlidingWindowSearch(), np.array([50.0, 60.0])
     seen, reach = set(), []
-    grid = {(c.cx, c.cy) for c in coarse_grid(480, 270, 60, 96, 6 * FRAMES_PER_SWEEP)}
-    for _ in range(FRAMES_PER_SWEEP):
+    grid = {(c.cx, c.cy) for c in coarse_grid(480, 270, 60, 96, 6 * FRAMES_PER_PASS)}
+    for _ in range(FRAMES_PER_PASS):
         crops = sliding_window.crops(480, 270, last, 60, 96, 6)
         assert len(crops) <= 6
         seen |= {(c.cx, c.cy) for c in crops}

@@ -299,12 +299,12 @@ class TrackConfig:
             ablations) token (row, column) of one crop stands for that of the next, wherever the crops were cut.
         context_confidence: score below which a frame does not teach the temporal context.
         calibrated: use the calibration stored with the weights: score, states and what follows from them.
-        sure_above: score from which on the target is surely followed: how it looks is then got used to, and so is what
-            stands beside it.
-        compare_interval: while it is surely followed, what the box holds is compared with the first frame once in so
-            many frames; in between the last comparison stands.
-        score_gain: share of a frame's own log odds in those of its score; the rest is what was said of the one before.
-            While the target is lost, every frame stands for itself.
+        sure_above: score from which on a frame is sure: only such frames update the similarity's mean and the
+            distractors.
+        compare_interval: in sure frames, the box is compared with the first frame once in so many frames; in between
+            the last comparison stands.
+        score_gain: share of a frame's own log odds in those of its score; the rest is the score before. Not smoothed
+            while the target is lost.
         size_gain: share of a change of the box's size (of its logarithm) that the next search crop takes over. Crops
             that follow at once (1) let a box that takes in smoke or a neighbour grow from frame to frame, since a wider
             crop shows it still more to take in. While the target is lost, its size stays.
@@ -316,7 +316,7 @@ class TrackConfig:
         redetect_below, redetect_after: a score below the first for so many frames in a row puts a track in doubt: while
             it is followed, the frame is searched for a likelier place.
         redetect_crops: search crops per frame for that, beside the ordinary one and one on the likeliest place so far.
-        redetect_near: so many of the best of them are looked at from near.
+        redetect_near: so many of the best of them are judged again at full scale.
         uncertain_below, tracking_above: scores at which "uncertain" begins and ends.
         lost_below, lost_after: a score below the first for so many frames in a row makes the target lost.
         uncertain_frames: so many uncertain frames make it lost, too.

@@ -20,7 +20,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class Photometry:
-    """The look of one view. Values are neutral by default.
+    """Photometric changes of one image. Values are neutral by default.
 
     Attributes:
         brightness: factor on all channels, as log.
@@ -41,7 +41,7 @@ class Photometry:
     saturation: float = 0.0
 
     def changed(self, rng: np.random.Generator, strength: float) -> Photometry:
-        """A look that differs from this one by a random amount."""
+        """Photometry that differs from this one by a random amount."""
         d = rng.normal(0.0, strength, 7)
         return Photometry(
             self.brightness + 0.14 * d[0],
@@ -54,7 +54,7 @@ class Photometry:
         )
 
     def grey(self) -> Photometry:
-        """This look without colour."""
+        """This photometry without colour."""
         return replace(self, saturation=-math.inf)
 
     def apply(self, image: np.ndarray) -> np.ndarray:
@@ -108,7 +108,7 @@ def motion_kernel(length: float, angle: float) -> np.ndarray:
 
 
 def jpeg(image: np.ndarray, quality: int) -> np.ndarray:
-    """Encode and decode as JPEG. Channel order does not matter to the round trip's look, so RGB passes as it is."""
+    """Encode and decode as JPEG. Channel order does not change the result visibly, so RGB passes as it is."""
     _, data = cv2.imencode(".jpg", image, (cv2.IMWRITE_JPEG_QUALITY, quality))
     decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
     assert decoded is not None, "a JPEG that was just encoded decodes"

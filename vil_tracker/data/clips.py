@@ -80,7 +80,7 @@ class ClipCutter:
 
     Args:
         model: sizes of the crops.
-        config: jitter and look.
+        config: jitter and photometry.
         truth_share: share of frames, after the first, that are centred on the jittered truth.
     """
 
@@ -104,7 +104,7 @@ class ClipCutter:
             template_frame: (H, W, 3) uint8 RGB.
             template_box: (4,) xywh in its pixels.
             frames: K frames of one size.
-            boxes: (K, 4) xywh; rows without a visible target are not looked at.
+            boxes: (K, 4) xywh; rows without a visible target are ignored.
             visible: (K,) bool, True in the first frame.
             difficulty: scales the jitter.
         """

@@ -64,7 +64,7 @@ class SequenceDataset(SequenceABC[Sequence]):
         lengths: (S,) number of frames of each sequence.
         visible_counts: (S,) number of frames that can serve as template or target.
         missing: sequences of the official list that are not on the disk.
-        frame_cache: where videos are kept as JPEG files; None decodes them anew for each sequence that is opened.
+        frame_cache: where videos are kept as JPEG files; None decodes them again for each sequence that is opened.
     """
 
     def __init__(self, reader: Reader, split: str, index: Index) -> None:

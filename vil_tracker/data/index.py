@@ -225,7 +225,7 @@ def _stamp(path: Path | str) -> tuple[int, int]:
 def load_index(reader: Reader, folder: Path, split: str, cache_dir: str | os.PathLike[str] | None = None) -> Index:
     """The index of one split: the cached one if nothing has changed since, else a new one.
 
-    Where the cache folder cannot be written, the index is made anew at each start, with a warning in the log.
+    Where the cache folder cannot be written, the index is made again at each start, with a warning in the log.
 
     Args:
         folder: the data set's folder.

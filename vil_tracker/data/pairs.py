@@ -134,7 +134,7 @@ class PairCutter:
 
     Args:
         model: sizes of the crops.
-        config: jitter and look.
+        config: jitter and photometry.
     """
 
     def __init__(self, model: ModelConfig, config: DataConfig) -> None:
@@ -199,7 +199,7 @@ class SequenceSource(ABC, Generic[Sample]):
 
     Args:
         dataset: videos or stills; at least two frames of a video, or one still, with a visible target.
-        config: how many damaged pictures are suffered.
+        config: how many damaged pictures are skipped.
         names: patterns of the sequences to use, as in ``SourceConfig``; empty takes all.
 
     Raises:

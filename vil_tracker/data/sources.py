@@ -36,7 +36,7 @@ def build_source(
     """The mixture of ``config.data.sources``, read from below ``data_root``.
 
     Args:
-        config: mixture, crops, jitter and look.
+        config: mixture, crops, jitter and photometry.
         data_root: see :func:`vil_tracker.data.root.data_root`.
         cache_folder: where decoded photos and indices are kept.
         sources: another mixture than the configuration's, such as ``config.data.validation``.

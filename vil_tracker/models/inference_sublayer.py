@@ -39,7 +39,7 @@ class FastConv:
     def __init__(self, weight: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int = 0, groups: int = 1):
         self.bias, self.stride, self.padding, self.groups = bias, stride, padding, groups
         self.weight = weight.contiguous(memory_format=torch.channels_last)
-        # PyTorch has no public way to keep a packed weight; without the operator each call packs it anew.
+        # PyTorch has no public way to keep a packed weight; without the operator each call packs it again.
         self.packed = None
         if _packs(weight, weight.dtype) and hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
             size = [1, weight.shape[1] * groups, 16 * stride, 16 * stride]
@@ -202,7 +202,7 @@ class FastSublayer:
         return self.bounded(x_BSD, grid, state, check=True)[0]
 
     def bounded(self, x_BSD: Tensor, grid: Grid, state: MLSTMState, check: bool = False) -> tuple[Tensor, Tensor]:
-        """As :meth:`__call__`, without a look at numbers, so that it can be compiled.
+        """As :meth:`__call__`, without branches on values, so that it can be compiled.
 
         Returns:
             The tokens, and the largest exponent of a decay over a chunk: they are right if that is at most

@@ -89,8 +89,8 @@ class ViLTrackerNet(nn.Module):
         self.config = config
         self.backbone = backbone
         self.template_pos_embed = template_pos_embed
-        # As loud as the stem's own output: at the position embedding's 0.02 the target could not be told from its
-        # background, and thousands of pairs passed before the template was read at all.
+        # A standard deviation near that of the stem's output: at the position embedding's 0.02, training does not
+        # separate the target from its background for thousands of pairs.
         self.type_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(3, config.dim), std=TYPE_EMBED_STD))
         self.temporal = temporal
         self.head = head

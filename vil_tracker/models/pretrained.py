@@ -122,7 +122,7 @@ def save_model(
     tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in network.state_dict().items()}
     bad = [name for name, value in tensors.items() if not value.isfinite().all()]
     if bad:
-        raise UserError(f"cannot save {os.fspath(path)}: {bad[0]} is not finite in {dtype}; use float32 or train anew")
+        raise UserError(f"cannot save {os.fspath(path)}: {bad[0]} is not finite in {dtype}; use float32 or train again")
     header = {**(metadata or {}), "format": FORMAT, "config": json.dumps(config_to_dict(network.config))}
     content = safetensors.torch.save(tensors, metadata=header)
     with atomic_write(path) as stream:

@@ -1,8 +1,8 @@
-"""A small network that compares two pictures: is this the thing of the first frame, and does the box fit it?
+"""The verifier, a small network that compares two patches: is this the first frame's object, and does the box fit it?
 
 It sees pixels rather than the tracker's features, so its errors have little in common with those of the score map,
-and it belongs to no particular weights of the tracker. The picture of a thing is its *look*: what a box holds, with a
-margin around it, stretched to a square. A look is embedded once; the first frame's is kept for the whole video.
+and one verifier serves any weights of the tracker. A *patch* is what a box holds, with a margin around it, stretched to
+a square. A patch is embedded once; the first frame's embedding is kept for the whole video.
 
 After Bromley et al., "Signature Verification using a Siamese Time Delay Neural Network" (1993), with the overlap as a
 second answer as in Jiang et al., "Acquisition of Localization Confidence for Accurate Object Detection" (ECCV 2018).
@@ -25,14 +25,14 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from vil_tracker.errors import UserError
 
 PATCH_SIZE = 48  # pixels
-PATCH_MARGIN = 1.4  # side of a look in units of the box's side
+PATCH_MARGIN = 1.4  # side of a patch in units of the box's side
 EMBEDDING = 160
 _CHANNELS = ((3, 24, 2), (24, 48, 2), (48, 48, 1), (48, 96, 2), (96, 96, 1), (96, 128, 2))  # in, out, stride
 _HIDDEN = 64
 
 
 def crop_patch(pixels: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """The look of what a box holds.
+    """The patch of a box.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
@@ -57,7 +57,7 @@ def crop_patch(pixels: np.ndarray, box: np.ndarray) -> np.ndarray:
 
 
 class VerifierNet(nn.Module):
-    """Embeds looks, and compares embeddings."""
+    """Embeds patches, and compares embeddings."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,9 +71,9 @@ class VerifierNet(nn.Module):
         self.hidden = nn.Linear(4 * EMBEDDING, _HIDDEN)
         self.answers = nn.Linear(_HIDDEN + 1, 2)
 
-    def embed(self, looks: Tensor) -> Tensor:
-        """Looks (B, PATCH_SIZE, PATCH_SIZE, 3) uint8 to embeddings (B, EMBEDDING)."""
-        x = looks.movedim(-1, 1).to(self.embedding.weight.dtype).sub(127.5).div(64.0)
+    def embed(self, patches: Tensor) -> Tensor:
+        """Patches (B, PATCH_SIZE, PATCH_SIZE, 3) uint8 to embeddings (B, EMBEDDING)."""
+        x = patches.movedim(-1, 1).to(self.embedding.weight.dtype).sub(127.5).div(64.0)
         return self.embedding(self.stages(x).flatten(1))
 
     def compare(self, first: Tensor, seen: Tensor) -> Tensor:
@@ -105,14 +105,14 @@ class VerifierNet(nn.Module):
             kinds = {name: value.dtype for name, value in network.state_dict().items()}
             network.load_state_dict({name: value.to(kinds[name]) for name, value in tensors.items()})
         except (safetensors.SafetensorError, binascii.Error, ValueError, RuntimeError, KeyError) as error:
-            raise UserError(f"the likeness network cannot be read ({type(error).__name__}): fit it again") from error
+            raise UserError(f"the verifier cannot be read ({type(error).__name__}): fit it again") from error
         return network.eval()
 
 
 class FastVerifier:
-    """A likeness network prepared for one look at a time on the CPU, batch norms folded into the convolutions.
+    """A verifier prepared for one patch at a time on the CPU, batch norms folded into the convolutions.
 
-    It runs there whatever the tracker runs on: the pictures are there, and a look takes a fraction of a millisecond.
+    It runs there whatever the tracker runs on: the frames are there, and a patch takes a fraction of a millisecond.
     """
 
     def __init__(self, network: VerifierNet) -> None:
@@ -131,9 +131,9 @@ class FastVerifier:
         self._hidden, self._hidden_bias, self._answers, self._bias = (x.detach().double().numpy() for x in layers)
 
     @torch.inference_mode()
-    def embed(self, look: np.ndarray) -> np.ndarray:
-        """As :meth:`VerifierNet.embed` of one look (PATCH_SIZE, PATCH_SIZE, 3) uint8: (EMBEDDING,) float64."""
-        x = torch.from_numpy(look)[None].float().sub_(127.5).div_(64.0).movedim(-1, 1)  # channels last, as it lies
+    def embed(self, patch: np.ndarray) -> np.ndarray:
+        """As :meth:`VerifierNet.embed` of one patch (PATCH_SIZE, PATCH_SIZE, 3) uint8: (EMBEDDING,) float64."""
+        x = torch.from_numpy(patch)[None].float().sub_(127.5).div_(64.0).movedim(-1, 1)  # channels last, as it lies
         for weight, bias, stride in self._convs:
             x = F.conv2d(x, weight, bias, stride, padding=1).relu_()
         return self._embedding(x.flatten(1))[0].double().numpy()

@@ -39,7 +39,7 @@ Distractors = tuple[np.ndarray, ...]  # embeddings (EMBEDDING,) of things seen b
 
 @dataclass(frozen=True)
 class Appearance:
-    """How something looks: what is compared with the first frame.
+    """Descriptors of what a box holds, to be compared with the first frame's.
 
     Attributes:
         peak: logit of the score map's chosen cell.
@@ -47,7 +47,7 @@ class Appearance:
         tokens: (D,) pooled search tokens, of length 1.
         colours: (512,) square roots of a colour histogram that sums to 1.
         pattern: (192,) shrunk picture, mean 0 and length 1 (or all 0).
-        embedding: (EMBEDDING,) of the likeness network; None without one.
+        embedding: (EMBEDDING,) of the verifier; None without one.
         alike: its two answers, logits, on this against the first frame; 0 without one and for the first frame.
         other: its greatest logit of "the same" on this against things seen beside the target.
     """
@@ -69,8 +69,8 @@ def appearance(
     distractors: Distractors = (),
     box: np.ndarray | None = None,
 ) -> Appearance:
-    """Describe what stands in the box of a view, or in another box (4,) xywh in image pixels, and compare it by the
-    likeness network with the first frame's and with what was seen beside the target.
+    """Describe what is in the box of a search output, or in another box (4,) xywh in image pixels, and compare it by
+    the verifier with the first frame's and with the distractors.
     """
     in_crop = view.box_in_crop if box is None else view.geometry.to_crop(box)
     size = view.pixels.shape[0]
@@ -98,7 +98,7 @@ def appearance(
 
 
 def reuse_appearance(last: Appearance, view: SearchOutput) -> Appearance:
-    """The last appearance with the peak and box of another view, for one that is taken to look as it did."""
+    """The last appearance with the peak and box of another output, where no comparison is made."""
     return replace(last, peak=log_odds(view.peak, _MAX_LOGIT), box=view.box)
 
 
@@ -128,11 +128,10 @@ def extract_confidence_features(
 
     Args:
         view: what the network saw.
-        seen: of the view's box.
+        seen: of the output's box.
         first: of the first frame's.
-        usual: what "same" was lately while the target was surely followed; None if it never was. How alike two looks of
-            one thing are depends on the thing, its size and the video: what is alike on an impostor may be as much as
-            on another target, but it is less than it was a moment ago.
+        similarity_ema: exponential mean of "same" over sure frames; None before any. The level of "same" depends on the
+            object, its size and the video; a fall below its own mean is comparable between videos.
         squared_distance: squared Mahalanobis distance of the box from the motion forecast.
         last_size: √(w·h) of the box before, in pixels.
         frame_size: (width, height) in pixels.
@@ -176,9 +175,9 @@ def extract_confidence_features(
 
 
 def add_distractor(distractors: Distractors, verifier: FastVerifier, view: SearchOutput) -> Distractors:
-    """Take in what stands at the best place apart from a view's box, instead of what it resembles or of the oldest.
+    """Take in what stands at the best place apart from an output's box, in place of what it resembles or of the oldest.
 
-    What was seen beside the target is not the target, however much it may look like it later on.
+    A distractor seen beside the target cannot be the target later on, however similar it is.
     """
     _, apart = _away(view)
     elsewhere = np.where(apart, view.logits, -np.inf)
@@ -198,13 +197,12 @@ class ConfidenceState:
     """What the confidence of one video knows.
 
     Attributes:
-        first: how the target looked in the first frame, or in the last one corrected by hand.
-        compared: how the box's content looked when it was last compared with it; None if that is out of date.
+        first: the target's descriptors in the first frame, or in the last one corrected by hand.
+        compared: descriptors of the box's content at the last comparison; None if out of date.
         last_compared: frame in which that was.
-        distractors: embeddings of what was seen beside the target while it was surely followed.
-        last_distractors: frame in which that was last looked for.
-        similarity_ema: exponential mean of the similarity to ``first``, a logit, over frames in which the target was
-            surely followed; None before any.
+        distractors: embeddings of what stood beside the target in sure frames.
+        last_distractors: frame of the last update of the distractors.
+        similarity_ema: exponential mean of the similarity to ``first``, a logit, over sure frames; None before any.
         judged: boxes (4,) that the last frame gave a score to, in turn, each with its features (F,) of
             :data:`vil_tracker.tracking.confidence_model.CONFIDENCE_FEATURES`.
     """
@@ -219,7 +217,7 @@ class ConfidenceState:
 
 
 class ConfidenceEstimator:
-    """Tells how sure a session may be of a box, by the model and the verifier stored with the weights.
+    """Estimates the probability that a box is right, by the model and the verifier stored with the weights.
 
     Args:
         model: turns features into a probability; its verifier compares pictures.
@@ -234,12 +232,12 @@ class ConfidenceEstimator:
         return ConfidenceState(appearance(view, self.verifier, box=box))
 
     def appearance(self, known: ConfidenceState, view: SearchOutput) -> Appearance:
-        """What a view's box holds, compared with the first frame's and with the distractors."""
+        """What an output's box holds, compared with the first frame's and with the distractors."""
         return appearance(view, self.verifier, known.first, known.distractors)
 
     def compare(self, known: ConfidenceState, view: SearchOutput, frame: int, interval: int) -> tuple[Appearance, bool]:
-        """What a view's box holds, and whether it was compared in this frame, number ``frame``, or taken from the last
-        comparison, less than ``interval`` frames ago: comparing costs more than the rest of a score.
+        """What an output's box holds, and whether it was compared in this frame, number ``frame``, or taken from the
+        last comparison, less than ``interval`` frames ago: comparing costs more than the rest of a score.
         """
         if known.compared is not None and frame - known.last_compared < interval:
             return reuse_appearance(known.compared, view), False
@@ -255,7 +253,7 @@ class ConfidenceEstimator:
         squared_distance: float,
         last_size: float,
     ) -> float:
-        """Probability that a view's box is on the target; the features are noted in ``known.judged``.
+        """Probability that an output's box is on the target; the features are noted in ``known.judged``.
 
         Args:
             known: of the video.
@@ -278,9 +276,7 @@ class ConfidenceEstimator:
         return float(self.model.probability(features))
 
     def update(self, known: ConfidenceState, view: SearchOutput, seen: Appearance, frame: int) -> None:
-        """Learn from a target that is surely there, in frame number ``frame``: how similar it usually is, and what
-        else stands beside it.
-        """
+        """Update the similarity's mean and the distractors from a sure frame, number ``frame``."""
         same, _ = seen.alike
         if known.similarity_ema is None:
             known.similarity_ema = same
@@ -298,13 +294,13 @@ def _cells(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _centre(view: SearchOutput) -> tuple[float, float]:
-    """Middle of a view's box, in crops."""
+    """Centre of an output's box, in crops."""
     x1, y1, x2, y2 = (float(v) for v in view.box_in_crop)
     return (x1 + x2) / 2, (y1 + y2) / 2
 
 
 def _away(view: SearchOutput) -> tuple[np.ndarray, np.ndarray]:
-    """Squares of the distances of all cells (h, w) from the middle of a view's box, in crops; and whether what they
+    """Squares of the distances of all cells (h, w) from the centre of an output's box, in crops; and whether what they
     show is something else.
     """
     column_w, row_h1 = _cells(*view.logits.shape)
@@ -325,9 +321,9 @@ def _proposals(view: SearchOutput) -> np.ndarray:
 
 
 def _agreement(view: SearchOutput, share: np.ndarray) -> float:
-    """Mean overlap of the view's box with what the cells propose, weighted by the squares of their shares (h, w).
+    """Mean overlap of the output's box with what the cells propose, weighted by the squares of their shares (h, w).
 
-    Where the target's outline is in doubt, neighbouring cells propose different boxes.
+    Where the target's outline is unclear, neighbouring cells propose different boxes.
     """
     x1, y1, x2, y2 = view.box_in_crop  # of one box, by hand: boxes.convert takes as long as all the rest
     overlap = iou(_proposals(view), np.array([x1, y1, x2 - x1, y2 - y1]))

@@ -31,24 +31,24 @@ CONFIDENCE_FEATURES = (
     "tokens",  # cosine between the search tokens on the box and those in the first frame
     "colours",  # Bhattacharyya coefficient of the colours, likewise
     "pattern",  # correlation of the picture shrunk to 8 x 8, likewise
-    "same",  # logit of the likeness network that this is the first frame's thing; 0 without such a network
-    "fit",  # logit of the overlap that it expects; likewise
-    "same_change",  # "same", relative to what it was lately while the target was surely followed
-    "other",  # the likeliest logit of the likeness network that this is something that was seen beside the target
+    "same",  # logit of the verifier that this is the first frame's object; 0 without a verifier
+    "fit",  # logit of the overlap that the verifier expects; likewise
+    "same_change",  # "same" minus its exponential mean over sure frames
+    "other",  # greatest logit of the verifier that this is one of the distractors
 )
 _MAX_SMOOTH_LOGIT = 6.0  # log odds beyond which a smoothed score is no surer
 
 
 @dataclass(frozen=True)
 class ConfidenceModel:
-    """A perceptron of one hidden layer over standardised evidence, and a temperature.
+    """A perceptron of one hidden layer over standardised features, and a temperature.
 
     Attributes:
-        mean, scale: (F,) of the evidence, in the order of :data:`CONFIDENCE_FEATURES`.
+        mean, scale: (F,) of the features, in the order of :data:`CONFIDENCE_FEATURES`.
         hidden: (K, F + 1) weights of the hidden units, the last column is the bias; tanh.
-        output: (F + K + 1,) weights of the standardised evidence itself, the hidden units and the bias.
+        output: (F + K + 1,) weights of the standardised features themselves, the hidden units and the bias.
         temperature: divides the logit (Guo et al., "On Calibration of Modern Neural Networks", 2017).
-        likeness: the network that gave the last numbers of the evidence; None if they were 0.
+        verifier: the network behind the last features; None if they were 0.
     """
 
     mean: np.ndarray
@@ -86,7 +86,7 @@ class ConfidenceModel:
         """The inverse of :meth:`to_json`.
 
         Raises:
-            UserError: it is damaged, or made for other evidence than this version gathers.
+            UserError: it is damaged, or made for other features than this version has.
         """
         cure = "write it again with scripts/calibrate.py"
         try:

@@ -17,23 +17,22 @@ from vil_tracker.tracking.search import SearchOutput
 SAME_PLACE = 0.2  # boxes that overlap by more are of one thing
 OVERLAP = 0.4  # of neighbouring crops, so that a target of a quarter of the crop lies whole in one of them
 SCALES = (1.0, 1.5, 2.0, 2.5, 3.0)  # crops may be wider than the ordinary search crop by these factors
-_MOST = 13.8  # log odds of one look: a millionth is left to chance
-FRAMES_PER_SWEEP = 4  # the finest scale is taken whose grid is searched within so many frames
+_MOST = 13.8  # bound on the log odds of one judgement, probability 1 - 1e-6
+FRAMES_PER_PASS = 4  # the finest scale is taken whose grid is searched within so many frames
 
 
 @dataclass(frozen=True)
 class RedetectionCandidate:
-    """A place where a target that is lost or in doubt may be, found by a search and looked at again from then on.
+    """A place where a target that is lost or in doubt may be, found by a search and judged again in every later frame.
 
-    The best of several places looks good by chance: at first its odds are divided by the number of places judged from
-    near (that those looked best from afar, the calibration has met). In later frames it is looked at wherever it moves,
-    without a choice, and every look multiplies its odds.
+    The best of several places scores high by chance, so its first odds are divided by the number of places judged at
+    full scale. In later frames the same place is judged wherever it moves, and each judgement multiplies its odds.
 
     Attributes:
         box: (4,) xywh in pixels.
         log_odds: that the target is there.
         places: how many places it was the best of.
-        score: that the target is there, by the last looks alone, as a followed box is scored; in [0, 1].
+        score: probability in [0, 1] by the last judgements alone, smoothed as a followed box's score.
     """
 
     box: np.ndarray
@@ -43,13 +42,14 @@ class RedetectionCandidate:
 
     @staticmethod
     def best_of(box: np.ndarray, score: float, places: int) -> RedetectionCandidate:
-        """The best of so many places, whose score from near is this."""
+        """The best of ``places`` places, with its ``score`` at full scale."""
         odds = log_odds(score, _MOST) - math.log(places)
         return RedetectionCandidate(box, odds, places, probability(odds))
 
     def seen_again(self, box: np.ndarray, score: float, gain: float) -> RedetectionCandidate | None:
-        """After another look, which moved the box and gave this score (``gain`` as for a followed box's); None if it is
-        now less likely than any place was at first.
+        """With a further judgement, which moved the box to ``box`` and gave ``score``; ``gain`` as for a followed box.
+
+        None if the place is now less likely than any was at first.
         """
         total = self.log_odds + log_odds(score, _MOST)
         if total <= -math.log(self.places):
@@ -84,7 +84,7 @@ class SlidingWindowSearch:
             size: of the resampled crop.
             count: how many crops.
         """
-        grid = coarse_grid(width, height, side, size, count * FRAMES_PER_SWEEP)
+        grid = coarse_grid(width, height, side, size, count * FRAMES_PER_PASS)
         grid.sort(key=lambda crop: (crop.cx - centre[0]) ** 2 + (crop.cy - centre[1]) ** 2)
         start = self._next % len(grid)
         chosen = (grid[start:] + grid[:start])[: min(count, len(grid))]
@@ -119,8 +119,8 @@ def _places(length: float, side: float) -> list[float]:
 
 
 def candidate_score(seen: Appearance) -> float:
-    """How much a place seen from afar deserves a look from near: the log odds of two judges that know little of each
-    other's errors, added up.
+    """Rank of a place seen in a coarse crop: log odds of the score map and of the verifier, whose errors are nearly
+    independent, added up.
     """
     return seen.peak + seen.alike[0]
 
@@ -134,7 +134,7 @@ def candidate_posterior(other: float, here: float) -> float:
 
 
 def apart(views: Sequence[SearchOutput], count: int) -> list[SearchOutput]:
-    """The first views that show different places, at most ``count``."""
+    """The first outputs that show different places, at most ``count``."""
     chosen: list[SearchOutput] = []
     for view in views:
         if len(chosen) < count and all(iou(view.box, other.box) < SAME_PLACE for other in chosen):

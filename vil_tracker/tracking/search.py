@@ -31,11 +31,11 @@ class Timer(Protocol):
 
 @dataclass(frozen=True)
 class SearchRequest:
-    """One crop to look at.
+    """One crop to search.
 
     Attributes:
         geometry: where it lies in the frame.
-        memory: of the target to look for.
+        memory: of the target to search for.
         context: temporal context of that target, in whatever crop; None modulates nothing.
         windowed: draw the choice of the best cell towards the crop's centre.
     """
@@ -48,7 +48,7 @@ class SearchRequest:
 
 @dataclass(frozen=True)
 class SearchOutput:
-    """What the network saw in one crop.
+    """The network's output for one crop.
 
     Attributes:
         geometry: the crop.
@@ -79,7 +79,7 @@ def search_crop(box: np.ndarray, model: ModelConfig, sure_size: float | None = N
     """The crop to see a box (4,) xywh in, on the grid of :meth:`CropGeometry.snapped`.
 
     With ``sure_size``, √(w·h) in pixels of the last box that was sure, it is made for a target within a factor of
-    :data:`MAX_RESIZE` of that: a doubtful box's size is not relied on.
+    :data:`MAX_RESIZE` of that: the size of an uncertain box is not relied on.
     """
     if sure_size is not None:
         scale = box_scale(box)
@@ -102,7 +102,7 @@ def run_search(
         frame: (H, W, 3) uint8 RGB.
         requests: at least one.
         window: (h, w) weights of the score map for requests that want them.
-        timer: is told the seconds of the parts ``crop`` and ``network``.
+        timer: receives the seconds of the parts ``crop`` and ``network``.
     """
     with timed(timer, "crop"):
         pixels = np.stack([crop(frame, request.geometry) for request in requests])

@@ -2,7 +2,7 @@
 
 A frame's way: crop around the last box (or, when unsure, around the motion forecast) → network, reading the template's
 cached memory and the temporal context → best cell of score × window → box in the frame → how sure → state for the next
-frame. A target that is lost, or long in doubt, is looked for all over the frame, a few crops per frame.
+frame. A target that is lost or in doubt is searched for all over the frame, a few crops per frame.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Tracker:
         model: a network from :func:`vil_tracker.load_model`, or what else finds a target in a crop: a network prepared
             with another precision, or an exported one.
         config: thresholds and switches; one set for every video.
-        timer: is told the seconds of the parts ``crop`` and ``network``.
+        timer: receives the seconds of the parts ``crop`` and ``network``.
 
     Raises:
         UserError: the calibration stored with the weights cannot be read.
@@ -156,8 +156,8 @@ class Tracker:
         return update_together([self], frame)[0]
 
     def steps(self, frame: np.ndarray) -> Steps:
-        """One frame, as a generator that yields the crops to look at and is sent what the network saw in them; it
-        returns the result. Whoever drives it may put the crops of many trackers through the network together.
+        """One frame, as a generator that yields search requests and is sent their outputs; it returns
+        the result. Whoever drives it may put the crops of many trackers through the network together.
         """
         state = self._started()
         if state.confidence is None:
@@ -255,17 +255,17 @@ class Tracker:
         followed: np.ndarray | None = None,
         least: float = -np.inf,
     ) -> Generator[list[SearchRequest], list[SearchOutput], tuple[RedetectionCandidate, SearchOutput] | None]:
-        """Judge what was seen elsewhere, and keep the likeliest place as the suspect.
+        """Judge what was seen elsewhere, and keep the likeliest place as the candidate.
 
         Args:
             state: of the session.
             frame: the frame.
             others: what was seen in the crops of :meth:`_elsewhere`, in turn.
             followed: (4,) box of a track in doubt: what is seen there is not elsewhere.
-            least: what a place must promise to be looked at from near.
+            least: ``candidate_score`` from which on a place is judged at full scale.
 
         Returns:
-            The suspect and its view in this frame; None if there is none.
+            The candidate and its output in this frame; None if there is none.
         """
         estimator, known = self._confidence(state)
         candidate, view = state.candidate, None
@@ -276,7 +276,7 @@ class Tracker:
                 candidate = None
         places_known = [box for box in (followed, None if candidate is None else candidate.box) if box is not None]
         others = [other for other in others if all(iou(other.box, box) < SAME_PLACE for box in places_known)]
-        # What looks best from afar must look right from near, too.
+        # The best of the coarse crops are judged again at full scale.
         scores = [(candidate_score(estimator.appearance(known, other)), other) for other in others]
         scores.sort(key=lambda pair: pair[0], reverse=True)
         places = apart([other for scored, other in scores if scored >= least], self.config.redetect_near)

@@ -49,7 +49,7 @@ class Judgements:
     Attributes:
         evidence: (J, F).
         correct: (J,) bool, the box overlaps the visible target by more than half.
-        reported: (J,) bool, the box was the one that the tracker took, rather than a candidate that it looked at.
+        reported: (J,) bool, the box was the one that the tracker took, rather than a candidate that it judged.
         clip: (J,) number of the clip.
         typical: (J,) bool, the clip was tracked undisturbed.
     """
@@ -267,9 +267,9 @@ def calibrate(
         clips: generated from training material; at least ``count``.
         count: how many of them to use, at least 8.
         config: how the tracker will run.
-        likeness: becomes a part of the calibration; it should not have learnt from what the clips show.
+        verifier: becomes a part of the calibration; trained on other photos than the clips show.
         seed: of the moves.
-        on_clip: told the number of clips done after each.
+        on_clip: called with the number of clips done after each.
 
     Returns:
         The calibration, all judgements, and probabilities (J,) predicted with each one's clip left out of the fit.
@@ -278,7 +278,7 @@ def calibrate(
         raise UserError(f"{count} clips are too few to fit a calibration: use at least {2 * FOLDS}")
     settings = replace(config or TrackConfig(), calibrated=True)
     model.calibration = constant_confidence(verifier).to_json()
-    tracker = Tracker(model, replace(settings, compare_interval=1))  # moved boxes do not look as they did
+    tracker = Tracker(model, replace(settings, compare_interval=1))  # moved boxes need a comparison of their own
     parts: list[Judgements] = []
     for number, clip in enumerate(clips):
         if number == count:

@@ -171,7 +171,7 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 def _batches(loader: DataLoader, samples: Samples) -> Iterator[Loaded]:
-    """The loader's batches; what prevents one is told in one line, with the sample that it was."""
+    """The loader's batches; a failure becomes a one-line error that names the sample."""
     try:
         for loaded in loader:
             if loaded.fault is not None:

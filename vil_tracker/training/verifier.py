@@ -1,6 +1,4 @@
-"""Training the likeness network on composed looks: it shall tell a thing seen again from everything else, and say how
-well the box fits.
-"""
+"""Training of the verifier on composed patches: the same object or another one, and how well the box fits."""
 
 from __future__ import annotations
 
@@ -23,15 +21,15 @@ _TEMPERATURE = 0.1
 _ROLLS = 2  # other samples of the batch that each target is compared with
 
 
-def loss(network: VerifierNet, looks: Tensor, overlap_N: Tensor) -> Tensor:
+def loss(network: VerifierNet, patches: Tensor, overlap_N: Tensor) -> Tensor:
     """Log loss of both answers, and InfoNCE (van den Oord et al., 2018) over the embeddings of the batch.
 
     Args:
         network: in training mode.
-        looks: (N, 3, PATCH_SIZE, PATCH_SIZE, 3) uint8: first, seen, other.
+        patches: (N, 3, PATCH_SIZE, PATCH_SIZE, 3) uint8: first, seen, other.
         overlap_N: (N,) of the box of each ``seen``.
     """
-    first, seen, other = network.embed(looks.transpose(0, 1).flatten(0, 1)).chunk(3)
+    first, seen, other = network.embed(patches.transpose(0, 1).flatten(0, 1)).chunk(3)
     count = len(first)
     partners = [seen, other, *(seen.roll(shift + 1, 0) for shift in range(_ROLLS))]
     answers = network.compare(first.repeat(len(partners), 1), torch.cat(partners)).unflatten(0, (-1, count))
@@ -43,7 +41,7 @@ def loss(network: VerifierNet, looks: Tensor, overlap_N: Tensor) -> Tensor:
     weight[:2] = 1.0
     decided = weight.clone()
     decided[0] = ((overlap_N >= _SAME) | (overlap_N <= _OTHER)).float()
-    told, fit = (
+    identity, fit = (
         F.binary_cross_entropy_with_logits(answers[..., column], target, factor, reduction="sum") / count
         for column, (target, factor) in enumerate(((same, decided), (true_overlap, weight)))
     )
@@ -52,26 +50,26 @@ def loss(network: VerifierNet, looks: Tensor, overlap_N: Tensor) -> Tensor:
     logits = unit[0] @ torch.cat(unit[1:]).T / _TEMPERATURE
     whole = overlap_N >= 0.4
     contrast = F.cross_entropy(logits[whole], torch.arange(count)[whole])
-    return told + fit + 0.5 * contrast
+    return identity + fit + 0.5 * contrast
 
 
 @torch.no_grad()
 def validate(network: VerifierNet, batches: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
-    """How well things are told apart, and the overlap's error, on held-out batches.
+    """AUROC between the same object and others, and the overlap's error, on held-out batches.
 
     Returns:
         ``auroc``: of "the same" between ``seen`` (boxes that overlap by more than a half) and ``other``; ``overlap``:
         mean absolute error of the expected overlap of ``seen``; ``half``: AUROC of that for "above a half".
     """
     network.eval()
-    told, fits, overlaps = [], [], []
-    for looks, overlap in batches:
-        first, seen, other = network.embed(looks.transpose(0, 1).flatten(0, 1)).chunk(3)
+    sames, fits, overlaps = [], [], []
+    for patches, overlap in batches:
+        first, seen, other = network.embed(patches.transpose(0, 1).flatten(0, 1)).chunk(3)
         answers = torch.stack([network.compare(first, seen), network.compare(first, other)])
-        told.append(answers[..., 0])
+        sames.append(answers[..., 0])
         fits.append(answers[0, :, 1].sigmoid())
         overlaps.append(overlap)
-    same, fit, overlap = torch.cat(told, 1), torch.cat(fits), torch.cat(overlaps)
+    same, fit, overlap = torch.cat(sames, 1), torch.cat(fits), torch.cat(overlaps)
     good = overlap > 0.5
     signal = torch.cat([same[0][good], same[1]])
     positive = torch.arange(len(signal)) < int(good.sum())
@@ -93,17 +91,18 @@ def train_verifier(
     every: int = 250,
     on_report: Callable[[int, float, dict[str, float], VerifierNet], object] = lambda *_: None,
 ) -> VerifierNet:
-    """Train a likeness network from nothing.
+    """Train a verifier from random weights.
 
     Args:
         pool: photos and cut-outs; a fifth of them is held aside.
         steps: optimiser steps.
-        batch: samples per step, three looks each.
+        batch: samples per step, three patches each.
         lr: peak rate of AdamW under the one-cycle policy.
         workers: loader processes.
         seed: of initialisation and samples.
         every: steps between two reports.
-        on_report: told step, mean loss since the last report, :func:`validate`'s figures and the averaged network.
+        on_report: called with the step, the mean loss since the last report, :func:`validate`'s figures and the
+            averaged network.
 
     Returns:
         The network whose weights are averaged over the run, in evaluation mode.
@@ -121,9 +120,9 @@ def train_verifier(
         SyntheticPatches(pool, batch, seed), batch_size=None, num_workers=workers, multiprocessing_context=context
     )
     total = 0.0
-    for step, (looks, overlap) in enumerate(islice(loader, steps), start=1):
+    for step, (patches, overlap) in enumerate(islice(loader, steps), start=1):
         network.train()
-        value = loss(network, looks, overlap)
+        value = loss(network, patches, overlap)
         optimiser.zero_grad()
         value.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)

@@ -101,7 +101,7 @@ class SyntheticClips:
         Args:
             rng: everything random comes from it.
             num_frames: at least 1.
-            difficulty: scales motion, change of look, number of distractors and the probability of events.
+            difficulty: scales motion, change of appearance, number of distractors and the probability of events.
             keep: the frames to render, ascending; all by default.
 
         Returns:

@@ -17,7 +17,7 @@ class MovingSprite:
     """One thing and its script, a row per frame.
 
     Attributes:
-        sprite: what it looks like.
+        sprite: its picture.
         xy: (N, 2) centre of its bounding box in frame pixels, before the camera's shake.
         size: (N,) √(w·h) of its bounding box in frame pixels.
         angle, stretch: (N,), as in :class:`Pose`.

@@ -80,7 +80,7 @@ class PhotoPool:
 
 
 def held_aside(pool: PhotoPool) -> PhotoPool:
-    """Every fifth origin's photos and cut-outs: what the likeness network does not learn from and the score is
+    """Every fifth origin's photos and cut-outs: what the verifier does not learn from and the score is
     calibrated on.
     """
     return _of_origins(pool, pool.origins % _FIFTH == 0)

@@ -1,4 +1,4 @@
-"""Looks to train the likeness network on: one thing seen twice, and something else, all composed from photos.
+"""Patches to train the verifier on: one object seen twice, and something else, all composed from photos.
 
 The second time the thing is bent, folded, turned, lit and hidden in part, as between distant frames of a video, and the
 box around it is more or less wrong.
@@ -29,7 +29,7 @@ _GREY = 0.06
 
 
 class PatchSample(NamedTuple):
-    """One sample: looks (PATCH_SIZE, PATCH_SIZE, 3) uint8.
+    """One sample: patches (PATCH_SIZE, PATCH_SIZE, 3) uint8.
 
     Attributes:
         first: the target as the user boxes it.
@@ -58,15 +58,15 @@ class SyntheticPatches(IterableDataset):
         self.pool, self.batch, self.seed, self.aside = pool, batch, seed, aside
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Looks (batch, 3, PATCH_SIZE, PATCH_SIZE, 3) uint8, first, seen, other; and overlaps (batch,)."""
+        """Patches (batch, 3, PATCH_SIZE, PATCH_SIZE, 3) uint8, first, seen, other; and overlaps (batch,)."""
         info = torch.utils.data.get_worker_info()
         rng = np.random.default_rng((self.seed, 0 if info is None else info.id))
         material = AssetSampler(held_aside(self.pool) if self.aside else learnt_from(self.pool))
         while True:
             samples = [sample_patches(material, rng) for _ in range(self.batch)]
-            looks = np.stack([np.stack(sample[:3]) for sample in samples])
+            patches = np.stack([np.stack(sample[:3]) for sample in samples])
             overlaps = torch.tensor([sample.overlap for sample in samples], dtype=torch.float32)
-            yield torch.from_numpy(looks), overlaps
+            yield torch.from_numpy(patches), overlaps
 
 
 def sample_patches(material: AssetSampler, rng: np.random.Generator) -> PatchSample:
@@ -88,12 +88,12 @@ def sample_patches(material: AssetSampler, rng: np.random.Generator) -> PatchSam
     first_scene, seen_scene = material.background_pair(rng, sides, 1.0)
 
     view = _seen(material, rng, target, pose, first_scene, size, 0.3, group, beside=0.15)
-    first = _look(rng, view, light, 0.4, _near(rng, view.box, 0.03))
-    # What is seen with difficulty in one sample is seen easily in another.
+    first = _patch(rng, view, light, 0.4, _near(rng, view.box, 0.03))
+    # Each sample has a difficulty of its own.
     difficulty = rng.uniform(0.3, 1.6)
     view = _seen(material, rng, target, pose, seen_scene.copy(), later, difficulty, group, beside=0.5)
     box = _near(rng, view.box, 0.06 if rng.random() < 0.4 else 0.3)
-    seen = _look(rng, view, light.changed(rng, 0.5 * difficulty), difficulty, box)
+    seen = _patch(rng, view, light.changed(rng, 0.5 * difficulty), difficulty, box)
     overlap = float(iou(convert(box, "xyxy", "xywh"), convert(view.box, "xyxy", "xywh")))
 
     if rng.random() < 0.75:
@@ -105,7 +105,7 @@ def sample_patches(material: AssetSampler, rng: np.random.Generator) -> PatchSam
         extent = later * np.exp(rng.normal(0.0, 0.2, 2))
         centre = sides[1] / 2 + rng.uniform(-0.4, 0.4, 2) * sides[1]
         box = np.concatenate([centre - extent / 2, centre + extent / 2])
-    different = _look(rng, view, light.changed(rng, 0.5 * difficulty), difficulty, box)
+    different = _patch(rng, view, light.changed(rng, 0.5 * difficulty), difficulty, box)
     return PatchSample(first, seen, different, overlap)
 
 
@@ -172,7 +172,7 @@ def _near(rng: np.random.Generator, box: np.ndarray, error: float) -> np.ndarray
     return np.concatenate([centre - half, centre + half])
 
 
-def _look(
+def _patch(
     rng: np.random.Generator, view: CompositeCrop, light: Photometry, difficulty: float, box: np.ndarray
 ) -> np.ndarray:
     return crop_patch(degrade(light.apply(view.canvas), rng, 0.7 * difficulty), box)
