@@ -77,6 +77,14 @@ def test_a_mistake_on_the_command_line_is_named(assignment: str, message: str) -
         override(Config(), [assignment])
 
 
+def test_an_empty_value_is_an_empty_text() -> None:
+    """``--set train.init_from=''`` reaches the program without its quotes."""
+    start = override(Config(), ["train.init_from=somewhere"])
+    assert override(start, ["train.init_from="]).train.init_from == ""
+    with pytest.raises(UserError, match="train.steps is '', expected int"):
+        override(start, ["train.steps="])
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read config"):
         load_config(tmp_path / "none.yaml")

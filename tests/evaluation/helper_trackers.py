@@ -39,3 +39,13 @@ class Fails(Drift):
         if self.age >= 9 and not Path(os.environ.get("FAIL_UNLESS", "/nonexistent")).exists():
             raise RuntimeError("the tracker broke down")
         return super().update(frame)
+
+
+class Threads(Drift):
+    """Moves its box right by as many pixels a frame as there are CPU threads."""
+
+    def update(self, frame: np.ndarray) -> Result:
+        import torch
+
+        self.box = self.box + np.array([torch.get_num_threads(), 0.0, 0.0, 0.0])
+        return Result(box=self.box.copy(), score=0.5, state="tracking")

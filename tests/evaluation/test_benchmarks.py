@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 from pathlib import Path
 
 import cv2
@@ -9,8 +11,11 @@ import numpy as np
 import pytest
 from eval_trees import make_folder_benchmark, moving_boxes, write_boxes, write_frames
 
+from vil_tracker.cli import main
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.benchmarks import BENCHMARK_NAMES, get_benchmark, load_sequences, load_truth
+from vil_tracker.evaluation.results import ResultStore
+from vil_tracker.evaluation.scoring import score_tracker
 
 
 def load(name: str, root: Path, *wanted: str):
@@ -20,7 +25,7 @@ def load(name: str, root: Path, *wanted: str):
 def test_official_sizes() -> None:
     expected = {"lasot": 280, "lasot_ext": 150, "got10k_val": 180, "got10k_test": 180, "trackingnet": 511}
     expected |= {"otb2013": 51, "otb50": 50, "otb100": 100, "uav123": 123, "uav20l": 20, "nfs30": 100, "nfs240": 100}
-    expected |= {"tnl2k": 700, "dtb70": 70, "folder": None}
+    expected |= {"tnl2k": 700, "vasttrack": 3500, "dtb70": 70, "folder": None}
     assert {name: get_benchmark(name).size for name in BENCHMARK_NAMES} == expected
     for name in BENCHMARK_NAMES:
         names = get_benchmark(name).names
@@ -107,6 +112,59 @@ def test_lasot_flags_and_dtb70_and_tests_without_truth(tmp_path: Path) -> None:
     write_boxes(test / "groundtruth.txt", moving_boxes(1))
     (got,) = load("got10k_test", tmp_path / "GOT", "all").values()
     assert got.boxes.shape == (6, 4) and np.isnan(got.boxes[1:]).all()
+
+
+def test_tnl2k_follows_the_toolkits_absent_flags(tmp_path: Path) -> None:
+    sequence = tmp_path / "TNL2K" / "TNL2K_test_subset" / "Arrow_1"
+    write_frames(sequence / "imgs", range(1, 5))
+    boxes = moving_boxes(4)
+    boxes[2] = 0
+    write_boxes(sequence / "groundtruth.txt", boxes)
+    (sequence / "language.txt").write_text("an arrow")
+    assert load("tnl2k", tmp_path, "all")["Arrow_1"].absent.tolist() == [False, False, True, False]
+    flags = tmp_path / "TNL2K" / "annos" / "absent" / "Arrow_1.txt"
+    flags.parent.mkdir(parents=True)
+    flags.write_text("0\n1\n0\n0\n")
+    found = load("tnl2k", tmp_path, "all")["Arrow_1"]
+    assert found.absent.tolist() == [False, True, False, False] and not found.visible[2]
+    flags.write_text("0\n1\n")
+    with pytest.raises(UserError, match=r"Arrow_1.txt has 2 values, but the sequence has 4 frames"):
+        load("tnl2k", tmp_path, "all")
+
+
+@pytest.mark.parametrize("flags", [False, True])
+def test_vasttrack_is_scored_as_its_toolkit_does(tmp_path: Path, flags: bool) -> None:
+    """LaSOT's rules: an absent frame fails, one whose box is empty fails in success and passes in precision."""
+    root = tmp_path / "data" / "VastTrack"
+    sequence = root / "unisot_final_test" / "Air Hockey" / "Air Hockey-1"
+    write_frames(sequence / "imgs", range(1, 5), "{:05d}.jpg")
+    boxes = moving_boxes(4)
+    boxes[3] = 0
+    write_boxes(sequence / "Groundtruth.txt", boxes)
+    if flags:
+        (root / "absent").mkdir()
+        (root / "absent" / "Air Hockey-1.txt").write_text("0\n0\n1\n0\n")
+    write_boxes(tmp_path / "results" / "Air Hockey-1.txt", moving_boxes(4))
+    words = ["--quiet", "evaluate", "--benchmark", "vasttrack", "--data-root", str(root), "--sequences", "all"]
+    words += ["--results", str(tmp_path / "results"), "--output", str(tmp_path / "out"), "--no-html"]
+    assert main(words) == 0
+    overall = json.loads((tmp_path / "out" / "report.json").read_text())["sequences"]["Air Hockey-1"]
+    perfect = 2 if flags else 3
+    assert overall["auc"] == pytest.approx(perfect / 4 * 20 / 21)  # no overlap is above the threshold of 1
+    assert overall["precision"] == 3 / 4
+
+
+def test_a_result_that_is_a_line_too_long_is_cut_as_lasots_toolkit_does(tmp_path: Path, caplog) -> None:
+    write_boxes(tmp_path / "gt" / "monkey-17.txt", moving_boxes(4))
+    write_boxes(tmp_path / "results" / "monkey-17.txt", moving_boxes(5))
+    (sequence,) = load_truth(get_benchmark("lasot"), tmp_path / "gt", ("all",))
+    with caplog.at_level(logging.WARNING, "vil_tracker"):
+        scores = score_tracker("x", get_benchmark("lasot"), [sequence], ResultStore(tmp_path / "results"), ["official"])
+    assert "5 boxes for 4 frames" in caplog.text
+    assert scores.main is not None and scores.main.overall is not None and scores.main.overall.ao == 1.0
+    sequence = load_truth(get_benchmark("folder"), tmp_path / "gt")[0]
+    with pytest.raises(UserError, match="5 boxes, but the sequence has 4 frames"):
+        score_tracker("x", get_benchmark("folder"), [sequence], ResultStore(tmp_path / "results"), ["official"])
 
 
 def write_video(path: Path, count: int) -> None:

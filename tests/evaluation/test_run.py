@@ -26,7 +26,8 @@ from vil_tracker.models.network import build_network
 from vil_tracker.models.pretrained import save_model
 
 LENGTHS = {"a": 12, "b": 7, "c": 5, "d": 3}
-DRIFT, SLOW, FAILS = (f"python:helper_trackers:{name}" for name in ("Drift", "Slow", "Fails"))
+NAMES = ("Drift", "Slow", "Fails", "Threads")
+DRIFT, SLOW, FAILS, THREADS = (f"python:helper_trackers:{name}" for name in NAMES)
 
 
 @pytest.fixture
@@ -166,6 +167,23 @@ def test_worker_processes_give_the_same_report(data: Path, tmp_path: Path, monke
     assert main(command(data, tmp_path / "one", DRIFT)) == 0
     assert main(command(data, tmp_path / "two", DRIFT, "--workers", "2")) == 0
     assert report_of(tmp_path / "one") == report_of(tmp_path / "two")
+
+
+def test_threads_do_not_depend_on_the_number_of_processes(data: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for workers in ("1", "2"):
+            assert main(command(data, tmp_path / workers, THREADS, "--workers", workers)) == 0
+        assert torch.get_num_threads() == 2  # the caller's setting is back
+    finally:
+        torch.set_num_threads(before)
+    one, two = (tmp_path / workers / "results" / "Threads" for workers in ("1", "2"))
+    for name in LENGTHS:
+        assert (one / f"{name}.txt").read_bytes() == (two / f"{name}.txt").read_bytes()
+        assert (one / "scores" / f"{name}.txt").read_bytes() == (two / "scores" / f"{name}.txt").read_bytes()
+    assert (one / "a.txt").read_text().splitlines()[1].startswith("5.0")  # one thread, one pixel
 
 
 def test_ranks_share_the_sequences(data: Path, tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def override(config: Config, assignments: Sequence[str]) -> Config:
         if section not in content:
             _check_keys({section: None}, Config, "")
         try:
-            content[section][key] = yaml.safe_load(text)
+            content[section][key] = yaml.safe_load(text) if text else ""  # YAML reads nothing as null
         except yaml.YAMLError as error:
             raise UserError(
                 f"the value of {assignment!r} is not valid YAML: write KEY=VALUE, such as train.steps=2000"

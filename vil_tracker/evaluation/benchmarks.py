@@ -34,6 +34,7 @@ from vil_tracker.data.readers.otb_like import OTBLike
 from vil_tracker.data.readers.tnl2k import TNL2K
 from vil_tracker.data.readers.trackingnet import TrackingNet
 from vil_tracker.data.readers.uav import UAV20L, UAV123
+from vil_tracker.data.readers.vasttrack import VastTrack
 from vil_tracker.data.readers.video_folder import VideoFolder
 from vil_tracker.data.sequence import ArrayFrames, Frames, ImageFrames, Sequence, VideoFrames, make_sequence
 from vil_tracker.errors import UserError
@@ -133,6 +134,14 @@ _BENCHMARKS: dict[str, Callable[[], Benchmark]] = {
     "nfs240": lambda: _named("nfs240", "NfS, 240 fps", NfS, "240", official=conventions.OTB),
     "tnl2k": lambda: Benchmark(
         "tnl2k", "TNL2K", TNL2K, "test", official=replace(conventions.LASOT, toolkit="TNL2K toolkit (LaSOT's)")
+    ),
+    "vasttrack": lambda: Benchmark(
+        "vasttrack",
+        "VastTrack test",
+        VastTrack,
+        "test",
+        official=replace(conventions.LASOT, toolkit="VastTrack toolkit (LaSOT's)"),
+        family="lasot",
     ),
     "dtb70": lambda: Benchmark("dtb70", "DTB70", DTB70, "test", official=conventions.OTB),
     "folder": lambda: Benchmark("folder", "folder of sequences", None, "all", official=conventions.PLAIN, gaps=True),

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 benchmarks:
-  lasot lasot_ext got10k_val got10k_test trackingnet otb2013 otb50 otb100 uav123 uav20l nfs30 nfs240 tnl2k dtb70
+  lasot lasot_ext got10k_val got10k_test trackingnet otb2013 otb50 otb100 uav123 uav20l nfs30 nfs240 tnl2k
+  vasttrack dtb70
   folder: any folder of sequences (frames and groundtruth_rect.txt), or of videos each with a .txt of boxes
 
 trackers:
@@ -102,6 +103,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     running = parser.add_argument_group("running")
     running.add_argument(
         "--workers", type=int, metavar="N", help="processes (default: one per GPU, one on a machine without)"
+    )
+    running.add_argument(
+        "--threads", type=int, default=1, metavar="N", help="CPU threads of each process (default 1)"
     )
     running.add_argument(
         "--keep-going", action="store_true", help="pass over sequences that fail, list them, and exit with status 1"
@@ -197,7 +201,9 @@ def _check(args: argparse.Namespace) -> None:
     if args.results is not None and args.submission:
         raise UserError("--submission is written from a run, not from --results")
     if args.workers is not None and args.workers < 1:
-        raise UserError(f"--workers {args.workers} is below 1")
+        raise UserError(f"--workers {args.workers} is below 1: give a number of processes, or leave it out")
+    if args.threads < 1:
+        raise UserError(f"--threads {args.threads} is below 1: give a number of CPU threads, or leave it out")
 
 
 def _conventions(text: str) -> list[str]:
@@ -274,6 +280,7 @@ def _track(
                 benchmark=benchmark.key,
                 repetitions=benchmark.repetitions,
                 workers=workers,
+                threads=args.threads,
                 keep_going=args.keep_going,
             )
     finally:

@@ -52,6 +52,7 @@ class Convention:
         precision_is_area: precision is the area under its curve, otherwise its value at 20 pixels.
         normalized_is_area: normalised precision is the area under its curve, otherwise its value at 0.2.
         pooled: the overall score pools the frames of all sequences, otherwise it averages over sequences.
+        cut_results: result files may be longer than the sequence; boxes beyond its end are left out.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Convention:
     precision_is_area: bool = False
     normalized_is_area: bool = False
     pooled: bool = False
+    cut_results: bool = False
 
     @property
     def success_axis(self) -> np.ndarray:
@@ -125,6 +127,7 @@ LASOT = Convention(
     exclude_absent=True,
     invalid_center_hit=True,
     invalid_normalized_hit=True,
+    cut_results=True,
 )
 GOT10K = Convention(
     name="official",

@@ -14,6 +14,7 @@ The file of boxes is written last and atomically: where it is whole, the sequenc
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from vil_tracker.data.sequence import read_boxes_file
 from vil_tracker.errors import UserError, atomic_write, reason
 from vil_tracker.evaluation.metrics import check_boxes
 from vil_tracker.results import STATES
+
+log = logging.getLogger(__name__)
 
 LAYOUTS = ("flat", "got10k")
 EMPTY_BOX_RULES = ("error", "previous")
@@ -127,7 +130,9 @@ class ResultStore:
         """Whether there is a file of boxes for a sequence, whole or not."""
         return bool(self._find(sequence))
 
-    def load(self, sequence: str, frames: int, *, empty: str = "error") -> list[Trajectory] | None:
+    def load(
+        self, sequence: str, frames: int, *, empty: str = "error", cut: bool = False
+    ) -> list[Trajectory] | None:
         """Read all repetitions of a sequence; None if there is no result.
 
         Args:
@@ -135,6 +140,7 @@ class ResultStore:
             frames: number of boxes that are needed.
             empty: "error", or "previous" to let the box before stand for one that is NaN or has no area, which is what
                 the toolkits of OTB and LaSOT do.
+            cut: leave out boxes beyond the sequence's end, with a warning, as LaSOT's toolkit does.
 
         Raises:
             UserError: boxes that are not numbers, are empty, or are too few or too many, with file and line.
@@ -147,7 +153,7 @@ class ResultStore:
             scores, states = _read_scores(self.scores_path(sequence), frames)
         trajectories = []
         for index, path in enumerate(paths):
-            boxes = read_result(path, frames, empty=empty)
+            boxes = read_result(path, frames, empty=empty, cut=cut)
             seconds = times[:, index] if index < times.shape[1] and len(times) == frames else None
             first = index == 0
             trajectories.append(Trajectory(boxes, seconds, scores if first else None, states if first else None))
@@ -183,9 +189,12 @@ def name_key(name: str) -> str:
     return name.lower().replace("_", "-").replace(".", "-")
 
 
-def read_result(path: Path, frames: int | None, *, empty: str = "error") -> np.ndarray:
+def read_result(path: Path, frames: int | None, *, empty: str = "error", cut: bool = False) -> np.ndarray:
     """Read predicted boxes (N, 4) and check them; arguments and errors as for `ResultStore.load`."""
     boxes = read_boxes_file(path)
+    if cut and frames is not None and len(boxes) > frames:
+        log.warning("%s: %d boxes for %d frames: those at the end are left out", path, len(boxes), frames)
+        boxes = boxes[:frames]
     if len(boxes) == 0:
         raise UserError(f"{path}: line 1: no boxes; one line 'x,y,w,h' per frame is needed")
     unusable = ~np.isfinite(boxes).all(axis=1) | (np.nan_to_num(boxes[:, 2:]) <= 0).any(axis=1)

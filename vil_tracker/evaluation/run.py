@@ -6,6 +6,7 @@ where it stopped, and scores are always read back from the files: a resumed run 
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import os
@@ -106,6 +107,7 @@ def run_tracker(
     benchmark: str,
     repetitions: int = 1,
     workers: int = 1,
+    threads: int = 1,
     keep_going: bool = False,
 ) -> list[Failure]:
     """Bring the results of a tracker on a list of sequences up to date.
@@ -117,6 +119,8 @@ def run_tracker(
         benchmark: its name; results of different benchmarks are not mixed.
         repetitions: runs per sequence; one is enough for a deterministic tracker.
         workers: processes on this machine; 1 runs in this process.
+        threads: CPU threads of each process. Sums over another number of threads differ in their last bits, so the
+            results depend on it, and on the number of processes they do not.
         keep_going: collect failures instead of stopping at the first.
 
     Returns:
@@ -137,7 +141,7 @@ def run_tracker(
     if len(open_tasks) < len(mine):
         _say(f"{spec.name}: {len(mine) - len(open_tasks)} of {len(mine)} results are already there")
     failures = []
-    for done, (task, outcome) in enumerate(_run_tasks(spec, open_tasks, workers, rank), start=1):
+    for done, (task, outcome) in enumerate(_run_tasks(spec, open_tasks, workers, threads, rank), start=1):
         if rank.index == 0:
             store.claim(identity)
         if isinstance(outcome, Failure):
@@ -167,21 +171,21 @@ def _longest_first(sequences: Iterable[Sequence]) -> list[Sequence]:
 
 
 def _run_tasks(
-    spec: TrackerSpec, tasks: list[Task], workers: int, rank: Rank
+    spec: TrackerSpec, tasks: list[Task], workers: int, threads: int, rank: Rank
 ) -> Iterator[tuple[Task, Trajectory | Failure]]:
     if not tasks:
         return
     workers = max(1, min(workers, len(tasks)))
     if workers == 1:
-        tracker = _for_device(spec, rank.local).build()
-        for task in tasks:
-            yield task, _attempt(tracker, spec, task)
+        with _limited_threads(threads):
+            tracker = _for_device(spec, rank.local).build()
+            for task in tasks:
+                yield task, _attempt(tracker, spec, task)
         return
     context = get_context("spawn")
     places: Queue[int] = context.Queue()
     for place in range(workers):
         places.put(place)
-    threads = max(1, (os.cpu_count() or 1) // workers)
     with ProcessPoolExecutor(workers, context, _start_worker, (spec, places, threads)) as pool:
         futures = {pool.submit(_attempt_in_worker, task): task for task in tasks}
         try:
@@ -194,6 +198,18 @@ def _run_tasks(
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _limited_threads(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(threads)
+    cv2.setNumThreads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before[0])
+        cv2.setNumThreads(before[1])
 
 
 def _for_device(spec: TrackerSpec, place: int) -> TrackerSpec:

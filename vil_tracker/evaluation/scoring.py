@@ -107,7 +107,7 @@ def score_tracker(
     trajectories: dict[str, list[Trajectory]] = {}
     missing = []
     for sequence in sequences:
-        loaded = store.load(sequence.name, len(sequence.boxes), empty=empty)
+        loaded = store.load(sequence.name, len(sequence.boxes), empty=empty, cut=benchmark.official.cut_results)
         if loaded is None:
             missing.append(sequence.name)
         else:

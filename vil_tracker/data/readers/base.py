@@ -318,6 +318,23 @@ def read_flags(path: Path, count: int) -> np.ndarray | None:
     return read_numbers(path, count, 0, 1).astype(bool) if path.is_file() else None
 
 
+def official_absent(folder: Path, sequence: Path, count: int) -> tuple[np.ndarray | None, tuple[Path, ...]]:
+    """The absent flags that a toolkit of LaSOT's kind reads: ``absent/NAME.txt`` below the data set or its ``annos``, or
+    ``absent.txt`` beside the boxes.
+
+    Returns:
+        (count,) bool and the file that they are from; None and nothing where there is no such file.
+
+    Raises:
+        UserError: as :func:`read_numbers`.
+    """
+    name = f"{sequence.name}.txt"
+    for path in (sequence / "absent.txt", folder / "absent" / name, folder / "annos" / "absent" / name):
+        if path.is_file():
+            return read_numbers(path, count, 0, 1).astype(bool), (path,)
+    return None, ()
+
+
 @cache
 def split_list(name: str) -> tuple[str, ...]:
     """The words of a list shipped with the package, ``vil_tracker/data/splits/<name>.txt``, without its comments."""

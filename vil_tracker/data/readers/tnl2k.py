@@ -13,6 +13,7 @@ from vil_tracker.data.readers.base import (
     list_frames,
     match_frames,
     natural_key,
+    official_absent,
     read_boxes,
     subfolders,
 )
@@ -28,7 +29,8 @@ def _is_sequence(folder: Path) -> bool:
 class TNL2K(Reader):
     """TNL2K as unpacked; frame names follow no common pattern, so they are taken in order.
 
-    Boxes of 0,0,0,0 mark frames without the target.
+    Frames without the target are those of the toolkit's absent flags, where those are there; elsewhere boxes of
+    0,0,0,0 mark them.
     """
 
     name = "tnl2k"
@@ -43,7 +45,8 @@ TNL2K/                          (any name)
       groundtruth.txt           x,y,w,h per line
       language.txt
       imgs/*.jpg or *.png
-  TNL2K_test_subset/            (or test/) as above"""
+  TNL2K_test_subset/            (or test/) as above
+  annos/absent/*.txt            (optional) the toolkit's flags, 0 or 1 per frame; also absent/ or SEQUENCE/absent.txt"""
 
     def _parts(self, folder: Path, split: str) -> list[Path]:
         return [folder / name for name in _FOLDERS[split] if (folder / name).is_dir()]
@@ -74,11 +77,12 @@ TNL2K/                          (any name)
     def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
         truth, images = candidate.path / "groundtruth.txt", candidate.path / "imgs"
         frames, boxes, exists = match_frames(list_frames(images), read_boxes(truth), truth)
+        flags, files = official_absent(folder, candidate.path, len(boxes))
         return Item(
             folder=images,
             frame_names=frames,
             boxes=boxes,
-            absent=(boxes == 0).all(1),
+            absent=(boxes == 0).all(1) if flags is None else flags,
             exists=exists,
-            watched=(candidate.path, images, truth),
+            watched=(candidate.path, images, truth, *files),
         )

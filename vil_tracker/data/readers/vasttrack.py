@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
+
+import numpy as np
 
 from vil_tracker.data.readers.base import (
     Candidate,
     Item,
     Listing,
     Reader,
+    official_absent,
     read_boxes,
     subfolders,
 )
@@ -29,7 +33,8 @@ def _truth(sequence: Path) -> Path | None:
 class VastTrack(Reader):
     """VastTrack as unpacked from its archives.
 
-    Where the target is occluded or out of view its box is 0,0,0,0; the label files are read where they are there.
+    Frames without the target are those of the toolkit's absent flags, where those are there; elsewhere those with a box
+    of 0,0,0,0 or a label of occlusion or absence.
     """
 
     name = "vasttrack"
@@ -45,7 +50,8 @@ VastTrack/                      (any name)
         Groundtruth.txt         x,y,w,h per line (groundtruth.txt is fine)
         full_occlusion.txt  out_of_view.txt       0 and 1, where there are any
         imgs/00001.jpg …
-  unisot_final_test/            (or test/) as above"""
+  unisot_final_test/            (or test/) as above
+  annos/absent/*.txt            (optional) the toolkit's flags, 0 or 1 per frame; also absent/ or SEQUENCE/absent.txt"""
 
     def matches(self, folder: Path) -> bool:
         for name in (name for names in _FOLDERS.values() for name in names):
@@ -70,4 +76,8 @@ VastTrack/                      (any name)
         if truth is None:
             raise UserError(f"{path} has no Groundtruth.txt: unpack the sequence again")
         boxes = read_boxes(truth)
-        return flagged(truth, path / "imgs", boxes, (boxes == 0).all(1))
+        item = flagged(truth, path / "imgs", boxes, (boxes == 0).all(1))
+        flags, files = official_absent(folder, path, len(boxes))
+        if flags is None:
+            return item
+        return replace(item, absent=flags, cover=np.where(flags, 0.0, 1.0), watched=(*item.watched, *files))
