@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from training_fakes import free_port, losses, start, tiny_config
+import torch
+import torch.distributed as dist
+from training_fakes import free_port, losses, measure_validation, run_training, start, tiny_config
 
-from vil_tracker.training.distributed import join
+from vil_tracker.errors import UserError
+from vil_tracker.training.distributed import TIMEOUT, join
 from vil_tracker.training.record import read_log
+from vil_tracker.training.validation import shares
 
 STEPS = 20
 RESTARTED = """
@@ -100,9 +106,80 @@ def test_a_run_finishes_although_a_process_is_killed(tmp_path: Path) -> None:
     assert read_log(output / "log.jsonl")[0].keys() == {"config"}  # one log, not two
 
 
-def test_without_torchrun_a_process_is_alone(monkeypatch) -> None:
-    import torch
+def test_validation_gives_the_same_scores_on_one_two_and_four_processes(tmp_path: Path) -> None:
+    """Bit for bit, in every process."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["vil_tracker.training.loop", "training_fakes"])
+    scores = []
+    for world in (1, 2, 4):
+        config = tiny_config(validation_pairs=70)  # five batches, the last one smaller
+        folder, port = tmp_path / str(world), free_port()
+        folder.mkdir()
+        processes = [
+            context.Process(target=measure_validation, args=(config, rank, world, port, folder))
+            for rank in range(world)
+        ]
+        for process in processes:
+            process.start()
+        for process in processes:
+            process.join(120)
+        scores += [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
+    assert len(scores) == 7 and all(score == scores[0] for score in scores)
+    assert 0 < scores[0]["iou"] < 1 and 0 < scores[0]["auc"] <= 1
+    measure_validation(tiny_config(validation_pairs=70, workers=2), 0, 1, 0, tmp_path)  # loader workers change nothing
+    assert json.loads((tmp_path / "0.json").read_text()) == scores[0]
 
+
+def test_sequences_are_shared_out_by_their_length() -> None:
+    lengths = [100, 10, 90, 20, 30, 50]
+    parts = shares(lengths, 2)
+    assert sorted(number for part in parts for number in part) == list(range(6))
+    loads = [sum(lengths[number] for number in part) for part in parts]
+    assert max(loads) - min(loads) <= 10
+    assert shares([5], 4) == [[0], [], [], []]
+
+
+def test_a_process_group_has_a_timeout_of_its_own(monkeypatch) -> None:
+    for key, value in torchrun_variables(0, 1, free_port()).items():
+        monkeypatch.setenv(key, value)
+    join(torch.device("cpu"))
+    try:
+        assert dist.distributed_c10d._get_default_group()._get_backend(torch.device("cpu")).options._timeout == TIMEOUT
+    finally:
+        dist.destroy_process_group()
+
+
+def test_a_network_with_parameters_out_of_use_is_refused_in_the_first_step(tmp_path: Path) -> None:
+    """No modulation fits into two sublayers at an interval of six, so the temporal part learns nothing."""
+    config = tiny_config("clips", steps=3, model={"modulation_interval": 6})
+    port = free_port()
+    context = multiprocessing.get_context("forkserver")
+    faults = context.SimpleQueue()
+    processes = [
+        context.Process(
+            target=training_fault, args=(config, tmp_path / "run", torchrun_variables(rank, 2, port), faults)
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    for _ in processes:
+        assert "parameters get no gradient, such as network.temporal." in faults.get()
+    run_training(config, tmp_path / "alone", {}, 0)  # one process can do without
+    assert len(losses(tmp_path / "alone")) == 3
+
+
+def training_fault(config, output: Path, environment: dict[str, str], faults) -> None:
+    try:
+        run_training(config, output, environment, 0)
+        faults.put("")
+    except UserError as error:
+        faults.put(str(error))
+
+
+def test_without_torchrun_a_process_is_alone(monkeypatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
     ranks = join(torch.device("cpu"))
     assert (ranks.rank, ranks.world, ranks.main) == (0, 1, True)

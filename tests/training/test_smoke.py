@@ -18,7 +18,7 @@ CONFIG = str(Path(__file__).resolve().parents[2] / "configs" / "smoke.yaml")
 def test_train_and_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture, with_curves) -> None:
     data, output = tmp_path / "painted", tmp_path / "run"
     paint_data(data)
-    words = ["train", CONFIG, "--data-root", str(data), "--output", str(output), "--cache", str(tmp_path / "cache")]
+    words = ["train", CONFIG, "--data-root", str(data), "--output", str(output), "--cache-dir", str(tmp_path / "cache")]
     words += ["--device", "cpu", "--threads", "2", "--quiet"]
     assert main([*words, "--show-samples", "4"]) == 0
     assert read_image(output / "samples.png").size > 0

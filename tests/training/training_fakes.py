@@ -167,3 +167,30 @@ def same(a: object, b: object) -> bool:
     if isinstance(a, Sequence) and not isinstance(a, str):
         return isinstance(b, Sequence) and len(a) == len(b) and all(map(same, a, b))
     return a == b
+
+
+def measure_validation(config: Config, rank: int, world: int, port: int, output: Path) -> None:
+    """Write the scores that each of ``world`` processes gets of one validation to ``output``/<rank>.json."""
+    import json
+
+    from vil_tracker.data.sequence import ArrayFrames, make_sequence
+    from vil_tracker.models.network import build_network
+    from vil_tracker.runtime import leave_process_group
+    from vil_tracker.training.distributed import join
+    from vil_tracker.training.validation import Validation
+
+    torch.set_num_threads(1)
+    if world > 1:
+        os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    ranks = join(torch.device("cpu"))
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    sequences = []
+    for number, length in enumerate((3, 7, 4, 5, 2)):
+        boxes = np.array([[10 + 2 * k, 12, 20, 16] for k in range(length)], float)
+        frames = rng.integers(0, 255, (length, 48, 64, 3), np.uint8)
+        sequences.append(make_sequence(str(number), "made", ArrayFrames(tuple(frames)), boxes))
+    validation = Validation(config, source_for(config), tuple(sequences))
+    scores = validation.measure(build_network(config.model), ranks)
+    leave_process_group()
+    (output / f"{rank}.json").write_text(json.dumps(scores))

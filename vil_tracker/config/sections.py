@@ -239,8 +239,9 @@ class TrainConfig:
         truth_share: in clips, share of frames whose search crop is centred on a jittered truth rather than on the
             prediction before.
         validation_pairs: held-out samples (pairs or clips) whose overlap is measured; 0 turns it off.
-        validation_sequences: folder of sequences for one-pass AUC during training, relative to the data root; ""
-            turns it off. The best weights are chosen by it, or else by the overlap.
+        validation_sequences: data set and split for one-pass AUC during training, such as ``lasot:test``,
+            ``got10k:val`` or ``folder:PATH``, PATH relative to the data root; "" turns it off. What the run trains on
+            is refused unless a ``!`` ends the name. The best weights are chosen by it, or else by the overlap.
     """
 
     steps: Count = 10_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence as SequenceABC
 from dataclasses import dataclass
@@ -13,11 +14,14 @@ from tqdm import tqdm
 
 from vil_tracker.data.frame_cache import FrameCache
 from vil_tracker.data.index import ROW, Index, Run, decode_names, load_index, visible_rows
-from vil_tracker.data.readers import Reader
+from vil_tracker.data.readers import FOLDER_READERS, READERS, Reader
+from vil_tracker.data.readers.video_folder import held_out_targets
 from vil_tracker.data.root import find_reader, folder_reader
 from vil_tracker.data.sequence import Frames, Sequence, VideoFrames
 from vil_tracker.errors import UserError
 from vil_tracker.images import read_image
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,7 @@ def open_folder(
 
     Args:
         path: sequences, videos or pictures of one's own, or an official data set's folder.
-        split: needed for the latter alone; its first split where left out.
+        split: the first one where left out; :func:`open_split` asks for it where there are several.
         cache_dir: as for :func:`open_dataset`.
 
     Raises:
@@ -217,6 +221,35 @@ def open_folder(
     folder = Path(path)
     reader = folder_reader(folder)
     return _open(reader, folder, split or reader.splits[0], cache_dir)
+
+
+def open_split(
+    text: str, *, data_root: str | os.PathLike[str] | None = None, cache_dir: str | os.PathLike[str] | None = None
+) -> SequenceDataset:
+    """Open a data set by name and split: ``"lasot:test"``, ``"folder:PATH"`` or ``"folder:PATH:SPLIT"``.
+
+    Args:
+        text: the split may be left out where there is only one.
+        data_root, cache_dir: as for :func:`open_dataset`.
+
+    Raises:
+        UserError: a split is needed and none is named, or as :func:`open_dataset`.
+    """
+    if text.partition(":")[0] not in (*READERS, "folder"):
+        log.warning("%s: write folder:%s; a bare path is read for one more version", text, text)
+        text = f"folder:{text}"
+    name, _, split = text.partition(":")
+    if name == "folder":
+        path, _, last = split.rpartition(":")
+        every = {word for reader in (*FOLDER_READERS.values(), *READERS.values()) for word in reader.splits}
+        name, split = (f"folder:{path}", last) if path and last in every else (text, "")
+    reader, folder = find_reader(name, data_root)
+    splits = reader.splits
+    if reader.name in FOLDER_READERS and not held_out_targets(folder):
+        splits = reader.splits[:1]
+    if not split and len(splits) > 1:
+        raise UserError(f"{text} is {reader.title}: name one of its splits, {', '.join(f'{name}:{s}' for s in splits)}")
+    return _open(reader, folder, split or splits[0], cache_dir)
 
 
 def _open(reader: Reader, folder: Path, split: str, cache_dir: str | os.PathLike[str] | None) -> SequenceDataset:

@@ -266,7 +266,9 @@ class _Batches(Dataset):
         return Loaded(indices, collate(made), skipped=self.samples.report())
 
 
-def build_loader(samples: Samples, sampler: Sampler[list[int]], workers: int, pin_memory: bool) -> DataLoader:
+def build_loader(
+    samples: Samples, sampler: Sampler[list[int]] | Sequence[list[int]], workers: int, pin_memory: bool
+) -> DataLoader:
     """A loader that yields one :class:`Loaded` per forward pass, in the order of the steps."""
     return DataLoader(
         _Batches(samples),
@@ -277,7 +279,7 @@ def build_loader(samples: Samples, sampler: Sampler[list[int]], workers: int, pi
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # or starting the loader would draw from the generator of the training step
-        worker_init_fn=_start_worker if workers else None,
+        worker_init_fn=start_worker if workers else None,
     )
 
 
@@ -285,7 +287,7 @@ def _as_is(loaded: Loaded) -> Loaded:
     return loaded
 
 
-def _start_worker(_: int) -> None:
+def start_worker(_: int) -> None:
     """One thread per worker: the cores belong to the workers as a whole. The worker ends with the training process."""
     import cv2
 

@@ -104,9 +104,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     running.add_argument(
         "--workers", type=int, metavar="N", help="processes (default: one per GPU, one on a machine without)"
     )
-    running.add_argument(
-        "--threads", type=int, default=1, metavar="N", help="CPU threads of each process (default 1)"
-    )
+    running.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each process (default 1)")
     running.add_argument(
         "--keep-going", action="store_true", help="pass over sequences that fail, list them, and exit with status 1"
     )

@@ -130,9 +130,7 @@ class ResultStore:
         """Whether there is a file of boxes for a sequence, whole or not."""
         return bool(self._find(sequence))
 
-    def load(
-        self, sequence: str, frames: int, *, empty: str = "error", cut: bool = False
-    ) -> list[Trajectory] | None:
+    def load(self, sequence: str, frames: int, *, empty: str = "error", cut: bool = False) -> list[Trajectory] | None:
         """Read all repetitions of a sequence; None if there is no result.
 
         Args:

@@ -26,7 +26,15 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps")
     parser.add_argument("--threads", type=int, help="CPU threads of the network (default: all)")
-    parser.add_argument("--cache", type=Path, help="folder for decoded photos, shared by all processes and runs")
+    parser.add_argument(
+        "--cache-dir",
+        "--cache",
+        dest="cache",
+        metavar="DIR",
+        type=Path,
+        help="where indices and decoded photos are kept, shared by all processes and runs (default: the user's cache "
+        "folder; photos only where it is given)",
+    )
     parser.add_argument(
         "--show-samples", type=int, metavar="N", help="write a contact sheet of N samples with their boxes and stop"
     )
@@ -43,13 +51,15 @@ def run(args: argparse.Namespace) -> int:
     from vil_tracker.data.root import data_root
     from vil_tracker.data.sources import build_source
     from vil_tracker.errors import UserError
+    from vil_tracker.evaluation.run import Rank
     from vil_tracker.models.pretrained import resolve_device
     from vil_tracker.runtime import keep_freed_memory
     from vil_tracker.training.loop import train
     from vil_tracker.training.validation import build_validation
 
     keep_freed_memory()
-    logging.getLogger("vil_tracker").setLevel(logging.ERROR if args.quiet else logging.INFO)
+    first = Rank.from_environment().index == 0  # of several processes, one speaks
+    logging.getLogger("vil_tracker").setLevel(logging.INFO if first and not args.quiet else logging.ERROR)
     config = override(load_config(args.config), args.set)
     root = data_root(args.data_root)
     if args.threads is not None:
@@ -73,5 +83,6 @@ def run(args: argparse.Namespace) -> int:
         validation=build_validation(config, root, source, args.cache),
         progress=not args.quiet,
     )
-    print(f"weights: {weights}")
+    if first:
+        print(f"weights: {weights}")
     return 0

@@ -5,6 +5,7 @@ The engine is torch.distributed with DistributedDataParallel; this file only rea
 
 from __future__ import annotations
 
+import datetime
 import os
 from dataclasses import dataclass
 
@@ -14,6 +15,10 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vil_tracker.errors import UserError
+
+#: How long a process waits for the others before it takes them for dead. Longer than any share of a validation, since
+#: its shares are as good as equal; shorter than a night, so that a run that hangs is restarted by torchrun.
+TIMEOUT = datetime.timedelta(minutes=60)
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,15 @@ class Ranks:
         return self.rank == 0
 
 
+#: A process without others.
+ALONE = Ranks(0, 1, torch.device("cpu"))
+
+
 def join(device: torch.device) -> Ranks:
     """Join torchrun's process group if this process was started by it; otherwise be alone on ``device``.
 
-    NCCL connects GPUs, gloo CPUs. On a GPU each process takes the one of its local rank.
+    NCCL connects GPUs, gloo CPUs. On a GPU each process takes the one of its local rank. A process that hears nothing
+    of the others for :data:`TIMEOUT` ends.
     """
     if "RANK" not in os.environ:
         return Ranks(0, 1, device)
@@ -47,7 +57,8 @@ def join(device: torch.device) -> Ranks:
         torch.cuda.set_device(device)
     store, rank, world = next(dist.rendezvous("env://"))
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=dist.PrefixStore(_attempt(), store), rank=rank, world_size=world)
+    store = dist.PrefixStore(_attempt(), store)
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
     return Ranks(rank, world, device)
 
 
@@ -67,6 +78,23 @@ def wrap(objective: nn.Module, ranks: Ranks) -> nn.Module:
     Batches reach the objective as they are: frames stay on the host until their crops are cut.
     """
     return objective if ranks.world == 1 else DistributedDataParallel(objective)
+
+
+def check_gradients(objective: nn.Module, ranks: Ranks) -> None:
+    """Check after the first backward pass that every trained parameter got a gradient, which several processes need.
+
+    Raises:
+        UserError: one did not: the processes would wait for it in the next step.
+    """
+    if ranks.world == 1:
+        return
+    inner = objective.module if isinstance(objective, DistributedDataParallel) else objective
+    left_out = [name for name, p in inner.named_parameters() if p.requires_grad and p.grad is None]
+    if left_out:
+        raise UserError(
+            f"{len(left_out)} parameters get no gradient, such as {left_out[0]}, and several processes cannot train "
+            "such a network: set model.temporal=false, or model.modulation_interval to at most model.depth"
+        )
 
 
 def check_same(value: int, what: str, ranks: Ranks) -> None:

@@ -28,7 +28,7 @@ from vil_tracker.models.pretrained import save_model
 from vil_tracker.runtime import leave_process_group
 from vil_tracker.training import checkpoint
 from vil_tracker.training.curves import plot_curves
-from vil_tracker.training.distributed import Ranks, check_same, join, wrap
+from vil_tracker.training.distributed import Ranks, check_gradients, check_same, join, wrap
 from vil_tracker.training.objectives import build_objective
 from vil_tracker.training.optim import build_scheduler
 from vil_tracker.training.record import Record
@@ -126,6 +126,8 @@ def _train(
                 with autocast:
                     loss, terms = objective(loaded.batch)
                 (loss / settings.accumulate).backward()
+                if step == steps.start and last:
+                    check_gradients(objective, ranks)
             record.add(step, loss, terms, loaded.indices, loaded.skipped)
         norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip_grad)
         state.optimizer.step()
@@ -137,10 +139,10 @@ def _train(
         validate = final or (settings.validate_every > 0 and state.step % settings.validate_every == 0)
         if state.step % settings.log_every == 0 or validate:
             record.write(state.step, norm, state.optimizer)  # stops here rather than save what is not finite
+            if validation is not None and validate:
+                _validate(validation, state, record, output / BEST_WEIGHTS, ranks)
             if not ranks.main:
                 continue
-            if validation is not None and validate:
-                _validate(validation, state, record, output / BEST_WEIGHTS)
             if final or time.monotonic() - saved_at > 60 * settings.checkpoint_minutes:
                 checkpoint.save_state(checkpoints, state.step, state.to_dict(config))
                 _save_weights(state, output / WEIGHTS)
@@ -191,16 +193,17 @@ def _explained(error: RuntimeError, samples: Samples) -> Exception:
     )
 
 
-def _validate(validation: Validation, state: TrainingState, record: Record, best: Path) -> None:
-    """Measure the averaged weights, and keep them apart if they are the best so far."""
-    scores = validation.measure(state.best_network)
+def _validate(validation: Validation, state: TrainingState, record: Record, best: Path, ranks: Ranks) -> None:
+    """Measure the averaged weights, shared over all processes, and keep them apart if they are the best so far."""
+    scores = validation.measure(state.best_network, ranks)
     if not scores:
         return
     record.append({"step": state.step, **{f"validation_{name}": value for name, value in scores.items()}})
     score = scores.get("auc", scores.get("iou", 0.0))
     if state.best is None or score > state.best:
         state.best = score
-        _save_weights(state, best)
+        if ranks.main:
+            _save_weights(state, best)
     log.info("step %d: %s", state.step, ", ".join(f"{name} {value:.3f}" for name, value in scores.items()))
 
 

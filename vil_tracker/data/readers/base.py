@@ -319,7 +319,7 @@ def read_flags(path: Path, count: int) -> np.ndarray | None:
 
 
 def official_absent(folder: Path, sequence: Path, count: int) -> tuple[np.ndarray | None, tuple[Path, ...]]:
-    """The absent flags that a toolkit of LaSOT's kind reads: ``absent/NAME.txt`` below the data set or its ``annos``, or
+    """The absent flags of a toolkit like LaSOT's: ``absent/NAME.txt`` below the data set or its ``annos``, or
     ``absent.txt`` beside the boxes.
 
     Returns:
