@@ -52,6 +52,7 @@ COMMANDS = {
     "demo": Command("vil_tracker.web.cli", "track in the browser: drop a video, draw a box, watch the result"),
     "train": Command("vil_tracker.training.cli", "train a network"),
     "evaluate": Command("vil_tracker.evaluation.cli", "measure a tracker on a benchmark"),
+    "data": Command("vil_tracker.data.cli", "index data sets ahead of a run"),
     "export": Command("vil_tracker.export.cli", "write the network for other runtimes"),
     "benchmark": Command("vil_tracker.benchmarking.cli", "measure speed and memory"),
     "doctor": Command("vil_tracker.doctor", "check the installation and say what to do about each problem"),

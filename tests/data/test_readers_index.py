@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import data_trees as trees
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vil_tracker.cli import main
 from vil_tracker.data import index as index_module
 from vil_tracker.data.dataset import IndexedFrames, SequenceDataset, open_dataset, open_folder
 from vil_tracker.data.index import decode_names, encode_names
@@ -100,6 +103,55 @@ def test_a_change_makes_a_new_index(data: Path, reads: list[str], change: str) -
         assert after.names == ["airplane-2", "bear-1"]
     else:
         assert after.named("bear-1").visible.sum() == 3
+
+
+def test_of_several_processes_one_scans(data: Path, reads: list[str]) -> None:
+    with ThreadPoolExecutor(4) as pool:  # the lock is on the file, so threads wait as processes do
+        found = list(pool.map(lambda _: opened(data), range(4)))
+    assert sorted(reads) == ["airplane-2", "bear-1", "zebra-1"]
+    assert all(dataset.names == found[0].names for dataset in found)
+
+
+def test_a_trusted_index_is_opened_without_a_look_at_any_sequence(data: Path, reads: list[str], monkeypatch) -> None:
+    opened(data)
+    reads.clear()
+    stats: list[str] = []
+    original = os.stat
+
+    def watching(path, *args, **kwargs):
+        stats.append(str(path))
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr(index_module.os, "stat", watching)
+    truth = data / "LaSOT" / "bear" / "bear-1" / "groundtruth.txt"
+    trees.text(truth, trees.boxes(4, start=5))
+    trusting = open_dataset("lasot", "train", data_root=data, cache_dir=data / "cache", trust=True)
+    assert trusting.named("bear-1").boxes[0, 0] == 1 and reads == []
+    assert not any("bear-1" in path or "bear" == Path(path).name for path in stats)
+    stats.clear()
+    assert opened(data).named("bear-1").boxes[0, 0] == 5  # without trust the change is found
+    assert max(Counter(stats).values()) == 1  # and no path is asked about twice
+
+
+def test_the_same_data_under_another_mount_point_is_not_scanned_again(data: Path, reads: list[str]) -> None:
+    first = opened(data)
+    reads.clear()
+    moved = data / "mount" / "data"
+    moved.mkdir(parents=True)
+    (data / "LaSOT").rename(moved / "LaSOT")
+    second = open_dataset("lasot", "train", data_root=moved, cache_dir=data / "cache")
+    assert reads == [] and second.names == first.names and second[0].frames[0].shape[2] == 3
+
+
+def test_data_index_builds_ahead(data: Path, reads: list[str], capsys) -> None:
+    words = ["data", "index", "--data-root", str(data), "--cache-dir", str(data / "cache")]
+    assert main(words) == 0
+    assert capsys.readouterr().out.startswith(f"lasot:train  3 sequences, 12 frames  {data / 'LaSOT'}")
+    assert main([*words, "lasot:train"]) == 0
+    reads.clear()
+    opened(data)
+    assert reads == []
+    assert main([*words, "lasto"]) == 2
 
 
 @pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"version": 1}', None])

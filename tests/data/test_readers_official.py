@@ -162,7 +162,10 @@ def test_coco_pictures_in_an_images_folder(data: Path, opened) -> None:
         ("[]", "lacks the lists"),
         ({"images": [], "annotations": [{"image_id": 1}]}, r"annotations\[0\] has no 'bbox'"),
         ({"images": [], "annotations": [{"image_id": 1, "bbox": [1, 2]}]}, r"annotations\[0\]\.bbox is \[1, 2\]"),
-        ({"images": [{"id": 1}], "annotations": []}, r"images\[0\] has no 'file_name'"),
+        (
+            {"images": [{"id": 1}], "annotations": [{"image_id": 1, "bbox": [1, 2, 3, 4]}]},
+            r"images\[0\] has no 'file_name'",
+        ),
     ],
 )
 def test_coco_errors_name_the_entry(data: Path, opened, content, message: str) -> None:

@@ -153,6 +153,8 @@ class SequenceDataset(SequenceABC[Sequence]):
         Raises:
             UserError: a video cannot be read, or the cache not written.
         """
+        if not self._index.videos:
+            return
         videos = sorted({self.folder / where for where, what in self._index.frames if isinstance(what, int)})
         for video in tqdm(videos, desc="decoding videos", unit="video", disable=None, leave=False):
             cache.get(video)
@@ -187,6 +189,7 @@ def open_dataset(
     *,
     data_root: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
+    trust: bool = False,
 ) -> SequenceDataset:
     """Find a data set below the data root and open one of its splits.
 
@@ -196,13 +199,14 @@ def open_dataset(
         split: see the reader's ``splits``.
         data_root: the data root; VIL_DATA where left out.
         cache_dir: where the index is kept; the user's cache folder where left out.
+        trust: do not look for changes since the index was made.
 
     Raises:
         UserError: not found, no such split, no sequences, or broken files (file and line are named).
     """
     reader, folder = find_reader(name, data_root)
     own = name.startswith("folder:") and split not in reader.splits
-    return _open(reader, folder, reader.splits[0] if own else split, cache_dir)
+    return _open(reader, folder, reader.splits[0] if own else split, cache_dir, trust)
 
 
 def open_folder(
@@ -224,13 +228,17 @@ def open_folder(
 
 
 def open_split(
-    text: str, *, data_root: str | os.PathLike[str] | None = None, cache_dir: str | os.PathLike[str] | None = None
+    text: str,
+    *,
+    data_root: str | os.PathLike[str] | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    trust: bool = False,
 ) -> SequenceDataset:
     """Open a data set by name and split: ``"lasot:test"``, ``"folder:PATH"`` or ``"folder:PATH:SPLIT"``.
 
     Args:
         text: the split may be left out where there is only one.
-        data_root, cache_dir: as for :func:`open_dataset`.
+        data_root, cache_dir, trust: as for :func:`open_dataset`.
 
     Raises:
         UserError: a split is needed and none is named, or as :func:`open_dataset`.
@@ -249,11 +257,13 @@ def open_split(
         splits = reader.splits[:1]
     if not split and len(splits) > 1:
         raise UserError(f"{text} is {reader.title}: name one of its splits, {', '.join(f'{name}:{s}' for s in splits)}")
-    return _open(reader, folder, split or splits[0], cache_dir)
+    return _open(reader, folder, split or splits[0], cache_dir, trust)
 
 
-def _open(reader: Reader, folder: Path, split: str, cache_dir: str | os.PathLike[str] | None) -> SequenceDataset:
-    index = load_index(reader, folder, split, cache_dir)
+def _open(
+    reader: Reader, folder: Path, split: str, cache_dir: str | os.PathLike[str] | None, trust: bool = False
+) -> SequenceDataset:
+    index = load_index(reader, folder, split, cache_dir, trust=trust)
     if index.problems:
         more = len(index.problems) - 1
         rest = f" (and {more} more: vil-tracker doctor --scan lists them)" if more else ""

@@ -1,9 +1,11 @@
 """A cached index of a data set, so that a start neither lists nor reads what has not changed.
 
-Scanning a data set reads every annotation and lists every folder of frames once. The result is two files in a cache
-folder: JSON with names and frame numbering, and a flat binary file with one fixed-size row per frame (box and
-labels), which is mapped into memory rather than read, so that loader processes share it. A later start checks the
-modification times of the folders and annotation files, never of the frames.
+Scanning a data set reads every annotation and lists every folder of frames once, in one process, while others wait for
+it. The result is a few files in a cache folder: JSON with names, and flat files with one fixed-size row per frame (box
+and labels), the numbers of each sequence and the numbering of its frames, mapped into memory rather than read, so that
+processes share them. A later start checks the modification times of the folders and annotation files, never of
+the frames; one that trusts the index checks nothing. An index is found by what the data set's folder holds, not by its
+path, so that the same data under another mount point is not scanned again.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 import logging
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
+from filelock import FileLock
 from tqdm import tqdm
 
 from vil_tracker.data.readers.base import Candidate, Item, Reader, split_number
@@ -30,12 +34,14 @@ from vil_tracker.runtime import cache_folder
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 #: One annotated frame on the disk. ``cut`` is 0, 1 or -1 for "not annotated".
 ROW = np.dtype([("box", "<f8", 4), ("cover", "<f4"), ("absent", "?"), ("exists", "?"), ("cut", "i1")])
 
 Run = tuple[str, int, str, int, int]
 """Consecutive frame names: prefix, digits (minimum), suffix, first number, count. Count 0 is one unnumbered name."""
+
+_ROWS, _COLUMNS, _LINES, _WATCHED = "rows", "columns", "lines", "watched"  # files of an index beside its JSON
 
 _CHUNK = 256  # sequences read between two writes; bounds memory on data sets of millions of frames
 
@@ -68,6 +74,26 @@ def decode_names(runs: Iterable[Run]) -> Iterator[str]:
             yield f"{prefix}{number:0{width}d}{suffix}"
 
 
+class JsonLines(Sequence[Any]):
+    """The values of a file of one JSON value per line, read when they are asked for; each process maps the file."""
+
+    def __init__(self, path: Path, ends: np.ndarray) -> None:
+        self.path, self.ends = path, ends
+        self._bytes: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def __getitem__(self, index: Any) -> Any:
+        if self._bytes is None:
+            self._bytes = np.memmap(self.path, np.uint8, mode="r")
+        begin = int(self.ends[index - 1]) if index else 0
+        return json.loads(self._bytes[begin : int(self.ends[index])].tobytes())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "ends": self.ends, "_bytes": None}
+
+
 @dataclass
 class Index:
     """What a scan of one split found; S sequences over F sets of frames.
@@ -75,6 +101,7 @@ class Index:
     Attributes:
         folder: the data set's folder; every path below is relative to it, with forward slashes.
         frames: F entries: (folder of frames, runs of names), or (video file, number of frames).
+        videos: whether any of them is a video file.
         names: S names; None for stills, whose names are made from the picture's.
         owners: S positions in ``frames``, in rising order; None where sequence i has frames i.
         starts: (S + 1,) first row of each sequence in the row file, and the end.
@@ -88,7 +115,8 @@ class Index:
     """
 
     folder: Path
-    frames: list[tuple[str, Any]]
+    frames: Sequence[tuple[str, Any]]
+    videos: bool
     names: list[str] | None
     owners: np.ndarray | None
     starts: np.ndarray
@@ -148,6 +176,7 @@ class _Scan:
         return Index(
             folder=self.folder,
             frames=self.frames,
+            videos=any(isinstance(what, int) for _, what in self.frames),
             names=None if self.stills else self.names,
             owners=np.array(self.owners, np.int64) if self.stills else None,
             starts=np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64),
@@ -219,17 +248,36 @@ def _stamp(path: Path | str) -> tuple[int, int]:
         status = os.stat(path)
     except OSError:
         return 0, 0
-    return status.st_mtime_ns, status.st_size if not os.path.isdir(path) else 0
+    return status.st_mtime_ns, 0 if stat.S_ISDIR(status.st_mode) else status.st_size
 
 
-def load_index(reader: Reader, folder: Path, split: str, cache_dir: str | os.PathLike[str] | None = None) -> Index:
+def content_stamp(folder: Path) -> str:
+    """A digest of the names and modification times directly in a folder, the same under every mount point."""
+    try:
+        with os.scandir(folder) as entries:
+            content = sorted((entry.name, entry.stat().st_mtime_ns) for entry in entries)
+    except OSError as error:
+        raise UserError(f"cannot list {folder} ({error.strerror}): check the data root") from error
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def load_index(
+    reader: Reader,
+    folder: Path,
+    split: str,
+    cache_dir: str | os.PathLike[str] | None = None,
+    *,
+    trust: bool = False,
+) -> Index:
     """The index of one split: the cached one if nothing has changed since, else a new one.
 
-    Where the cache folder cannot be written, the index is made again at each start, with a warning in the log.
+    Of several processes that need a new one, one makes it while the others wait. Where the cache folder cannot be
+    written, the index is made again at each start, with a warning in the log.
 
     Args:
         folder: the data set's folder.
         cache_dir: see :func:`cache_folder`.
+        trust: take the cached index without looking for changes below the folders directly in ``folder``.
 
     Raises:
         UserError: the split is not there at all. Single broken sequences are listed in ``Index.problems``.
@@ -237,20 +285,28 @@ def load_index(reader: Reader, folder: Path, split: str, cache_dir: str | os.Pat
     reader.check_split(split)
     folder = folder.resolve()
     cache = cache_folder(cache_dir)
-    key = hashlib.sha256(f"{VERSION}|{reader.name}|{split}|{folder}".encode()).hexdigest()[:12]
+    key = hashlib.sha256(f"{VERSION}|{reader.name}|{split}|{content_stamp(folder)}".encode()).hexdigest()[:12]
     path = cache / f"{reader.name}-{split}-{key}.json"
-    cached = read_index(path, folder)
+    cached = read_index(path, folder, trust=trust)
     if cached is not None:
         return cached
     if not _writable(cache):
         log.warning("cannot write to %s, so %s is indexed at each start: give a --cache-dir", cache, reader.title)
         return _scan(reader, folder, split, io.BytesIO(), None)[0]
-    rows = cache / f"{path.stem}-{secrets.token_hex(4)}.rows"
+    began = time.time()
+    with FileLock(path.with_suffix(".lock")):
+        # Made by another process meanwhile: as good as checked.
+        cached = read_index(path, folder, trust=path.is_file() and path.stat().st_mtime >= began)
+        return cached if cached is not None else _make_index(reader, folder, split, path)
+
+
+def _make_index(reader: Reader, folder: Path, split: str, path: Path) -> Index:
+    rows = path.with_name(f"{path.stem}-{secrets.token_hex(4)}.{_ROWS}")
     with atomic_write(rows) as sink:
         index, watched = _scan(reader, folder, split, sink, rows)
     if not index.problems:  # a broken file may be mended in place: look again next time
         _write_index(path, index, watched)
-    _remove_old_rows(path, rows)
+    _remove_old(path, rows)
     return index
 
 
@@ -264,44 +320,62 @@ def _writable(cache: Path) -> bool:
 
 def _write_index(path: Path, index: Index, watched: set[Path]) -> None:
     assert isinstance(index.rows, Path)
+    lines = [json.dumps(entry, separators=(",", ":")).encode() + b"\n" for entry in index.frames]
+    with atomic_write(index.rows.with_suffix(f".{_LINES}")) as stream:
+        stream.writelines(lines)
+    ends = np.cumsum([len(line) for line in lines], dtype=np.int64)
+    columns = [ends, index.starts, index.visible, *([] if index.owners is None else [index.owners])]
+    with atomic_write(index.rows.with_suffix(f".{_COLUMNS}")) as stream:
+        stream.writelines(column.astype(np.int64).tobytes() for column in columns)
+    stamps = [[Path(os.path.relpath(entry, index.folder)).as_posix(), *_stamp(entry)] for entry in sorted(watched)]
+    with atomic_write(index.rows.with_suffix(f".{_WATCHED}"), "w") as stream:
+        json.dump(stamps, stream, separators=(",", ":"))
     content = {
         "version": VERSION,
-        "folder": str(index.folder),
         "rows": index.rows.name,
-        "frames": index.frames,
+        "lengths": [len(column) for column in columns],
+        "videos": index.videos,
         "names": index.names,
-        "owners": None if index.owners is None else index.owners.tolist(),
-        "lengths": np.diff(index.starts).tolist(),
-        "visible": index.visible.tolist(),
         "attributes": index.attributes,
         "masks": index.masks,
         "missing": index.missing,
         "missing_frames": index.missing_frames,
-        "watched": [[str(entry), *_stamp(entry)] for entry in sorted(watched)],
     }
     with atomic_write(path, "w") as stream:
         json.dump(content, stream, separators=(",", ":"))
 
 
-def read_index(path: Path, folder: Path) -> Index | None:
-    """A cached index, or None if there is none, it is damaged, or what it was made from has changed."""
+def read_index(path: Path, folder: Path, *, trust: bool = False) -> Index | None:
+    """A cached index, or None if there is none, it is damaged, or what it was made from has changed.
+
+    Args:
+        path: its JSON file.
+        folder: the data set's folder.
+        trust: do not look for changes.
+    """
     try:
         content = json.loads(path.read_bytes())
-        if content["version"] != VERSION or content["folder"] != str(folder):
+        if content["version"] != VERSION:
             return None
-        rows = path.parent / Path(content["rows"]).name
-        starts = np.concatenate([[0], np.cumsum(content["lengths"])]).astype(np.int64)
-        if rows.stat().st_size != starts[-1] * ROW.itemsize:
+        rows = path.with_name(Path(content["rows"]).name)
+        lengths = [int(length) for length in content["lengths"]]
+        columns = np.fromfile(rows.with_suffix(f".{_COLUMNS}"), np.int64)
+        if len(columns) != sum(lengths):
             return None
-        if any(_stamp(entry) != (mtime, size) for entry, mtime, size in content["watched"]):
+        ends, starts, visible, *owners = np.split(columns, np.cumsum(lengths)[:-1])
+        lines = rows.with_suffix(f".{_LINES}")
+        if rows.stat().st_size != starts[-1] * ROW.itemsize or lines.stat().st_size != (ends[-1] if len(ends) else 0):
+            return None
+        if not trust and _is_outdated(rows.with_suffix(f".{_WATCHED}"), folder):
             return None
         return Index(
             folder=folder,
-            frames=[(where, what) for where, what in content["frames"]],
+            frames=JsonLines(lines, ends),
+            videos=bool(content["videos"]),
             names=content["names"],
-            owners=None if content["owners"] is None else np.array(content["owners"], np.int64),
+            owners=owners[0] if owners else None,
             starts=starts,
-            visible=np.array(content["visible"], np.int64),
+            visible=visible,
             attributes={int(k): tuple(v) for k, v in content["attributes"].items()},
             masks={int(k): v for k, v in content["masks"].items()},
             missing=tuple(content["missing"]),
@@ -309,15 +383,20 @@ def read_index(path: Path, folder: Path) -> Index | None:
             problems=(),
             rows=rows,
         )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return None
 
 
-def _remove_old_rows(path: Path, keep: Path) -> None:
-    """Delete row files of earlier scans. Those of the last day stay: another process may have just made them."""
-    for old in path.parent.glob(f"{path.stem}-*.rows"):
+def _is_outdated(watched: Path, folder: Path) -> bool:
+    stamps = json.loads(watched.read_bytes())
+    return any(_stamp(f"{folder}/{entry}") != (mtime, size) for entry, mtime, size in stamps)
+
+
+def _remove_old(path: Path, keep: Path) -> None:
+    """Delete the files of earlier scans. Those of the last day stay: another process may have just mapped them."""
+    for old in path.parent.glob(f"{path.stem}-*.*"):
         try:
-            if old != keep and time.time() - old.stat().st_mtime > 86_400:
+            if old.stem != keep.stem and time.time() - old.stat().st_mtime > 86_400:
                 old.unlink()
         except OSError:
             continue  # in use elsewhere, or gone already

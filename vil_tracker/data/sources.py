@@ -32,6 +32,7 @@ def build_source(
     cache_folder: Path | None = None,
     *,
     sources: Sequence[SourceConfig] | None = None,
+    trust: bool = False,
 ) -> Mixture:
     """The mixture of ``config.data.sources``, read from below ``data_root``.
 
@@ -40,6 +41,7 @@ def build_source(
         data_root: see :func:`vil_tracker.data.root.data_root`.
         cache_folder: where decoded photos and indices are kept.
         sources: another mixture than the configuration's, such as ``config.data.validation``.
+        trust: do not look for changes since the indices were made.
 
     Raises:
         UserError: no source is configured, one of them is unknown or not found, or holds held-out targets.
@@ -77,7 +79,7 @@ def build_source(
                 return SyntheticVideoClips(pool(), ClipCutter(model, data, train.truth_share))
             return SyntheticVideoPairs(pool(), PairCutter(model, data))
         _check_name(source.name)
-        dataset = open_dataset(source.name, source.split, data_root=data_root, cache_dir=cache_folder)
+        dataset = open_dataset(source.name, source.split, data_root=data_root, cache_dir=cache_folder, trust=trust)
         if training:
             check_held_out(dataset)
         dataset.decode_videos(FrameCache(default_cache(cache_folder) / "frames"))

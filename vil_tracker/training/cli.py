@@ -36,6 +36,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "folder; photos only where it is given)",
     )
     parser.add_argument(
+        "--trust-index", action="store_true", help="start without looking for changes in the data since it was indexed"
+    )
+    parser.add_argument(
         "--show-samples", type=int, metavar="N", help="write a contact sheet of N samples with their boxes and stop"
     )
     parser.add_argument(
@@ -67,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"--threads {args.threads} is below 1: give a number of CPU threads, or leave it out")
         torch.set_num_threads(args.threads)
     output = args.output or Path("runs") / args.config.stem
-    source = build_source(config, root, args.cache)
+    source = build_source(config, root, args.cache, trust=args.trust_index)
     if args.show_samples is not None:
         from vil_tracker.training.show_samples import write_contact_sheet
 
@@ -80,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
         output,
         device=resolve_device(args.device),
         resume=args.resume == "auto",
-        validation=build_validation(config, root, source, args.cache),
+        validation=build_validation(config, root, source, args.cache, trust=args.trust_index),
         progress=not args.quiet,
     )
     if first:

@@ -217,7 +217,7 @@ class Upcoming:
 
 
 def build_validation(
-    config: Config, data_root: Path, source: Source, cache_folder: Path | None = None
+    config: Config, data_root: Path, source: Source, cache_folder: Path | None = None, *, trust: bool = False
 ) -> Validation | None:
     """What the configuration asks to be measured, or None.
 
@@ -226,6 +226,7 @@ def build_validation(
         data_root: folder that holds the data sets.
         source: of the training samples; held-out ones are taken from it where ``data.validation`` names no other.
         cache_folder: where decoded photos and indices are kept.
+        trust: do not look for changes since the indices were made.
 
     Raises:
         UserError: a data set or ``train.validation_sequences`` is not found, or is what the run trains on.
@@ -235,10 +236,10 @@ def build_validation(
         return None
     training = source
     if config.data.validation:
-        source = build_source(config, data_root, cache_folder, sources=config.data.validation)
+        source = build_source(config, data_root, cache_folder, sources=config.data.validation, trust=trust)
     sequences: tuple[Sequence, ...] = ()
     if wanted:
-        dataset = open_split(wanted.removesuffix(ANYWAY), data_root=data_root, cache_dir=cache_folder)
+        dataset = open_split(wanted.removesuffix(ANYWAY), data_root=data_root, cache_dir=cache_folder, trust=trust)
         if not wanted.endswith(ANYWAY):
             _refuse_training_data(wanted, dataset, training)
         log.info("validation: %d sequences of %s:%s in %s", len(dataset), dataset.name, dataset.split, dataset.folder)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections import defaultdict
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import ijson
 import numpy as np
 
 from vil_tracker.data.readers.base import Candidate, Item, Listing, Reader
@@ -24,23 +25,22 @@ class Picture(Candidate):
     exists: bool
 
 
-def _load(path: Path) -> dict[str, list[dict[str, Any]]]:
+def _entries(path: Path, kind: str, fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
+    """The entries of one of the file's two lists, read one by one: the whole file would fill gigabytes."""
+    number = -1
     try:
-        content = json.loads(path.read_bytes())
+        with path.open("rb") as stream:
+            for number, entry in enumerate(ijson.items(stream, f"{kind}.item", use_float=True)):
+                lacking = [name for name in fields if not isinstance(entry, dict) or name not in entry]
+                if lacking:
+                    raise UserError(f"{path}: {kind}[{number}] has no {lacking[0]!r}: see the COCO format")
+                yield entry
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}: check the data set's layout") from error
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}): unpack it again") from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
-        raise UserError(f"{path} lacks the lists 'images' and 'annotations' of the COCO format")
-    return content
-
-
-def _entry(path: Path, kind: str, number: int, entry: Any, fields: tuple[str, ...]) -> dict[str, Any]:
-    lacking = [name for name in fields if not isinstance(entry, dict) or name not in entry]
-    if lacking:
-        raise UserError(f"{path}: {kind}[{number}] has no {lacking[0]!r}: see the COCO format")
-    return entry
+    except (ijson.JSONError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is not valid JSON ({' '.join(str(error).split())[:120]}): unpack it again") from error
+    if number < 0:
+        raise UserError(f"{path} lacks the lists 'images' and 'annotations' of the COCO format, or they are empty")
 
 
 def read_pictures(annotations: Path, images: Path, masks: Path | None = None) -> Listing:
@@ -49,11 +49,9 @@ def read_pictures(annotations: Path, images: Path, masks: Path | None = None) ->
     Raises:
         UserError: unreadable file, or an entry that is not of the COCO format; names the entry.
     """
-    content = _load(annotations)
-    boxes: dict[Any, list[list[float]]] = defaultdict(list)
-    files: dict[Any, list[str]] = defaultdict(list)
-    for number, raw in enumerate(content["annotations"]):
-        entry = _entry(annotations, "annotations", number, raw, ("image_id", "bbox"))
+    numbers: dict[Any, int] = {}  # of the pictures that objects belong to
+    owners, boxes, files = array("q"), array("d"), list[str]()
+    for number, entry in enumerate(_entries(annotations, "annotations", ("image_id", "bbox"))):
         if entry.get("iscrowd"):
             continue
         try:
@@ -62,26 +60,31 @@ def read_pictures(annotations: Path, images: Path, masks: Path | None = None) ->
             box = []
         if len(box) != 4:
             raise UserError(f"{annotations}: annotations[{number}].bbox is {entry['bbox']!r}, expected [x, y, w, h]")
-        boxes[entry["image_id"]].append(box)
-        files[entry["image_id"]].append(str(entry.get("mask_file") or ""))
+        owners.append(numbers.setdefault(entry["image_id"], len(numbers)))
+        boxes.extend(box)
+        files.append(str(entry.get("mask_file") or ""))
+    order = np.argsort(np.array(owners, np.int64), kind="stable")
+    boxes_N4 = np.array(boxes, np.float64).reshape(-1, 4)[order]
+    starts = np.searchsorted(np.array(owners, np.int64)[order], np.arange(len(numbers) + 1))
     try:
         with os.scandir(images) as entries:
             on_disk = {e.name for e in entries}
     except OSError as error:
         raise UserError(f"cannot list the pictures in {images}: {error.strerror}: check the layout") from error
     pictures = []
-    for number, raw in enumerate(content["images"]):
-        entry = _entry(annotations, "images", number, raw, ("id", "file_name"))
-        if entry["id"] not in boxes:
+    for entry in _entries(annotations, "images", ("id", "file_name")):
+        if entry["id"] not in numbers:
             continue
         name = Path(str(entry["file_name"])).name  # pictures lie in one folder; a path here is not trusted
-        with_masks = any(files[entry["id"]]) and masks is not None
+        mine = slice(*starts[numbers[entry["id"]] : numbers[entry["id"]] + 2])
+        masked = [files[i] for i in order[mine]]
+        with_masks = any(masked) and masks is not None
         pictures.append(
             Picture(
                 name=Path(name).stem,
                 path=images / name,
-                boxes=np.array(boxes[entry["id"]]),
-                masks=tuple(f"{masks}/{Path(f).name}" if f else "" for f in files[entry["id"]]) if with_masks else (),
+                boxes=boxes_N4[mine],
+                masks=tuple(f"{masks}/{Path(f).name}" if f else "" for f in masked) if with_masks else (),
                 exists=name in on_disk,
             )
         )

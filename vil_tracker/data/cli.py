@@ -1,0 +1,60 @@
+"""``vil-tracker data index``: index data sets ahead of the runs that use them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from vil_tracker.data.readers import Reader
+
+EXAMPLE = "example: vil-tracker data index --data-root /data/tracking lasot:train got10k:train trackingnet coco"
+
+
+def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    parser = subparsers.add_parser("data", help="index data sets ahead of a run")
+    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
+    index = actions.add_parser(
+        "index",
+        help="read every annotation and list every frame, once for all runs",
+        description="Make or bring up to date the cached indices of data sets, and say what they hold.",
+        epilog=EXAMPLE,
+    )
+    index.add_argument("names", nargs="*", metavar="NAME[:SPLIT]", help="data sets (default: all that are found)")
+    index.add_argument("--data-root", metavar="DIR", help="folder below which the data sets lie (default: VIL_DATA)")
+    index.add_argument(
+        "--cache-dir", metavar="DIR", type=Path, help="where indices are kept (default: the user's cache folder)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from vil_tracker.data.dataset import open_split
+    from vil_tracker.data.readers import READERS
+    from vil_tracker.data.root import data_root, find_all, find_dataset
+    from vil_tracker.errors import UserError
+
+    root = data_root(args.data_root)
+    names = args.names or [name for name, folders in find_all(root).items() if folders]
+    if not names:
+        raise UserError(f"no data set found below {root}: vil-tracker doctor --data-root {root} shows the layouts")
+    for name in names:
+        wanted = [name]
+        if name in READERS:  # every split that is there; those of VOT are parts of train
+            reader, folder = READERS[name], find_dataset(READERS[name], root)
+            splits = [split for split in reader.sizes if not split.startswith("vot_")]
+            wanted = [f"{name}:{split}" for split in splits if _is_there(reader, folder, split)]
+        for text in wanted:
+            dataset = open_split(text, data_root=root, cache_dir=args.cache_dir)
+            frames = int(dataset.lengths.sum())
+            print(f"{dataset.name}:{dataset.split}  {len(dataset)} sequences, {frames} frames  {dataset.folder}")
+    return 0
+
+
+def _is_there(reader: Reader, folder: Path, split: str) -> bool:
+    from vil_tracker.errors import UserError
+
+    try:
+        return reader.count(folder, split)[0] > 0
+    except UserError:
+        return False
