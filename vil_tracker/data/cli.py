@@ -13,6 +13,7 @@ EXAMPLE = "example: vil-tracker data index --data-root /data/tracking lasot:trai
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
+    """Add ``data`` with its actions to the command line."""
     parser = subparsers.add_parser("data", help="index data sets ahead of a run")
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     index = actions.add_parser(
@@ -29,6 +30,11 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    """Index what is asked for; prints one line per split.
+
+    Raises:
+        UserError: a data set is not found, or an annotation cannot be read.
+    """
     from vil_tracker.data.dataset import open_split
     from vil_tracker.data.readers import READERS
     from vil_tracker.data.root import data_root, find_all, find_dataset
