@@ -14,7 +14,7 @@ EXAMPLE = "example: vil-tracker data index --data-root /data/tracking lasot:trai
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add ``data`` with its actions to the command line."""
-    parser = subparsers.add_parser("data", help="index data sets ahead of a run")
+    parser = subparsers.add_parser("data", help="index data sets ahead of a run", epilog=EXAMPLE)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     index = actions.add_parser(
         "index",
