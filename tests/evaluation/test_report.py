@@ -6,7 +6,9 @@ import csv
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 from eval_trees import make_folder_benchmark, moving_boxes, write_boxes
@@ -185,3 +187,37 @@ def test_lasot_flags_have_the_order_of_its_toolkit(tmp_path: Path) -> None:
     lasot = get_benchmark("lasot")
     (bird,) = with_attributes(load_truth(lasot, tmp_path, ("all",)), tmp_path / "att", lasot.attributes)
     assert bird.attributes == ("Illumination Variation", "Full Occlusion", "Aspect Ratio Change")
+
+
+def test_legends_lie_beside_the_curves_and_the_truth_on_top() -> None:
+    from vil_tracker.evaluation import failure_cases, plots
+
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    assert len(set(plots.COLORS)) == len(plots.COLORS) >= plots._MAX_LINES  # one colour per line
+    seen: list[bool] = []
+    save = Figure.savefig
+
+    def look(figure: Figure, *args: object, **words: object) -> None:
+        save(figure, *args, **words)
+        (axes,), (legend,) = figure.axes, figure.legends
+        seen.append(legend.get_window_extent().overlaps(axes.get_window_extent()))
+
+    confidence = {"reliability": {"score": [0.2, 0.9], "correct": [0.1, 0.8], "count": [5, 9]}, "ece": 0.1}
+    trackers = [SimpleNamespace(name=f"tracker {i}", confidence=confidence) for i in range(3)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", look)
+        assert plots.reliability(trackers)  # type: ignore[arg-type]
+        scores = SimpleNamespace(auc=0.6, curves=SimpleNamespace(success=[1.0, 0.5, 0.0]))
+        for tracker in trackers:
+            tracker.main = SimpleNamespace(overall=scores, convention=SimpleNamespace(success_axis=[0.0, 0.5, 1.0]))
+        assert plots.curves(trackers, "success")  # type: ignore[arg-type]
+    assert seen == [False, False]
+    box = np.array([40.0, 30.0, 120.0, 90.0])
+    data = failure_cases._draw(np.zeros((240, 360, 3), np.uint8), box, box)
+    picture = cv2.cvtColor(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    colours = (failure_cases.TRUTH_COLOR, failure_cases.PREDICTED_COLOR)
+    edge = picture[30, 44:156].astype(int)
+    truth, predicted = (int((np.abs(edge - colour).sum(1) < 120).sum()) for colour in colours)
+    assert truth > 30 and predicted > 15  # dashes of the one over the line of the other

@@ -10,10 +10,12 @@ import numpy as np
 from vil_tracker.data.sequence import Sequence
 from vil_tracker.evaluation import metrics
 from vil_tracker.evaluation.calibration import losses
+from vil_tracker.evaluation.plots import COLORS
 from vil_tracker.evaluation.scoring import TrackerScores
 
-TRUTH_COLOR = (38, 166, 91)
-PREDICTED_COLOR = (217, 72, 15)
+TRUTH_COLOR = (255, 221, 51)  # of no tracker
+PREDICTED_COLOR = tuple(bytes.fromhex(COLORS[0][1:]))  # of the report's own tracker, as in its curves
+_DASH = 10  # pixels
 _PICTURE_WIDTH = 360
 _AFTER = 15  # frames between the loss and the picture after it
 
@@ -104,12 +106,27 @@ def _draw(frame: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> bytes:
     scale = _PICTURE_WIDTH / frame.shape[1]
     size = (_PICTURE_WIDTH, max(1, round(frame.shape[0] * scale)))
     canvas = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-    for box, color in ((truth, TRUTH_COLOR), (predicted, PREDICTED_COLOR)):
-        if np.isfinite(box).all():
-            x, y, w, h = (round(float(value) * scale) for value in box)
-            for line_color, thickness in (((255, 255, 255), 4), (color, 2)):
+    for box, dashed in ((predicted, False), (truth, True)):
+        if not np.isfinite(box).all():
+            continue
+        x, y, w, h = (round(float(value) * scale) for value in box)
+        if dashed:
+            _dashed(canvas, x, y, w, h)
+        else:
+            for line_color, thickness in (((255, 255, 255), 4), (PREDICTED_COLOR, 2)):
                 cv2.rectangle(canvas, (x, y), (x + w, y + h), line_color, thickness)
     done, data = cv2.imencode(".jpg", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])
     if not done:
         raise ValueError("the picture cannot be encoded as JPEG")
     return data.tobytes()
+
+
+def _dashed(canvas: np.ndarray, x: int, y: int, w: int, h: int) -> None:
+    """Draw the truth's box as dashes, so that what lies below shows."""
+    for (ax, ay), (bx, by) in (((x, y), (x + w, y)), ((x, y + h), (x + w, y + h)), ((x, y), (x, y + h)),
+                               ((x + w, y), (x + w, y + h))):  # fmt: skip
+        steps = max(1, max(abs(bx - ax), abs(by - ay)) // _DASH)
+        points = [(ax + (bx - ax) * i // steps, ay + (by - ay) * i // steps) for i in range(steps + 1)]
+        for begin, end in list(zip(points, points[1:], strict=False))[::2]:
+            for color, thickness in (((20, 20, 20), 3), (TRUTH_COLOR, 2)):
+                cv2.line(canvas, begin, end, color, thickness)

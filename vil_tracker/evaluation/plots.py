@@ -10,8 +10,12 @@ from vil_tracker.errors import require_extra
 from vil_tracker.evaluation.scoring import TrackerScores
 
 # Distinct for colour-blind readers and in order of use; the report's own tracker comes first.
-COLORS = ("#2a78d6", "#d9480f", "#1b9e77", "#b8860b", "#7b5ac7", "#c2417c", "#52606d", "#0e8a9c")
-_MAX_LINES = 12
+COLORS = (
+    *("#2a78d6", "#d9480f", "#1b9e77", "#b8860b", "#7b5ac7", "#c2417c"),
+    *("#52606d", "#0e8a9c", "#6b4226", "#8fae1b", "#e377c2", "#1f3a68"),
+)
+_MAX_LINES = len(COLORS)
+_LEGEND_LINE = 0.2  # inches
 _STYLE = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
@@ -78,15 +82,15 @@ def curves(trackers: Sequence[TrackerScores], which: str) -> str:
                 curve,
                 color=color_of(index),
                 linewidth=2.4 if index == 0 else 1.6,
-                linestyle="-" if index < len(COLORS) else "--",
                 label=f"{trackers[index].name}  {short} {value:.3f}",
                 zorder=3 if index == 0 else 2,
             )
         axes.set(title=title, xlabel=x_label, ylabel=y_label, ylim=(0, 1.005))
         axes.margins(x=0)
-        axes.legend(loc="lower left" if which == "success" else "lower right")
+        axes.figure.legend(loc="outside lower center")  # no curve runs there
 
-    return _draw(4.6, 3.7, fill)
+    drawn = sum(tracker.main is not None and tracker.main.overall is not None for tracker in trackers)
+    return _draw(4.6, 3.5 + _LEGEND_LINE * min(drawn, _MAX_LINES), fill)
 
 
 def attribute_bars(trackers: Sequence[TrackerScores]) -> str | None:
@@ -109,9 +113,9 @@ def attribute_bars(trackers: Sequence[TrackerScores]) -> str | None:
         axes.set(title="AUC by attribute (number of sequences)", xlabel="AUC", xlim=(0, 1))
         axes.grid(axis="y", visible=False)
         if len(shown) > 1:
-            axes.legend(loc="lower right")
+            axes.figure.legend(loc="outside lower center", ncols=2)
 
-    return _draw(7.0, 1.2 + len(names) * max(0.28, 0.13 * len(shown)), fill)
+    return _draw(7.0, 1.2 + _LEGEND_LINE * ((len(shown) + 1) // 2) + len(names) * max(0.28, 0.13 * len(shown)), fill)
 
 
 def speed_accuracy(trackers: Sequence[TrackerScores]) -> str | None:
@@ -164,6 +168,6 @@ def reliability(trackers: Sequence[TrackerScores]) -> str | None:
             xlim=(-0.02, 1.02),
             ylim=(-0.02, 1.02),
         )
-        axes.legend(loc="upper left")
+        axes.figure.legend(loc="outside lower center")
 
-    return _draw(4.6, 3.7, fill)
+    return _draw(4.6, 3.5 + _LEGEND_LINE * (len(shown) + 1), fill)
