@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
-import torch
-from torchvision.ops import box_convert
 
 from vil_tracker.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+
+    Array = TypeVar("Array", np.ndarray, torch.Tensor)
+
 BoxFormat = Literal["xywh", "xyxy", "cxcywh"]
-Array = TypeVar("Array", np.ndarray, torch.Tensor)
 BoxLike = Sequence[float] | np.ndarray
 
 
 def convert(boxes: Array, source: BoxFormat, target: BoxFormat) -> Array:
     """Convert boxes (..., 4) from one format to another; the result is a new array of the same kind and dtype."""
+    import torch  # here, as the web server checks boxes without a network in its process
+    from torchvision.ops import box_convert
+
     if isinstance(boxes, torch.Tensor):
         return box_convert(boxes, source, target)
     array = np.asarray(boxes)

@@ -114,10 +114,29 @@ def test_from_a_video_to_its_result(page: Any, clip: Path, tmp_path: Path) -> No
     page.reload()  # the result is still there
     page.wait_for_selector("#get-video >> visible=true")
     page.click("#again")
+    page.wait_for_selector("#first-frame >> visible=true")
     assert numbers(page) == fakes.BOX
+    page.reload()  # in every view
+    page.wait_for_selector("#first-frame >> visible=true")
+    page.go_back()
+    page.wait_for_selector("#get-video >> visible=true")
+    page.go_forward()
     page.click(".panel[data-for=draw] .anew")
     page.wait_for_selector("#drop >> visible=true")
     assert "#" not in page.url
+    entry = page.locator("#videos li")  # nothing is lost by that click
+    playwright.expect(entry).to_have_text("disc.mp4done, 50 framesDelete")
+    entry.locator("a").click()
+    page.wait_for_selector("#get-video >> visible=true")
+    page.go_back()
+    page.wait_for_selector("#drop >> visible=true")
+    page.once("dialog", lambda dialog: dialog.dismiss())
+    entry.locator("button").click()
+    assert visitor.status(video)["status"] == "done"
+    page.once("dialog", lambda dialog: dialog.accept())
+    entry.locator("button").click()
+    playwright.expect(page.locator("#mine")).to_be_hidden(timeout=PATIENCE)
+    assert visitor.ask("GET", f"/api/videos/{video}").status == 404
 
 
 def test_what_cannot_be_tracked_is_told(page: Any, clip: Path, tmp_path: Path) -> None:

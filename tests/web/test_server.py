@@ -61,6 +61,12 @@ def test_upload_track_download(server: Server, clip: Path, tmp_path: Path) -> No
     csv = me.file(video["id"], "csv")
     assert csv.body == of_command_line(clip, boxes, tmp_path / "out")
     assert len(me.file(video["id"], "jsonl").body.splitlines()) == 100
+    assert len(me.file(video["id"], "mot").body.splitlines()) <= 100
+    assert len(me.file(video["id"], "coco").json["images"]) == 50
+    with zipfile.ZipFile(BytesIO(me.file(video["id"], "yolo").body)) as labels:
+        assert len([name for name in labels.namelist() if name.endswith(".txt")]) == 50
+    assert [(entry["id"], entry["status"]) for entry in me.ask("GET", "/api/videos").json] == [(video["id"], "done")]
+    assert Visitor(server[0]).ask("GET", "/api/videos").json == []
     movie = me.ask("GET", f"/api/videos/{video['id']}/video?download")
     assert movie.headers["content-type"] == "video/webm"
     assert movie.headers["content-disposition"] == 'attachment; filename="my_clip_tracked.webm"'

@@ -15,8 +15,6 @@ from typing import IO, Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
@@ -65,8 +63,6 @@ class Application:
         store: of the videos; closed when the application shuts down.
         jobs: running; closed likewise.
         prober: the process that looks at uploads; closed likewise.
-        hosts: names under which the page may be called; "*" for any. Keeps other sites from reaching a server on
-            127.0.0.1 by a name of their own.
         cookie: name of the cookie, another one for each server of a machine.
     """
 
@@ -76,11 +72,11 @@ class Application:
         store: Store,
         jobs: Jobs,
         prober: WorkerProcess,
-        hosts: list[str],
         cookie: str = "vil_tracker",
     ) -> None:
         self._limits, self._store, self._jobs, self._prober, self._cookie = limits, store, jobs, prober, cookie
         self._uploads = asyncio.Semaphore(limits.uploads)
+        self._uploads_of: dict[str, int] = {}  # by address, those that wait for all others included
         self._sample: dict[str, Any] | None = None
         self._sample_lock = asyncio.Lock()
         package = importlib.resources.files("vil_tracker.web") / "static"
@@ -90,6 +86,7 @@ class Application:
             Route("/{name}", self._asset),
             Route("/api/limits", self._get_limits),
             Route("/api/videos", self._answer(self._upload), methods=["POST"]),
+            Route("/api/videos", self._answer(self._list)),
             Route("/api/sample", self._answer(self._bring_sample), methods=["POST"]),
             Route("/api/videos/{id}", self._answer(self._status)),
             Route("/api/videos/{id}", self._answer(self._delete), methods=["DELETE"]),
@@ -97,11 +94,7 @@ class Application:
             Route("/api/videos/{id}/stop", self._answer(self._stop), methods=["POST"]),
             Route("/api/videos/{id}/{role}", self._answer(self._file)),
         ]
-        self.asgi = Starlette(
-            routes=routes,
-            middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)],
-            lifespan=self._lifespan,
-        )
+        self.asgi = Starlette(routes=routes, lifespan=self._lifespan)
 
     @contextlib.asynccontextmanager
     async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
@@ -181,9 +174,12 @@ class Application:
 
     async def _upload(self, request: Request, visitor: str) -> Response:
         claimed = request.headers.get("content-length", "")
-        if claimed.isdecimal() and int(claimed) > self._limits.upload_bytes:
+        if claimed and _number(claimed) > self._limits.upload_bytes:
             raise self._too_large()
-        await self._turn()
+        async with self._turn(request.client.host if request.client else ""):
+            return await self._take(request, visitor)
+
+    async def _take(self, request: Request, visitor: str) -> Response:
         folder: Path | None = None
         try:
             folder = await run_in_threadpool(self._store.new_folder)
@@ -193,15 +189,30 @@ class Application:
             if folder is not None:
                 self._store.remove_folder(folder)
             raise
-        finally:
-            self._uploads.release()
         return JSONResponse(video.snapshot(), 201, _HEADERS)
 
-    async def _turn(self) -> None:
+    @contextlib.asynccontextmanager
+    async def _turn(self, address: str) -> AsyncIterator[None]:
+        """A slot among the uploads of an address, then one among all."""
+        end = time.monotonic() + self._limits.stall_seconds
+        busy = QuotaExceeded("many videos are being received right now: try again in a minute")
+        while self._uploads_of.get(address, 0) >= self._limits.uploads_per_address:
+            if time.monotonic() > end:
+                raise busy
+            await asyncio.sleep(0.05)
+        self._uploads_of[address] = self._uploads_of.get(address, 0) + 1
         try:
-            await asyncio.wait_for(self._uploads.acquire(), self._limits.stall_seconds)
+            await asyncio.wait_for(self._uploads.acquire(), max(0.1, end - time.monotonic()))
+            try:
+                yield
+            finally:
+                self._uploads.release()
         except TimeoutError:
-            raise QuotaExceeded("many videos are being received right now: try again in a minute") from None
+            raise busy from None
+        finally:
+            self._uploads_of[address] -= 1
+            if not self._uploads_of[address]:
+                del self._uploads_of[address]
 
     def _too_large(self) -> RequestError:
         return RequestError(
@@ -210,7 +221,7 @@ class Application:
 
     async def _receive(self, request: Request, folder: Path) -> Path:
         """Write the body to a file whose name says its container, and which holds no part of the visitor's name."""
-        body = _chunks(request, self._limits.stall_seconds)
+        body = _chunks(request, self._limits)
         size, buffer = 0, bytearray()
         path: Path | None = None
         stream: IO[bytes] | None = None
@@ -283,9 +294,7 @@ class Application:
         return JSONResponse(video.snapshot(), 201, _HEADERS)
 
     def _paint_sample(self, origin: Path) -> dict[str, Any]:
-        painter = WorkerProcess(
-            partial(probe_setup, self._limits), "painting process"
-        )  # others go on looking at uploads
+        painter = WorkerProcess(partial(probe_setup, self._limits), "painting process")  # uploads go on meanwhile
         try:
             return painter.call({"sample": str(origin)}, timeout=300)
         except ChildFailure as error:
@@ -304,11 +313,16 @@ class Application:
 
     async def _status(self, request: Request, visitor: str) -> Response:
         after = request.query_params.get("after", "0")
-        return self._shown(self._video(request, visitor), after=int(after) if after.isdecimal() else 0)
+        return self._shown(self._video(request, visitor), after=_number(after))
 
     def _shown(self, video: Video, status: int = 200, after: int = 0) -> Response:
         content = video.snapshot(after) | {"ahead": self._jobs.position(video)}
         return JSONResponse(content, status, _HEADERS)
+
+    async def _list(self, request: Request, visitor: str) -> Response:
+        shown = ("id", "title", "status", "frames", "tracked")
+        videos = [video.snapshot(after=len(video.rows)) for video in self._store.of(visitor)]
+        return JSONResponse([{name: video[name] for name in shown} for video in videos], headers=_HEADERS)
 
     async def _stop(self, request: Request, visitor: str) -> Response:
         video = self._video(request, visitor)
@@ -335,12 +349,23 @@ class Application:
         return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=headers)
 
 
-async def _chunks(request: Request, stall_seconds: float) -> AsyncIterator[bytes]:
-    """The body, piece by piece; a sender that falls silent is given up."""
-    stream = request.stream().__aiter__()
+def _number(text: str) -> int:
+    """A parameter of a request."""
+    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
+        raise RequestError(400, "a number of the request is none, or too large")
+    return int(text)
+
+
+async def _chunks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
+    """The body, piece by piece; a sender that falls silent, or is too slow, is given up."""
+    stream, begin, size = request.stream().__aiter__(), time.monotonic(), 0
     while True:
         try:
-            chunk = await asyncio.wait_for(stream.__anext__(), stall_seconds)
+            chunk = await asyncio.wait_for(stream.__anext__(), limits.stall_seconds)
+            size, passed = size + len(chunk), time.monotonic() - begin
+            slow = passed > limits.stall_seconds and size < passed * limits.upload_rate
+            if slow or passed > limits.upload_seconds:
+                raise RequestError(408, "the upload is too slow: use a faster connection, or a smaller video")
         except StopAsyncIteration:
             return
         except TimeoutError:

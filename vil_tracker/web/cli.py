@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import re
+import secrets
 import sys
 
 from vil_tracker.config.command_line import add_model_options, add_track_options, track_config
@@ -29,6 +31,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default 127.0.0.1: this computer)")
     parser.add_argument("--port", type=int, default=7860, help="port, or 0 for any free one (default 7860)")
+    parser.add_argument(
+        "--token", metavar="TEXT", help="ask for this token (default: a new one if others can reach the page)"
+    )
+    parser.add_argument(
+        "--allow-host", action="append", default=[], metavar="NAME", help="further name of the page, as of a proxy"
+    )
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
     model = parser.add_argument_group("model")
     add_model_options(model)
@@ -66,6 +74,8 @@ def run(args: argparse.Namespace) -> int:
             raise UserError(f"{name} {getattr(args, option)} is out of range: give a number above 0")
     if not 0 <= args.port <= 65535:
         raise UserError(f"--port {args.port} is out of range: give a number up to 65535, or 0 for any free port")
+    from vil_tracker.web.guard import lan_address
+
     limits = Limits(
         upload_bytes=args.max_mb * MIB,
         frames=args.max_frames,
@@ -77,17 +87,24 @@ def run(args: argparse.Namespace) -> int:
     )
     quiet = getattr(args, "quiet", False)
     load = partial(load_tracker_factory, args.weights, args.device, track_config(args))
+    if args.token is not None and not re.fullmatch(r"[\w.~-]{8,200}", args.token, re.ASCII):
+        raise UserError("--token is no token: give at least 8 letters, digits or any of -._~")
+    token = args.token or ("" if is_loopback(args.host) else secrets.token_urlsafe(16))
     listener = listen(args.host, args.port)
     try:
         if not quiet:
             print("loading the network …", file=sys.stderr)
-        server, close = build(load, limits, listener, args.host)
+        server, close = build(load, limits, listener, args.host, token=token, allow_hosts=args.allow_host)
         try:
-            address = _address(args.host, listener.getsockname()[1])
+            port = listener.getsockname()[1]
+            suffix = f"?token={token}" if token else ""
+            address = _address(args.host, port) + suffix
             if not quiet:
                 print(f"the page is at  {address}  (Ctrl-C ends it)", flush=True)
+                if args.host in ("0.0.0.0", "::") and (lan := lan_address()):
+                    print(f"for others in the network  {_address(lan, port)}{suffix}", flush=True)
                 if not is_loopback(args.host):
-                    print("everybody who can reach this computer can use it", file=sys.stderr)
+                    print("everybody who has this link and can reach this computer can use it", file=sys.stderr)
             if args.open:
                 import webbrowser
 

@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +70,9 @@ def build(
     listener: socket.socket,
     host: str,
     parent: Path | None = None,
+    *,
+    token: str = "",
+    allow_hosts: Sequence[str] = (),
 ) -> tuple[uvicorn.Server, Callable[[], None]]:
     """Make the server, with its processes running.
 
@@ -78,7 +81,10 @@ def build(
             tracking process, so it must be a function of a module.
         limits: what visitors may do.
         listener: from :func:`listen`.
-        host: as given to :func:`listen`; a loopback address may only be called by its own names.
+        host: as given to :func:`listen`; a loopback address may only be called by its own names, another one also by
+            any address and this computer's names.
+        token: that the page asks for; "" for none.
+        allow_hosts: further names of the page, such as a proxy's.
         parent: where the folder of the uploads is made; the system's temporary folder by default.
 
     Returns:
@@ -90,13 +96,15 @@ def build(
     uvicorn = require_extra("uvicorn", "demo", "serve the web page")
     require_extra("starlette", "demo", "serve the web page")
     from vil_tracker.web.app import Application
+    from vil_tracker.web.guard import Guard, limited_protocol, own_names
     from vil_tracker.web.jobs import Jobs
 
     store = Store(limits, parent)
     prober = WorkerProcess(partial(probe_setup, limits), "probing process")
     jobs = Jobs(partial(track_setup, load, limits), limits, store)
-    hosts = ["127.0.0.1", "localhost", "::1", "[::1]", host] if is_loopback(host) else ["*"]
-    application = Application(limits, store, jobs, prober, hosts, f"vil_tracker_{listener.getsockname()[1]}")
+    local, cookie = is_loopback(host), f"vil_tracker_{listener.getsockname()[1]}"
+    hosts = {host, *allow_hosts, *({"127.0.0.1", "localhost", "::1"} if local else own_names())}
+    application = Application(limits, store, jobs, prober, cookie)
     try:
         jobs.start()
         threading.Thread(target=_warm_up, args=(prober,), daemon=True).start()
@@ -107,13 +115,14 @@ def build(
         application.close()
         raise
     config = uvicorn.Config(
-        application.asgi,
+        Guard(application.asgi, hosts, not local, token, f"{cookie}_key"),
+        http=limited_protocol(limits.head_seconds, limits.heads_per_address),
         log_level="warning",
         access_log=False,
         server_header=False,
         lifespan="on",
         timeout_graceful_shutdown=2,
-        limit_concurrency=256,
+        limit_concurrency=1024,
     )
     return uvicorn.Server(config), application.close
 
@@ -127,11 +136,17 @@ def _warm_up(prober: WorkerProcess) -> None:
 
 @contextlib.contextmanager
 def running(
-    load: Callable[[], Callable[[], TrackerLike]], limits: Limits | None = None, parent: Path | None = None
+    load: Callable[[], Callable[[], TrackerLike]],
+    limits: Limits | None = None,
+    parent: Path | None = None,
+    *,
+    host: str = "127.0.0.1",
+    token: str = "",
+    allow_hosts: Sequence[str] = (),
 ) -> Iterator[str]:
-    """Serve on a free port of 127.0.0.1 in a thread; yields the page's address."""
-    listener = listen("127.0.0.1", 0)
-    server, close = build(load, limits or Limits(), listener, "127.0.0.1", parent)
+    """Serve on a free port in a thread; yields the page's address on this computer."""
+    listener = listen(host, 0)
+    server, close = build(load, limits or Limits(), listener, host, parent, token=token, allow_hosts=allow_hosts)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

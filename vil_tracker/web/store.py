@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vil_tracker.boxes import check_box
 from vil_tracker.errors import UserError, writing
 from vil_tracker.web.limits import Limits
 from vil_tracker.web.work import FIRST_FRAME, PREVIEW
@@ -31,6 +32,9 @@ MEDIA_TYPES = {
     ".webm": "video/webm",
     ".mp4": "video/mp4",
     ".csv": "text/csv",
+    ".txt": "text/plain",
+    ".json": "application/json",
+    ".zip": "application/zip",
     ".jsonl": "application/x-ndjson",
 }
 
@@ -88,7 +92,7 @@ class Video:
         return self.folder / f"run{self.run}"
 
     def file(self, role: str) -> Path | None:
-        """The file of a role: first, preview, video, csv or jsonl; None where there is none (yet)."""
+        """The file of a role: first, preview, video, or a format of boxes; None where there is none (yet)."""
         with self.lock:
             fixed = {"first": FIRST_FRAME, "preview": PREVIEW}.get(role)
             name = (self.result or {}).get("files", {}).get(role)
@@ -112,6 +116,7 @@ class Video:
                 "speed": round(self.tracked / elapsed, 2) if elapsed > 0.2 else None,
                 "seconds": result.get("seconds"),
                 "limited": result.get("limited", False),
+                "note": result.get("note", ""),
                 "files": result.get("files", {}),
                 "error": self.error,
                 "rows": self.rows[after:],
@@ -203,6 +208,12 @@ class Store:
             video = self._videos.get(video_id)
         return video if video is not None and hmac.compare_digest(video.visitor, visitor) else None
 
+    def of(self, visitor: str) -> list[Video]:
+        """A visitor's videos, the latest first."""
+        with self._lock:
+            mine = [video for video in self._videos.values() if hmac.compare_digest(video.visitor, visitor)]
+        return sorted(mine, key=lambda video: -video.touched)
+
     def remove(self, video: Video) -> None:
         """Forget a video and delete its files."""
         with self._lock:
@@ -249,8 +260,6 @@ def check_boxes(boxes: Any, video: Video, limits: Limits) -> list[list[float]]:
     Raises:
         UserError: not a list of one to ``limits.targets`` boxes that a tracker can start on.
     """
-    from vil_tracker.boxes import check_box
-
     if not isinstance(boxes, list) or not boxes:
         raise UserError("no box was drawn: draw one on the first frame")
     if len(boxes) > limits.targets:

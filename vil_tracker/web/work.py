@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +18,7 @@ from vil_tracker.web.limits import Limits
 if TYPE_CHECKING:
     from vil_tracker.io.source import Frame
     from vil_tracker.results import Result
-    from vil_tracker.tracking.run import TrackerLike
+    from vil_tracker.tracking.run import OutputSettings, TrackerLike
 
 FIRST_FRAME, PREVIEW = "first.jpg", "preview.jpg"
 _PROBE_MEMORY = 6 << 30
@@ -157,7 +160,7 @@ def run_track(
     emit: Emit,
     stopped: Stopped,
 ) -> dict[str, Any]:
-    """Track one video exactly as ``vil-tracker track --format csv,jsonl`` does.
+    """Track one video exactly as ``vil-tracker track`` does, with every format of boxes.
 
     Events are lists of rows ``[frame, target, score, state]``. Meanwhile a picture of the latest frame is kept beside
     the video.
@@ -167,17 +170,20 @@ def run_track(
     """
     import numpy as np
 
+    from vil_tracker.io.box_writers import BOX_FORMATS
     from vil_tracker.io.files import open_source
     from vil_tracker.tracking.run import OutputSettings, track_source
     from vil_tracker.tracking.select import targets_from_boxes
 
     rows: list[list[Any]] = []
+    kept: list[tuple[Frame, Mapping[int, Result]]] = []  # without pictures, for when the disk is full
     sent = shown = 0.0
     called_off = False
 
     def on_frame(frame: Frame, results: Mapping[int, Result]) -> bool:
         nonlocal sent, shown, called_off
         check_size(frame.image.shape[1], frame.image.shape[0], limits)
+        kept.append((replace(frame, image=np.broadcast_to(np.uint8(0), frame.image.shape)), dict(results)))
         rows.extend([frame.number, number, round(r.score, 4), r.state] for number, r in results.items())
         now = time.monotonic()
         if now - sent >= _EVENT_SECONDS:
@@ -191,21 +197,70 @@ def run_track(
         return not called_off
 
     source = open_source(path)
-    settings = OutputSettings(folder=folder, formats=("csv", "jsonl"))
+    settings = OutputSettings(folder=folder, formats=tuple(BOX_FORMATS))
     targets = targets_from_boxes([np.array(box, np.float64) for box in boxes])
-    summary = track_source(
-        source, lambda first: targets, make_tracker, settings, limit=limits.frames, progress=False, on_frame=on_frame
-    )
+    begin, note = time.monotonic(), ""
+    try:
+        written = track_source(
+            source,
+            lambda first: targets,
+            make_tracker,
+            settings,
+            limit=limits.frames,
+            progress=False,
+            on_frame=on_frame,
+        ).files
+    except (UserError, OSError) as error:
+        if not kept or not _is_full(error):
+            raise
+        note = "The server's disk became full: the video was not written, the boxes up to there were."
+        written = _write_boxes(replace(settings, video=False), kept)
     if rows:
         emit(rows)
-    files = {{"annotated": "video", "boxes": file.suffix[1:]}[file.stem]: file.name for file in summary.files}
     return {
-        "frames": summary.frames,
-        "seconds": round(summary.seconds, 3),
-        "files": files,
-        "stopped": called_off,
-        "limited": summary.frames == limits.frames and not called_off,
+        "frames": len(kept),
+        "seconds": round(time.monotonic() - begin, 3),
+        "files": dict(_role(file) for file in written),
+        "stopped": called_off or bool(note),
+        "limited": len(kept) == limits.frames and not called_off,
+        "note": note,
     }
+
+
+def _role(file: Path) -> tuple[str, str]:
+    """Under which role the page offers a file, and its name; a folder becomes one file."""
+    from vil_tracker.io.box_writers import BOX_FORMATS
+
+    role = next((role for role, (name, _) in BOX_FORMATS.items() if name == file.name), "video")
+    if not file.is_dir():
+        return role, file.name
+    packed = Path(shutil.make_archive(str(file), "zip", file))
+    shutil.rmtree(file)
+    return role, packed.name
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether a disk without room is behind an error."""
+    causes = (error, error.__cause__)
+    return any(isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in causes)
+
+
+def _write_boxes(settings: OutputSettings, kept: list[tuple[Frame, Mapping[int, Result]]]) -> list[Path]:
+    """The box files alone, from memory; what the video took is free again."""
+    from vil_tracker.io.box_writers import OutputFolder
+
+    folder = OutputFolder(settings.folder)
+    try:
+        outputs = settings.open(folder.staging, 1.0)
+        for frame, results in kept:
+            for output in outputs:
+                output.write(frame, results)
+        for output in outputs:
+            output.finish()
+        return folder.publish(outputs)
+    except BaseException:
+        folder.discard()
+        raise
 
 
 def _write_preview(path: Path, image: Any, results: Mapping[int, Result]) -> None:

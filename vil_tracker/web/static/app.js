@@ -86,8 +86,7 @@ async function bring(work) {
   $("upload").hidden = true;
   $("file").value = "";
   if (answer) {
-    location.hash = answer.id;
-    open(answer);
+    go(answer.id);
   }
 }
 
@@ -113,8 +112,9 @@ function duration(seconds) {
   return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
 }
 
-function open(answer) {
+function open(answer, view) {
   video = answer;
+  hovered = null;
   $("title").textContent = video.title;
   const length = video.frames ? `${video.frames} frames · ${duration(video.frames / video.fps)}` : "length unknown";
   $("facts").textContent = `${video.width} × ${video.height} · ${+video.fps.toFixed(2)} frames per second · ${length}`;
@@ -122,7 +122,7 @@ function open(answer) {
   $("stage").style.setProperty("--shown-width", width);
   $("first").src = `/api/videos/${video.id}/first`;
   editor.open(video.width, video.height, video.boxes.length ? video.boxes : video.suggested || []);
-  if (video.status === "ready") show("draw");
+  if (video.status === "ready" || view === "draw") show("draw");
   else watch();
 }
 
@@ -132,7 +132,7 @@ async function start() {
   $("start").disabled = false;
   if (answer) {
     video = answer;
-    watch();
+    go(video.id);
   }
 }
 
@@ -159,8 +159,8 @@ async function watch() {
     } catch (error) {
       if (mine !== polling) return;
       if (error instanceof Refusal) {
-        complain(error.message);
-        return anew();
+        await go("");
+        return complain(error.message);
       }
       if (++failures === 3) complain("the server does not answer; trying again …");
     }
@@ -204,14 +204,16 @@ function showProgress() {
 
 function showResult() {
   const base = `/api/videos/${video.id}`;
-  $("player").src = `${base}/video?run=${video.run}`;
-  for (const [id, role] of [["get-video", "video"], ["get-csv", "csv"], ["get-jsonl", "jsonl"]]) {
+  $("player").src = video.files.video ? `${base}/video?run=${video.run}` : "";
+  $("get-video").hidden = !video.files.video;
+  for (const [id, role] of [["get-video", "video"], ["get-csv", "csv"], ["get-jsonl", "jsonl"],
+    ["get-mot", "mot"], ["get-coco", "coco"], ["get-yolo", "yolo"]]) {
     $(id).href = `${base}/${role}?run=${video.run}&download`;
   }
   $("result-title").textContent = video.status === "stopped" ? "Stopped" : "Done";
   const rate = video.seconds > 0 ? ` · ${(video.tracked / video.seconds).toFixed(1)} frames per second` : "";
   const limited = video.limited ? " The video is longer than the limit and was tracked up to it." : "";
-  $("result-text").textContent = `${video.tracked} frames in ${duration(video.seconds)}${rate}.${limited}`;
+  $("result-text").textContent = `${video.tracked} frames in ${duration(video.seconds)}${rate}.${limited} ${video.note}`.trim();
   $("shares").replaceChildren(...targets().map(shareOf));
   show("result");
   plot();
@@ -253,7 +255,7 @@ function plot() {
   const playing = done && $("player").readyState ? first + $("player").currentTime * video.fps : null;
   const frame = hovered === null ? playing : first + hovered * (total - 1);
   drawPlot($("plot"), rows, { first, total, fps: video.fps, frame });
-  $("plot-readout").textContent = frame === null ? "" : readout(Math.round(frame), first);
+  $("plot-readout").textContent = frame === null ? "" : readout(Math.floor(frame + 1e-3), first);
 }
 
 function readout(frame, first) {
@@ -272,12 +274,44 @@ function animate() {
 
 // --- wiring -------------------------------------------------------------------------------------------------------
 
-function anew() {
-  polling++;
+// Every view has an address: none for bringing a video, #id for one, #id/draw for its boxes once it was tracked.
+function go(place) {
+  if (location.hash.slice(1) !== place) history.pushState(null, "", location.pathname + (place && `#${place}`));
+  return route();
+}
+
+async function route() {
+  const mine = ++polling;
+  complain("");
+  const [id, view] = location.hash.slice(1).split("/");
+  const known = /^[\w-]+$/.test(id) ? await ask(`/api/videos/${id}`).catch(() => null) : null;
+  if (mine !== polling) return;
+  if (known) return open(known, view);
   video = null;
-  history.replaceState(null, "", location.pathname);
+  if (id) history.replaceState(null, "", location.pathname);
   $("player").removeAttribute("src");
   show("bring");
+  await list();
+}
+
+async function list() {
+  const known = await ask("/api/videos").catch(() => []);
+  $("mine").hidden = !known.length;
+  $("videos").replaceChildren(...known.map((entry) => {
+    const item = document.createElement("li"), link = document.createElement("a");
+    const state = document.createElement("span"), remove = document.createElement("button");
+    Object.assign(link, { href: `#${entry.id}`, textContent: entry.title });
+    state.textContent = entry.status === "ready" ? "not tracked yet" : `${entry.status}, ${entry.tracked} frames`;
+    Object.assign(remove, { type: "button", textContent: "Delete" });
+    remove.setAttribute("aria-label", `Delete ${entry.title}`);
+    remove.addEventListener("click", async () => {
+      if (!confirm(`Delete ${entry.title} and its results?`)) return;
+      await attempt(() => ask(`/api/videos/${entry.id}`, "DELETE"));
+      list();
+    });
+    item.append(link, state, remove);
+    return item;
+  }));
 }
 
 async function stop() {
@@ -295,13 +329,9 @@ $("sample").addEventListener("click", () => {
 $("start").addEventListener("click", start);
 $("add").addEventListener("click", () => editor.add());
 $("stop").addEventListener("click", stop);
-$("again").addEventListener("click", () => { complain(""); show("draw"); });
+$("again").addEventListener("click", () => go(`${video.id}/draw`));
 for (const button of document.querySelectorAll(".anew")) {
-  button.addEventListener("click", () => {
-    if (video) ask(`/api/videos/${video.id}`, "DELETE").catch(() => {}); // else it goes after its time
-    complain("");
-    anew();
-  });
+  button.addEventListener("click", () => go(""));
 }
 $("error-close").addEventListener("click", () => complain(""));
 for (const type of ["dragover", "dragleave", "drop"]) {
@@ -324,6 +354,10 @@ $("plot").addEventListener("click", () => {
     $("player").currentTime = (hovered * (video.tracked - 1)) / video.fps;
   }
 });
+addEventListener("popstate", route); // back, forward, and the links of the list
+document.addEventListener("visibilitychange", () => { // another tab may have changed it
+  if (!document.hidden && document.body.dataset.view === "bring") list();
+});
 addEventListener("resize", () => { if (video) plot(); });
 
 show("bring");
@@ -333,10 +367,5 @@ attempt(async () => {
   $("fine").textContent = `Up to ${size(limits.upload_bytes)}, ${limits.frames} frames and `
     + `${(limits.pixels / 1e6).toFixed(1)} megapixels. Your video stays on the computer that runs this page, `
     + `is seen by nobody else, and is deleted after ${minutes} ${minutes === 1 ? "minute" : "minutes"}.`;
-  const id = location.hash.slice(1);
-  if (/^[\w-]+$/.test(id)) {
-    const known = await ask(`/api/videos/${id}`).catch(() => null);
-    if (known) open(known);
-    else anew();
-  }
+  await route();
 });
