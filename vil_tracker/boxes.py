@@ -26,15 +26,21 @@ BoxLike = Sequence[float] | np.ndarray
 
 def convert(boxes: Array, source: BoxFormat, target: BoxFormat) -> Array:
     """Convert boxes (..., 4) from one format to another; the result is a new array of the same kind and dtype."""
-    import torch  # here, as the web server checks boxes without a network in its process
-    from torchvision.ops import box_convert
+    if not isinstance(boxes, np.ndarray | list | tuple):
+        from torchvision.ops import box_convert  # here: tracking needs no torchvision, and its import takes seconds
 
-    if isinstance(boxes, torch.Tensor):
         return box_convert(boxes, source, target)
     array = np.asarray(boxes)
     if not np.issubdtype(array.dtype, np.floating):
         array = array.astype(np.float64)  # a centre may lie between two pixels
-    return box_convert(torch.from_numpy(np.ascontiguousarray(array)), source, target).numpy()
+    first, second = array[..., :2], array[..., 2:]
+    if source == target:
+        return array.copy()
+    low = first - second / 2 if source == "cxcywh" else first  # by way of both corners, as torchvision does
+    high = second if source == "xyxy" else low + second
+    if target == "xyxy":
+        return np.concatenate([low, high], -1)
+    return np.concatenate([low if target == "xywh" else (low + high) / 2, high - low], -1)
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -15,14 +15,16 @@ import logging
 import os
 import pickle
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from vil_tracker.config import DEFAULT_WEIGHTS, ModelConfig, config_to_dict, model_config_from_dict
 from vil_tracker.errors import UserError, atomic_write, require_extra
@@ -70,6 +72,22 @@ def shipped_weights() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.safetensors"))}
 
 
+class _NoInitialValues(TorchFunctionMode):
+    """Leaves out what gives a tensor its values, in place or by resizing: on the meta device, which holds none, the
+    first such operation imports PyTorch's compiler, which takes seconds.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        name = func.__name__
+        if name.endswith("_") and not name.endswith("__") and name != "requires_grad_":
+            return args[0] if args else kwargs["tensor"]  # type: ignore[index]  # torch.nn.init names it
+        if name == "interpolate" and kwargs:
+            return args[0].new_empty(*args[0].shape[:2], *kwargs["size"])
+        return func(*args, **(kwargs or {}))
+
+
 def load_model(
     name_or_path: str | os.PathLike[str] = DEFAULT_WEIGHTS, device: str | torch.device = "auto"
 ) -> ViLTrackerNet:
@@ -88,7 +106,8 @@ def load_model(
     path = _find(name_or_path)
     tensors, metadata = _read_own(path)
     config = _stored_config(path, metadata)
-    with torch.device("meta"):  # no memory is spent before the file is seen to hold what its configuration says
+    # No memory is spent before the file is seen to hold what its configuration says.
+    with torch.device("meta"), _NoInitialValues():
         network = build_network(config)
     _check_names(path, network.state_dict(), tensors)
     broken = [name for name, value in tensors.items() if not value.isfinite().all()]

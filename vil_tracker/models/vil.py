@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from timm.layers.drop import DropPath
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -111,7 +110,7 @@ class BlockDiagonal(nn.Module):
 
     def __init__(self, width: int, std: float) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.randn(width // BLOCK, BLOCK, BLOCK) * std)
+        self.weight = nn.Parameter(nn.init.normal_(torch.empty(width // BLOCK, BLOCK, BLOCK), std=std))
         self.bias = nn.Parameter(torch.zeros(width))
 
     def merged(self, block: int) -> Tensor:
@@ -138,7 +137,7 @@ class MLSTMCell(nn.Module):
         nn.init.zeros_(self.igate.weight)
         nn.init.zeros_(self.fgate.weight)
         nn.init.normal_(self.igate.bias, std=0.1)
-        self.fgate.bias.data.copy_(torch.linspace(3.0, 6.0, HEADS))
+        self.fgate.bias.data.copy_(torch.tensor([3 + 3 * head / (HEADS - 1) for head in range(HEADS)]))
 
 
 class ViLLayer(nn.Module):
@@ -235,7 +234,11 @@ class ViLSublayer(nn.Module):
         self.flip_all = flip_all
         self.norm = OffsetLayerNorm(dim)
         self.layer = ViLLayer(dim)
-        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+        self.drop_path: nn.Module = nn.Identity()
+        if drop_path > 0:
+            from timm.layers.drop import DropPath  # takes a second to import, and only training needs it
+
+            self.drop_path = DropPath(drop_path)
 
     def forward(
         self, x_BSD: Tensor, regions: Sequence[Grid], state: MLSTMState | None = None, return_state: bool = False
