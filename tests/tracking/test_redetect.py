@@ -95,6 +95,23 @@ def test_cost_per_frame_is_bounded_while_lost(lost_tracker, monkeypatch) -> None
     assert states[:2] == ["uncertain", "lost"] and set(states[2:]) == {"lost"}
 
 
+@pytest.mark.parametrize("limit", [4, 6])
+def test_the_user_bounds_the_crops_of_a_frame(lost_tracker, monkeypatch, limit: int) -> None:
+    tracker, frames = lost_tracker
+    tracker.config = replace(tracker.config, max_crops=limit)
+    counts: list[int] = []
+    original = tracker_module.run_search
+    monkeypatch.setattr(
+        tracker_module, "run_search", lambda m, f, requests, *rest: _count(counts, requests, original, m, f, rest)
+    )
+    costs = []
+    for frame in frames:
+        before = sum(counts)
+        tracker.update(frame)
+        costs.append(sum(counts) - before)
+    assert max(costs) == limit and tracker.state.phase.name == "lost"
+
+
 def _count(counts, requests, original, model, frame, rest):
     counts.append(len(requests))
     return original(model, frame, requests, *rest)

@@ -237,9 +237,10 @@ class Tracker:
         """The crops in which the target is searched for elsewhere in this frame, with the first template alone: around
         the likeliest place so far, if there is one, and the next ones of the sliding window.
         """
-        first, settings = state.memory.first, self.model.config
+        first, settings, config = state.memory.first, self.model.config, self.config
         state.sliding_window = state.sliding_window or SlidingWindowSearch()
-        side, count = settings.search_factor * state.sure_size, self.config.redetect_crops
+        taken = 2 + (state.candidate is not None)  # the ordinary crop, one from near, and the candidate's
+        side, count = settings.search_factor * state.sure_size, min(config.redetect_crops, config.max_crops - taken)
         height, width = frame.shape[:2]
         crops = state.sliding_window.crops(width, height, box_centre(state.box), side, settings.search_size, count)
         requests = [SearchRequest(place.snapped(), first, windowed=False) for place in crops]
@@ -268,6 +269,7 @@ class Tracker:
             The candidate and its output in this frame; None if there is none.
         """
         estimator, known = self._confidence(state)
+        most = min(self.config.redetect_near, self.config.max_crops - 1 - len(others))
         candidate, view = state.candidate, None
         if candidate is not None:
             view, *others = others
@@ -279,7 +281,7 @@ class Tracker:
         # The best of the coarse crops are judged again at full scale.
         scores = [(candidate_score(estimator.appearance(known, other)), other) for other in others]
         scores.sort(key=lambda pair: pair[0], reverse=True)
-        places = apart([other for scored, other in scores if scored >= least], self.config.redetect_near)
+        places = apart([other for scored, other in scores if scored >= least], most)
         if places:
             nears = yield [
                 SearchRequest(search_crop(place.box, self.model.config, state.sure_size), state.memory.first)
