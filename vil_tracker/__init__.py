@@ -1,12 +1,16 @@
 """ViL-Tracker: give it a video and one box, and it follows that target to the end and says how sure it is.
 
 The public names are imported when first used, so that ``import vil_tracker`` (and ``vil-tracker --help``) is instant.
+Imported before torch, the package lets OpenMP's threads wait only briefly for one another
+(:func:`vil_tracker.runtime.prepare_environment`).
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from vil_tracker.runtime import prepare_environment
 
 __version__ = "0.2.0"
 
@@ -24,6 +28,9 @@ _LAZY = {
 }
 
 __all__ = ["Result", "Tracker", "__version__", "load_model", "track"]
+
+
+prepare_environment()
 
 
 def __getattr__(name: str) -> object:

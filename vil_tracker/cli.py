@@ -22,7 +22,6 @@ from typing import Any, NoReturn, TextIO
 
 from vil_tracker import __version__
 from vil_tracker.errors import UserError, require_extra
-from vil_tracker.runtime import limit_openmp_spin
 
 PROGRAM = "vil-tracker"
 
@@ -237,7 +236,6 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return the exit status."""
-    limit_openmp_spin()  # before anything imports torch
     words = list(sys.argv[1:] if argv is None else argv)
     if not words:
         print(FIRST_STEPS, end="")

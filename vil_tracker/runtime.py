@@ -9,11 +9,40 @@ import platform
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3  # glibc's malloc.h
 _HALF_GIB = 1 << 29
+
+
+class InstructionSet(NamedTuple):
+    """What ``VIL_ISA`` may name.
+
+    Attributes:
+        march: by machine, the compiler's name of it.
+        flags: of /proc/cpuinfo that it needs.
+        settings: environment variables that limit PyTorch, oneDNN and MKL to it.
+    """
+
+    march: Mapping[str, str]
+    flags: tuple[str, ...]
+    settings: Mapping[str, str]
+
+
+def _instruction_set(march: Mapping[str, str], flags: str, torch: str, onednn: str, mkl: str) -> InstructionSet:
+    names = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+    return InstructionSet(march, tuple(flags.split()), dict(zip(names, (torch, onednn, mkl), strict=True)))
+
+
+INSTRUCTION_SETS = {
+    "generic": _instruction_set({"x86_64": "x86-64", "aarch64": "armv8-a"}, "", "default", "SSE41", "SSE4_2"),
+    "avx2": _instruction_set({"x86_64": "x86-64-v3"}, "avx2 fma bmi2 f16c movbe", "avx2", "AVX2", "AVX2"),
+    "avx512": _instruction_set(
+        {"x86_64": "x86-64-v4"}, "avx512f avx512bw avx512cd avx512dq avx512vl", "avx512", "AVX512_CORE", "AVX512"
+    ),
+}
 STAGES = ("decode", "crop", "network", "track", "write")
 
 
@@ -34,12 +63,20 @@ def keep_freed_memory() -> bool:
     return all([libc.mallopt(ctypes.c_int(key), ctypes.c_int(value)) == 1 for key, value in settings])
 
 
+def prepare_environment() -> None:
+    """Set what libraries read from the environment when torch is imported; what the user has set stays."""
+    limit_openmp_spin()
+    chosen = INSTRUCTION_SETS.get(os.environ.get("VIL_ISA", ""))
+    for name, value in (chosen.settings if chosen else {}).items():
+        os.environ.setdefault(name, value)
+
+
 def limit_openmp_spin() -> None:
     """Let OpenMP's threads wait for one another for some 10,000 turns of a loop before they sleep, not 300,000.
 
     A thread that waits keeps its core from the very thread that it waits for once another process wants the cores, too:
     beside one busy process a frame then took seconds on two cores instead of a tenth of one. On an idle machine a frame
-    takes the same. GNU OpenMP reads the setting when torch is imported, so this is for the beginning of a program; what
+    takes the same. GNU OpenMP reads the setting when torch is imported: importing this package first makes it, and what
     the user has set stays.
     """
     if "OMP_WAIT_POLICY" not in os.environ:

@@ -1,6 +1,8 @@
 """C++ programs of this package, compiled on the machine they run on, once, when first asked for.
 
-They need a C++ compiler (GCC, or Clang with OpenMP) and Linux. Everything works without one, in more time.
+They need a C++ compiler (GCC, or Clang with OpenMP) and Linux, on x86-64 or ARM. Everything works without one, in more
+time. The environment variable ``VIL_ISA`` limits them, and what PyTorch does beside them, to some of the processor's
+instructions (:data:`vil_tracker.runtime.INSTRUCTION_SETS`), so that one machine can measure what another one reaches.
 """
 
 from __future__ import annotations
@@ -17,10 +19,11 @@ import sys
 import tempfile
 from pathlib import Path
 
-from vil_tracker.runtime import cache_folder
+from vil_tracker.errors import UserError
+from vil_tracker.runtime import INSTRUCTION_SETS, cache_folder
 
 _log = logging.getLogger(__name__)
-_FLAGS = ("-O3", "-march=native", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
+_FLAGS = ("-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 
 
 def load(name: str) -> ctypes.CDLL | None:
@@ -50,16 +53,18 @@ def build(name: str, folder: Path) -> Path:
     Raises:
         OSError: no compiler, another system than Linux, or the folder cannot be written.
         subprocess.SubprocessError: the compiler failed.
+        UserError: VIL_ISA names instructions that this processor has not.
     """
     if sys.platform != "linux":
-        raise OSError(f"compiled for Linux only, this is {sys.platform}")
+        raise OSError(f"they are compiled on Linux only, this is {sys.platform}")
+    architecture = _architecture()
     compiler = next((path for path in map(shutil.which, _compilers()) if path is not None), None)
     if compiler is None:
         raise OSError("no C++ compiler: install g++")
     source = Path(__file__).with_name(f"{name}.cpp")
     texts = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
     version = _run([compiler, "--version"]).splitlines()[0]
-    key = "\n".join([*texts, version, *_FLAGS, platform.machine(), _processor()])
+    key = "\n".join([*texts, version, *_FLAGS, architecture, platform.machine(), _processor()])
     target = folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if target.is_file():
         return target
@@ -67,9 +72,25 @@ def build(name: str, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as own:  # so that no other process sees half a file
         made = Path(own) / target.name
-        _run([compiler, *_FLAGS, "-o", str(made), str(source)])
+        _run([compiler, *_FLAGS, architecture, "-o", str(made), str(source)])
         os.replace(made, target)
     return target
+
+
+def _architecture() -> str:
+    """The compiler's option for the instructions to use: all that this processor has, unless VIL_ISA says less."""
+    name = os.environ.get("VIL_ISA")
+    if not name:
+        return "-march=native"
+    known = INSTRUCTION_SETS.get(name)
+    if known is None:
+        raise UserError(f"VIL_ISA={name} is no instruction set: choose from {', '.join(INSTRUCTION_SETS)}, or unset it")
+    march = known.march.get(platform.machine())
+    missing = set(known.flags) - set(_processor().split())
+    if march is None or missing:
+        what = f"lacks {', '.join(sorted(missing))}" if march else f"is {platform.machine()}"
+        raise UserError(f"VIL_ISA={name}: this processor {what}; choose another one, or unset it")
+    return f"-march={march}"
 
 
 def _compilers() -> tuple[str, ...]:
