@@ -36,8 +36,11 @@ def convert(boxes: Array, source: BoxFormat, target: BoxFormat) -> Array:
     first, second = array[..., :2], array[..., 2:]
     if source == target:
         return array.copy()
-    low = first - second / 2 if source == "cxcywh" else first  # by way of both corners, as torchvision does
-    high = second if source == "xyxy" else low + second
+    # By way of both corners, as torchvision does.
+    if source == "cxcywh":
+        low, high = first - second / 2, first + second / 2
+    else:
+        low, high = first, second if source == "xyxy" else first + second
     if target == "xyxy":
         return np.concatenate([low, high], -1)
     return np.concatenate([low if target == "xywh" else (low + high) / 2, high - low], -1)
