@@ -14,7 +14,7 @@ from vil_tracker.boxes import convert
 FORMATS = ("xywh", "xyxy", "cxcywh")
 
 
-@pytest.mark.parametrize(("source", "target"), itertools.product(FORMATS, FORMATS))
+@pytest.mark.parametrize(("source", "target"), list(itertools.product(FORMATS, FORMATS)))
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_conversions_equal_torchvisions(source: str, target: str, dtype: type) -> None:
     boxes = np.random.default_rng(0).uniform(-50, 500, (40, 3, 4)).astype(dtype)

@@ -333,9 +333,9 @@ def test_the_same_look_for_all_frames_of_a_clip() -> None:
 _ORPHANS = """
 import sys, time
 from torch.utils.data import DataLoader
-from vil_tracker.data.sampling import _start_worker
+from vil_tracker.data.sampling import start_worker
 if __name__ == "__main__":
-    loader = DataLoader(range(10**5), num_workers=2, worker_init_fn=_start_worker, multiprocessing_context=sys.argv[1])
+    loader = DataLoader(range(10**5), num_workers=2, worker_init_fn=start_worker, multiprocessing_context=sys.argv[1])
     batches = iter(loader)
     next(batches)
     print(*(worker.pid for worker in batches._workers), flush=True)

@@ -1,4 +1,4 @@
-"""The likeness network: cutting looks, the form prepared for inference, and how it is stored."""
+"""The verifier: cutting looks, the form prepared for inference, and how it is stored."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ class Gauge:
         self._from, self._every = count // 5, max(2, count // 10) // 2 * 2
         self.readings: list[tuple[float, int, int]] = []
 
-    def run_search(self, number: int) -> None:
+    def record(self, number: int) -> None:
         if number >= self._from and number % self._every == 0:
             self.readings.append((resident(), open_files(), threading.active_count()))
 
@@ -107,7 +107,7 @@ def test_a_long_video(count: int) -> None:
             assert result.state == "lost"
         if number <= count // 5:
             first.append(answer(result))
-        gauge.look(number)
+        gauge.record(number)
     gauge.check(f"{count} frames")
     assert {"tracking", "uncertain", "lost"} <= states
     tracker.init(frame(0), BOX)  # the same session begun anew answers as it did at first
@@ -123,7 +123,7 @@ def test_many_videos_one_after_another(count: int) -> None:
         tracker.init(frame(video), BOX)
         answers = [answer(tracker.update(frame(video + step))) for step in range(1, 4)]
         assert first.setdefault(video, answers) == answers
-        gauge.look(number)
+        gauge.record(number)
     gauge.check(f"{count} cycles of init and update")
     assert len({str(answers) for answers in first.values()}) == 20
 
@@ -162,7 +162,7 @@ def test_a_long_run_with_every_output(count: int, tmp_path: Path) -> None:
         lambda: Tracker(network),
         settings,
         progress=False,
-        on_frame=lambda shown, results: gauge.look(shown.number),
+        on_frame=lambda shown, results: gauge.record(shown.number),
     )
     assert summary.frames == count
     gauge.check(f"{count} frames, two targets, every output")
@@ -191,7 +191,7 @@ def test_many_commands_in_one_process(count: int, files: Path, tmp_path: Path, c
         assert cli.main(words) == (0 if number % 2 else 2)
         if number % 2:
             outputs.add((tmp_path / "out/boxes.csv").read_text())
-        gauge.look(number)
+        gauge.record(number)
     assert len(outputs) == 1
     capfd.readouterr()
     with capfd.disabled():

@@ -228,7 +228,7 @@ def test_the_likeness_network_is_stored_with_the_calibration() -> None:
     assert again is not None and again.to_text() == network.to_text()
     assert ConfidenceModel.from_json(peak_calibration().to_json()).verifier is None
     for damaged in ("AAAA", 3, {}):
-        with pytest.raises(UserError, match=r"likeness network|damaged"):
+        with pytest.raises(UserError, match=r"verifier|damaged"):
             ConfidenceModel.from_json(json.dumps({**json.loads(stored), "likeness": damaged}))
 
 

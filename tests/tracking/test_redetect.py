@@ -140,7 +140,7 @@ def test_the_search_can_be_switched_off(lost_tracker, monkeypatch) -> None:
 
 
 def test_the_place_looked_at_from_near_is_the_one_that_both_judges_like(lost_tracker, monkeypatch) -> None:
-    """The highest peak is on another thing; what the likeness network takes for the target is looked at instead."""
+    """The highest peak is on another thing; what the verifier takes for the target is looked at instead."""
     tracker, frames = lost_tracker
     for frame in frames[:4]:
         tracker.update(frame)

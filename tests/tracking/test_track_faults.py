@@ -65,7 +65,7 @@ def test_interruption_while_the_files_are_completed_changes_nothing(tmp_path, cl
 def test_ctrl_c_in_another_process(tmp_path: Path, clip: Path) -> None:
     script = f"""
         import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path.insert(0, {str(Path(__file__).parents[1])!r})
         from tracking_fakes import FakeTracker
         from vil_tracker import cli as top
         from vil_tracker.tracking import cli

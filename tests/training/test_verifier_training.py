@@ -1,4 +1,4 @@
-"""Training the likeness network: the loss, and that a short run learns."""
+"""Training the verifier: the loss, and that a short run learns."""
 
 from __future__ import annotations
 

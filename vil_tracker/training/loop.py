@@ -70,9 +70,11 @@ def train(
         UserError: the output folder cannot be written, or holds another run; a sample cannot be made.
     """
     ranks = join(device)
+    torch.set_flush_denormal(True)  # decays of the mLSTM reach below 1e-38, where a CPU takes many times as long
     try:
         return _train(config, source, output, ranks, resume, validation, progress and ranks.main)
     finally:
+        torch.set_flush_denormal(False)  # as the process was before
         leave_process_group()
 
 
@@ -109,7 +111,6 @@ def _train(
     batches = _batches(loader, samples)
     precision = training_precision(settings.precision, ranks.device)
     autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    torch.set_flush_denormal(True)  # decays of the mLSTM reach below 1e-38, where a CPU takes many times as long
     record = Record(output, config, ranks, state.step)
     saved_at = time.monotonic()
 

@@ -1,4 +1,4 @@
-"""Looks for the likeness network, and that nothing else in a scene is the target itself."""
+"""Looks for the verifier, and that nothing else in a scene is the target itself."""
 
 from __future__ import annotations
 
