@@ -1,11 +1,9 @@
 """A cached index of a data set, so that a start neither lists nor reads what has not changed.
 
-Scanning a data set reads every annotation and lists every folder of frames once, in one process, while others wait for
-it. The result is a few files in a cache folder: JSON with names, and flat files with one fixed-size row per frame (box
-and labels), the numbers of each sequence and the numbering of its frames, mapped into memory rather than read, so that
-processes share them. A later start checks the modification times of the folders and annotation files, never of
-the frames; one that trusts the index checks nothing. An index is found by what the data set's folder holds, not by its
-path, so that the same data under another mount point is not scanned again.
+One process scans a data set, every annotation and every folder of frames, while others wait. The result is JSON with
+names, and flat files that are mapped into memory and shared: a fixed-size row per frame, the numbers of each sequence,
+the numbering of its frames. A later start checks the modification times of folders and annotation files, never of
+frames; one that trusts the index checks nothing. An index is found by what the folder holds, not by its path.
 """
 
 from __future__ import annotations

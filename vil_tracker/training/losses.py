@@ -13,6 +13,8 @@ from vil_tracker.models.network import NetworkOutput
 
 MIN_SIZE = 1e-3  # of the crop; truth and prediction are kept above it so that every ratio is finite
 
+Terms = dict[str, Tensor]  # the parts of a loss by name, detached scalars
+
 
 @dataclass(frozen=True)
 class LossWeights:
@@ -69,7 +71,7 @@ def focal_loss(logits_Bgg: Tensor, target_Bgg: Tensor) -> Tensor:
 
 def tracking_loss(
     output: NetworkOutput, boxes_B4: Tensor, present_B: Tensor, weights: LossWeights
-) -> tuple[Tensor, dict[str, Tensor]]:
+) -> tuple[Tensor, Terms]:
     """Total loss and its terms.
 
     Box terms are read at the true centre's cell, so that they teach from the first step on, when the score map's own

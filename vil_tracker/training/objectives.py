@@ -25,10 +25,8 @@ from vil_tracker.models.film_temporal import TemporalContext, register_context, 
 from vil_tracker.models.head import hann_window
 from vil_tracker.models.network import NetworkOutput, ViLTrackerNet
 from vil_tracker.training.deep_supervision import ForegroundProbes
-from vil_tracker.training.losses import LossWeights, tracking_loss
+from vil_tracker.training.losses import LossWeights, Terms, tracking_loss
 from vil_tracker.training.teacher import Teacher, TeacherLosses, TeacherProjections, TeacherTargets
-
-Terms = dict[str, Tensor]
 
 
 class Located(NamedTuple):
