@@ -107,10 +107,13 @@ def test_a_run_finishes_although_a_process_is_killed(tmp_path: Path) -> None:
 
 
 def test_validation_gives_the_same_scores_on_one_two_and_four_processes(tmp_path: Path) -> None:
-    """Bit for bit, in every process."""
+    """Bit for bit in every process of a run; between runs, as closely as float32 answers of two processes agree.
+
+    A sample left out or measured twice moves the overlap by some 1e-3.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["vil_tracker.training.loop", "training_fakes"])
-    scores = []
+    scores: list[dict[str, float]] = []
     for world in (1, 2, 4):
         config = tiny_config(validation_pairs=70)  # five batches, the last one smaller
         folder, port = tmp_path / str(world), free_port()
@@ -123,11 +126,13 @@ def test_validation_gives_the_same_scores_on_one_two_and_four_processes(tmp_path
             process.start()
         for process in processes:
             process.join(120)
-        scores += [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
-    assert len(scores) == 7 and all(score == scores[0] for score in scores)
+        own, *others = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
+        assert others == [own] * (world - 1)
+        scores.append(own)
+    assert scores[1:] == [pytest.approx(scores[0], abs=1e-6)] * 2
     assert 0 < scores[0]["iou"] < 1 and 0 < scores[0]["auc"] <= 1
     measure_validation(tiny_config(validation_pairs=70, workers=2), 0, 1, 0, tmp_path)  # loader workers change nothing
-    assert json.loads((tmp_path / "0.json").read_text()) == scores[0]
+    assert json.loads((tmp_path / "0.json").read_text()) == pytest.approx(scores[0], abs=1e-6)
 
 
 def test_sequences_are_shared_out_by_their_length() -> None:

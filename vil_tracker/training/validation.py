@@ -1,7 +1,10 @@
 """What is measured while a network trains: overlap on held-out samples, and one-pass AUC on a few sequences.
 
 Both are shared out over the processes of the run, and each process's loader workers make its samples and decode its
-frames. What is measured together does not depend on the number of processes, so neither does the score.
+frames. What is measured, and in which batches, does not depend on the number of processes. All processes of a run get
+the same score bit for bit. A run of another number of processes gets it to float32's rounding: the libraries below
+PyTorch choose their code by the processor and by where in memory a matrix lies, so that two processes may answer one
+batch with a different last bit.
 """
 
 from __future__ import annotations
