@@ -72,9 +72,9 @@ def take_page(browser, weights: str) -> None:  # type: ignore[no-untyped-def]
         page.wait_for_selector("#fine:has-text('frames')")
         save_png(page.screenshot(), IMAGES / "page-bring.png")
         page.click("#sample")
-        page.wait_for_selector("#first-frame >> visible=true")
-        page.locator("#first").evaluate("image => image.decode()")
-        x, y, w, h = (float(box.input_value()) for box in page.locator("#targets input").all())
+        page.wait_for_selector("#picture[src] >> visible=true")
+        page.locator("#picture").evaluate("image => image.decode()")
+        x, y, w, h = (float(box.input_value()) for box in page.locator("#targets .numbers input").all())
         shown = page.locator("#overlay").bounding_box()
         sx, sy = shown["width"] / 640, shown["height"] / 360
         page.mouse.move(shown["x"] + x * sx, shown["y"] + y * sy)

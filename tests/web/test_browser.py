@@ -12,6 +12,7 @@ import pytest
 import web_fakes as fakes
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright")
+expect = playwright.expect
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 PATIENCE = 120_000  # milliseconds, for machines with much else to do
@@ -47,7 +48,7 @@ def page(browser: Any, server: tuple[str, Path]) -> Iterator[Any]:
 def draw(page: Any, box: list[float]) -> None:
     """Drag the mouse over a box given in pixels of the video."""
     shown = page.locator("#overlay").bounding_box()
-    size = page.locator("#first").evaluate("image => [image.naturalWidth, image.naturalHeight]")
+    size = page.locator("#picture").evaluate("image => [image.naturalWidth, image.naturalHeight]")
     sx, sy = shown["width"] / size[0], shown["height"] / size[1]
     x, y, w, h = box
     page.mouse.move(shown["x"] + x * sx, shown["y"] + y * sy)
@@ -58,14 +59,14 @@ def draw(page: Any, box: list[float]) -> None:
 
 
 def numbers(page: Any, row: int = 0) -> list[float]:
-    inputs = page.locator("#targets li").nth(row).locator("input")
+    inputs = page.locator("#targets li").nth(row).locator(".numbers input")
     return [float(inputs.nth(i).input_value()) for i in range(4)]
 
 
 def test_from_a_video_to_its_result(page: Any, clip: Path, tmp_path: Path) -> None:
     page.set_input_files("#file", clip)
-    page.wait_for_selector("#first-frame >> visible=true")
-    page.locator("#first").evaluate("image => image.decode()")
+    page.wait_for_selector("#picture[src] >> visible=true")
+    page.locator("#picture").evaluate("image => image.decode()")
     assert page.inner_text("#title") == "disc.mp4" and "160 × 96" in page.inner_text("#facts")
     assert page.locator("#start").is_disabled()
     draw(page, [100, 5, 30, 20])
@@ -77,21 +78,21 @@ def test_from_a_video_to_its_result(page: Any, clip: Path, tmp_path: Path) -> No
     assert numbers(page, 1) == pytest.approx([100, 5, 30, 20], abs=0.3)
     page.locator("#targets li").nth(1).locator(".remove").click()
     for position, value in enumerate(fakes.BOX):  # or typed, to the tenth of a pixel
-        page.locator("#targets input").nth(position).fill(str(value))
-    page.locator("#targets input").nth(3).blur()
+        page.locator("#targets .numbers input").nth(position).fill(str(value))
+    page.locator("#targets .numbers input").nth(3).blur()
     page.click("#start")
 
     page.wait_for_selector("#get-video >> visible=true")
     assert page.inner_text("#result-title") == "Done" and "50 frames" in page.inner_text("#result-text")
     player = page.locator("#player")
     player.evaluate("video => { video.pause(); video.currentTime = 1.0; }")
-    playwright.expect(player).to_have_js_property("readyState", 4, timeout=PATIENCE)
+    expect(player).to_have_js_property("readyState", 4, timeout=PATIENCE)
     assert player.evaluate("video => [video.videoWidth, video.videoHeight, video.duration]") == [160, 96, 2]
     assert player.evaluate("video => video.error") is None
     player.evaluate("video => { video.loop = false; return video.play(); }")
-    playwright.expect(player).to_have_js_property("ended", True, timeout=PATIENCE)  # it plays to its end
-    assert len(page.locator("#plot path").get_attribute("d").split("L")) == 50
-    assert page.locator("#plot rect").count() == 5  # ten frames of each state, then tracking again
+    expect(player).to_have_js_property("ended", True, timeout=PATIENCE)  # it plays to its end
+    assert len(page.locator("#plot .score").get_attribute("d").split("L")) == 50
+    assert page.locator("#plot .band").count() == 5  # ten frames of each state, then tracking again
     page.locator("#plot").hover(position={"x": 40, "y": 60})
     assert "frame 0 · 0.00 s · 1.00 tracking" in page.inner_text("#plot-readout")
 
@@ -114,10 +115,10 @@ def test_from_a_video_to_its_result(page: Any, clip: Path, tmp_path: Path) -> No
     page.reload()  # the result is still there
     page.wait_for_selector("#get-video >> visible=true")
     page.click("#again")
-    page.wait_for_selector("#first-frame >> visible=true")
+    page.wait_for_selector("#canvas >> visible=true")
     assert numbers(page) == fakes.BOX
     page.reload()  # in every view
-    page.wait_for_selector("#first-frame >> visible=true")
+    page.wait_for_selector("#canvas >> visible=true")
     page.go_back()
     page.wait_for_selector("#get-video >> visible=true")
     page.go_forward()
@@ -125,7 +126,7 @@ def test_from_a_video_to_its_result(page: Any, clip: Path, tmp_path: Path) -> No
     page.wait_for_selector("#drop >> visible=true")
     assert "#" not in page.url
     entry = page.locator("#videos li")  # nothing is lost by that click
-    playwright.expect(entry).to_have_text("disc.mp4done, 50 framesDelete")
+    expect(entry).to_have_text("disc.mp4done, 50 framesDelete")
     entry.locator("a").click()
     page.wait_for_selector("#get-video >> visible=true")
     page.go_back()
@@ -135,7 +136,7 @@ def test_from_a_video_to_its_result(page: Any, clip: Path, tmp_path: Path) -> No
     assert visitor.status(video)["status"] == "done"
     page.once("dialog", lambda dialog: dialog.accept())
     entry.locator("button").click()
-    playwright.expect(page.locator("#mine")).to_be_hidden(timeout=PATIENCE)
+    expect(page.locator("#mine")).to_be_hidden(timeout=PATIENCE)
     assert visitor.ask("GET", f"/api/videos/{video}").status == 404
 
 
@@ -148,10 +149,126 @@ def test_what_cannot_be_tracked_is_told(page: Any, clip: Path, tmp_path: Path) -
     large = tmp_path / "large.mp4"
     large.write_bytes(bytes(3 << 20))
     page.set_input_files("#file", large)
-    playwright.expect(page.locator("#error-text")).to_contain_text("the limit is 2 MB")
+    expect(page.locator("#error-text")).to_contain_text("the limit is 2 MB")
     named = tmp_path / "<b>bold<b>.mp4"
     shutil.copy(clip, named)
     page.set_input_files("#file", named)
-    page.wait_for_selector("#first-frame >> visible=true")
+    page.wait_for_selector("#canvas >> visible=true")
     assert page.inner_text("#title") == "<b>bold<b>.mp4"  # shown as text
     assert page.locator("#error").is_hidden()
+
+
+def bring(page: Any, path: Path) -> None:
+    page.set_input_files("#file", path)
+    page.wait_for_selector("#picture[src] >> visible=true")
+    page.locator("#picture").evaluate("image => image.decode()")
+
+
+def at_frame(page: Any, number: int) -> None:
+    """Wait until this frame is what the page shows."""
+    expect(page.locator("#frame-text")).to_contain_text(f"frame {number} of", timeout=PATIENCE)
+    if page.locator("#picture").is_visible():
+        expect(page.locator("#picture")).to_have_attribute("alt", f"Frame {number} of the video", timeout=PATIENCE)
+
+
+def test_any_frame_corrections_and_a_second_tab(page: Any, clip: Path, tmp_path: Path) -> None:
+    bring(page, clip)
+    for _ in range(3):
+        page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowLeft")
+    at_frame(page, 2)
+    page.locator("#slider").fill("10")
+    at_frame(page, 10)
+    page.locator("#picture").evaluate("image => image.decode()")
+    draw(page, [32, 44, 24, 24])
+    page.locator(".name").fill("disc")
+    page.click("#add")
+    draw(page, [60, 10, 30, 20])
+    page.locator(".name").nth(1).fill("wall")
+    page.locator(".name").nth(1).blur()
+    page.click("#forward")
+    at_frame(page, 11)
+    assert page.locator("#targets .numbers input").first.input_value() == ""  # nothing is drawn here
+    expect(page.locator("#targets .chips").first).to_have_text("begins on 10")
+    page.wait_for_timeout(500)
+    page.reload()  # keeps what is drawn, and where
+    at_frame(page, 11)
+    expect(page.locator("#targets .chips").first).to_have_text("begins on 10")
+    page.click("#start")
+
+    page.wait_for_selector("#get-video >> visible=true")
+    page.locator("#player").evaluate("video => video.pause()")
+    assert page.locator("#key li").all_inner_texts() == ["disc", "wall"]
+    colours = page.locator("#plot .score").evaluate_all("all => all.map((path) => getComputedStyle(path).stroke)")
+    assert len(set(colours)) == 2
+    assert colours == page.locator("#key svg").evaluate_all("all => all.map((icon) => getComputedStyle(icon).stroke)")
+    page.click("#problem")  # each tracker is unsure of its tenth frame to its fortieth
+    at_frame(page, 20)
+    assert "frame 20 · 0.80 s · disc" in page.inner_text("#plot-readout") and "uncertain" in page.inner_text(
+        "#plot-readout"
+    )
+    page.click("#problem")  # there is no other one
+    at_frame(page, 20)
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Shift+ArrowRight")
+    at_frame(page, 31)
+    page.keyboard.press("ArrowLeft")
+    at_frame(page, 30)
+    before = rows_of(page, tmp_path)
+    page.click("#correct")
+    page.wait_for_selector("#canvas >> visible=true")
+    at_frame(page, 30)
+    assert page.locator("#overlay .ghost").count() == 2
+    box = [100.0, 60.0, 30.0, 24.0]
+    draw(page, box)
+    assert page.locator("#overlay .ghost").count() == 1
+    expect(page.locator("#targets .chips").first).to_have_text("begins on 10×corrected on 30×")
+    page.click("#start")
+    expect(page.locator("#result-text")).to_contain_text("40 frames", timeout=PATIENCE)
+    after = rows_of(page, tmp_path)
+    assert [row for row in after if row[1] == "2"] == [row for row in before if row[1] == "2"]
+    assert after[:40] == before[:40] and after[42:] != before[42:]
+    assert [float(value) for value in after[40][2:6]] == pytest.approx(box, abs=0.3)
+
+    page.go_back()
+    page.wait_for_selector("#canvas >> visible=true")
+    at_frame(page, 30)
+    page.wait_for_timeout(300)
+    other = page.context.new_page()  # a second tab
+    other.goto(page.url)
+    at_frame(other, 30)
+    expect(other.locator("#targets .chips").first).to_have_text("begins on 10×corrected on 30×")
+    page.click("[aria-label='Remove target 2']")
+    expect(other.locator("#targets li")).to_have_count(1, timeout=PATIENCE)
+    page.bring_to_front()
+    page.click("[aria-label='Remove the box of target 1 on frame 30']")
+    page.click("#start")
+    page.wait_for_selector("#get-video >> visible=true")
+    expect(other.locator("#get-video")).to_be_visible(timeout=PATIENCE)
+    assert rows_of(other, tmp_path) == [row for row in before if row[1] == "1"]
+
+
+def rows_of(page: Any, folder: Path) -> list[list[str]]:
+    with page.expect_download() as download:
+        page.click("#get-csv")
+    download.value.save_as(folder / "rows.csv")
+    return [line.split(",") for line in (folder / "rows.csv").read_text().splitlines()[1:]]
+
+
+def test_stop_redraw_go_on(page: Any, tmp_path: Path) -> None:
+    bring(page, fakes.write_video(tmp_path / "slow.mp4", fakes.frames(40, 0, slow=True)))
+    draw(page, fakes.BOX)
+    page.click("#start")
+    expect(page.locator("#run-text")).to_contain_text("frames per second", timeout=PATIENCE)
+    page.click("#stop")
+    expect(page.locator("#result-title")).to_have_text("Stopped", timeout=PATIENCE)
+    before = rows_of(page, tmp_path)
+    last = len(before) - 1
+    at_frame(page, last)  # where it stopped
+    page.click("#correct")
+    page.wait_for_selector("#canvas >> visible=true")
+    at_frame(page, last)
+    draw(page, [60, 30, 24, 24])
+    page.click("#start")
+    expect(page.locator("#result-text")).to_contain_text("40 frames", timeout=PATIENCE)
+    assert rows_of(page, tmp_path)[:last] == before[:last]

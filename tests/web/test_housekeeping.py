@@ -23,14 +23,14 @@ from vil_tracker.web.work import container_of
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fakes.write_video(tmp_path_factory.mktemp("slow") / "slow.mp4", fakes.frames(40, 0))
+    return fakes.write_video(tmp_path_factory.mktemp("slow") / "slow.mp4", fakes.frames(40, 0, slow=True))
 
 
 def test_one_worker_a_queue_and_the_end(clip: Path, tmp_path: Path) -> None:
     limits = Limits(workers=1, waiting=2, runs_per_visitor=2, keep_seconds=4)
     place = tmp_path / "uploads"
     place.mkdir()
-    with running(fakes.load_slow_tracker, limits, place) as address:
+    with running(fakes.load_patch_tracker, limits, place) as address:
         people = [Visitor(address) for _ in range(4)]
         videos = [person.upload(clip).json["id"] for person in people]
         assert people[0].track(videos[0]).status == 202

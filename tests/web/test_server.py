@@ -149,7 +149,7 @@ def test_requests_from_other_sites_are_refused(server: Server, clip: Path) -> No
     me = Visitor(server[0])
     video = me.upload(clip).json["id"]
     plain = {"X-ViL-Tracker": ""}  # a form of another site cannot send the header
-    assert me.ask("POST", f"/api/videos/{video}/track", {"boxes": [fakes.BOX]}, plain).status == 403
+    assert me.ask("POST", f"/api/videos/{video}/track", {"targets": fakes.targets()}, plain).status == 403
     assert me.ask("DELETE", f"/api/videos/{video}", headers=plain).status == 403
     assert me.ask("POST", "/api/videos", clip.read_bytes(), plain).status == 403
     assert me.ask("GET", "/", headers={"Host": "evil.example"}).status == 400  # a name that points to 127.0.0.1
@@ -190,34 +190,56 @@ def test_a_video_that_hides_its_length_is_stopped_at_the_limit(server: Server, t
     assert state["status"] == "done" and state["tracked"] == 120 and state["limited"]
 
 
+@pytest.fixture(scope="module")
+def uploaded(server: Server, clip: Path) -> tuple[Visitor, str]:
+    me = Visitor(server[0])
+    return me, me.upload(clip).json["id"]
+
+
 @pytest.mark.parametrize(
-    "boxes",
+    "targets",
     [
         [],
         "box",
-        [[1, 2, 3]],
-        [[1, 2, 3, "4"]],
-        [[1, 2, 0, 4]],
-        [[1, 2, -3, 4]],
-        [[900, 900, 3, 4]],
-        [[1, 2, 3, float("nan")]],
-        [[1, 2, 3, 1e308]],
-        [[1, 2, 3, 10**400]],
-        [[True, 2, 3, 4]],
-        [[1, 2, 3, 4]] * 5,
         [None],
         {"x": 1},
+        [{"name": "no boxes"}],
+        fakes.targets([[1, 2, 3, 4]]) * 5,
+        *(
+            [{"boxes": boxes}]
+            for boxes in (
+                [],
+                "box",
+                [None],
+                [[]],
+                [[0, 1, 2, 3]],
+                [[0, 1, 2, 3, "4"]],
+                [[0, 1, 2, 0, 4]],
+                [[0, 1, 2, -3, 4]],
+                [[0, 900, 900, 3, 4]],
+                [[0, 1, 2, 3, float("nan")]],
+                [[0, 1, 2, 3, 1e308]],
+                [[0, 1, 2, 3, 10**400]],
+                [[0, True, 2, 3, 4]],
+                [[-1, 1, 2, 3, 4]],
+                [[50, 1, 2, 3, 4]],
+                [[0.5, 1, 2, 3, 4]],
+                [[0, 1, 2, 3, 4], [0, 5, 6, 7, 8]],
+                [[frame, 1, 2, 3, 4] for frame in range(65)],
+            )
+        ),
     ],
 )
-def test_boxes_that_are_none(server: Server, clip: Path, boxes: object) -> None:
-    me = Visitor(server[0])
-    video = me.upload(clip).json["id"]
-    answer = me.ask("POST", f"/api/videos/{video}/track", json.dumps({"boxes": boxes}).encode())
-    assert answer.status == 400 and "box" in answer.json["error"]
+def test_boxes_that_are_none(uploaded: tuple[Visitor, str], targets: object) -> None:
+    me, video = uploaded
+    for method, path in (("POST", "track"), ("PUT", "draft")):
+        answer = me.ask(method, f"/api/videos/{video}/{path}", json.dumps({"targets": targets}).encode())
+        assert answer.status == (200 if targets == [] and path == "draft" else 400)
+        assert answer.status == 200 or "box" in answer.json["error"]
     assert me.status(video)["status"] == "ready"
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"[" * 60_000, b"x" * 100_000, b"\xff\xfe", b'{"boxes": 1e999}'])
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"[" * 60_000, b"x" * 100_000, b"\xff\xfe", b'{"targets": 1e999}'])
 def test_requests_that_are_no_json(server: Server, clip: Path, body: bytes) -> None:
     me = Visitor(server[0])
     video = me.upload(clip).json["id"]

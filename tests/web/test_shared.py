@@ -108,7 +108,9 @@ def test_a_full_disk_keeps_the_boxes(tmp_path: Path, clip: Path, monkeypatch: py
 
     def run(folder: str) -> dict[str, Any]:
         make: Callable[[], Any] = fakes.PatchTracker
-        return run_track(clip, tmp_path / folder, [fakes.BOX], make, Limits(), lambda rows: None, lambda: False)
+        return run_track(
+            clip, tmp_path / folder, fakes.targets(), make, Limits(), lambda rows: None, lambda: False, tmp_path
+        )
 
     whole = run("whole")
     assert set(whole["files"]) == {"video", "csv", "jsonl", "mot", "coco", "yolo"} and not whole["note"]
@@ -127,10 +129,10 @@ def test_a_full_disk_keeps_the_boxes(tmp_path: Path, clip: Path, monkeypatch: py
 
 def test_the_servers_own_process_needs_no_torch() -> None:
     code = (
-        "import sys, vil_tracker.web.app, vil_tracker.web.guard; from pathlib import Path\n"
-        "from vil_tracker.web.store import Video, check_boxes; from vil_tracker.web.limits import Limits\n"
-        "video = Video('', '', Path(), Path(), '', {'width': 90, 'height': 60})\n"
-        "assert check_boxes([[1, 2, 30, 40]], video, Limits()) == [[1, 2, 30, 40]]\n"
+        "import sys, vil_tracker.web.app, vil_tracker.web.guard\n"
+        "from vil_tracker.web.targets import check_targets; from vil_tracker.web.limits import Limits\n"
+        "info, targets = {'width': 90, 'height': 60, 'frames': 9}, [{'name': 'a', 'boxes': [[0, 1, 2, 30, 40]]}]\n"
+        "assert check_targets(targets, info, Limits()) == targets\n"
         "assert not {'torch', 'torchvision', 'cv2'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

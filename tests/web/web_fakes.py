@@ -22,7 +22,8 @@ from vil_tracker.tracking.run import TrackerLike
 class PatchTracker:
     """Follows the template by normalised cross-correlation: deterministic, and different boxes give different tracks.
 
-    The states are a show: ten frames each. A black frame crashes the process, a white one hangs it.
+    The states are a show: ten frames each. A black frame crashes the process, a white one hangs it, and one with a
+    white corner takes its time.
     """
 
     def init(self, frame: np.ndarray, box: np.ndarray) -> Result:
@@ -37,6 +38,8 @@ class PatchTracker:
             os.abort()
         while frame.min() > 250:
             time.sleep(0.1)
+        if frame[:4, :4].min() > 230:
+            time.sleep(0.08)
         match = cv2.matchTemplate(frame, self.template, cv2.TM_CCOEFF_NORMED)
         _, score, _, (x, y) = cv2.minMaxLoc(match)
         self.updates += 1
@@ -44,28 +47,17 @@ class PatchTracker:
         return Result(self.box.copy(), float(np.clip(score, 0, 1)), STATES[self.updates // 10 % 4])
 
 
-class SlowTracker(PatchTracker):
-    """Takes its time, so that a test can look at a run that goes on."""
-
-    def update(self, frame: np.ndarray) -> Result:
-        time.sleep(0.08)
-        return super().update(frame)
-
-
 def load_patch_tracker() -> Callable[[], TrackerLike]:
     return PatchTracker
 
 
-def load_slow_tracker() -> Callable[[], TrackerLike]:
-    return SlowTracker
-
-
-def frames(count: int, seed: int, width: int = 160, height: int = 96) -> Iterator[np.ndarray]:
-    """A bright disc on texture, moving to the right."""
+def frames(count: int, seed: int, width: int = 160, height: int = 96, slow: bool = False) -> Iterator[np.ndarray]:
+    """A bright disc on texture, moving to the right; with a white corner, so that a test can look at a run, if slow."""
     rng = np.random.default_rng(seed)
     ground = cv2.GaussianBlur(rng.integers(40, 160, (height, width, 3), np.uint8), (0, 0), 2)
     for index in range(count):
         picture = ground.copy()
+        picture[:8, :8] = 255 if slow else picture[:8, :8]
         centre = (20 + index * (width - 40) // max(count, 2), height // 2 + round(10 * np.sin(index / 5)))
         cv2.circle(picture, centre, 11, (250, 220, 60), -1, cv2.LINE_AA)
         cv2.circle(picture, centre, 5, (40, 60, 200), -1, cv2.LINE_AA)
@@ -86,6 +78,11 @@ def write_video(path: Path, pictures: Iterator[np.ndarray] | list[np.ndarray], f
 
 
 BOX = [8.0, 36.0, 24.0, 24.0]  # the disc on the first frame
+
+
+def targets(boxes: Any = None) -> list[dict[str, Any]]:
+    """What the page sends for boxes (4,) on the first frame."""
+    return [{"name": "", "boxes": [[0, *box]]} for box in ([BOX] if boxes is None else boxes)]
 
 
 class Answer:
@@ -124,7 +121,7 @@ class Visitor:
         return self.ask("POST", f"/api/videos?name={quote(name)}", content)
 
     def track(self, video: str, boxes: Any = None) -> Answer:
-        return self.ask("POST", f"/api/videos/{video}/track", {"boxes": [BOX] if boxes is None else boxes})
+        return self.ask("POST", f"/api/videos/{video}/track", {"targets": targets(boxes)})
 
     def status(self, video: str, after: int = 0) -> dict[str, Any]:
         answer = self.ask("GET", f"/api/videos/{video}?after={after}")

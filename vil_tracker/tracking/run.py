@@ -136,6 +136,8 @@ class TargetGroup:
         targets: what to follow.
         first: the first frame, on which targets without a frame of their own begin.
         corrections: boxes from which a target goes on, each on its frame (or the first one tracked after it).
+        known: results of an earlier run by target id and frame, which are taken over; a target that is not known on a
+            frame must have been tracked since its last box.
 
     Raises:
         UserError: a target's box does not fit the first frame, or belongs to an earlier one; a correction is for no
@@ -149,8 +151,9 @@ class TargetGroup:
         first: Frame,
         timer: StageTimer,
         corrections: Sequence[Target] = (),
+        known: Mapping[int, Mapping[int, Result]] | None = None,
     ) -> None:
-        self._timer = timer
+        self._timer, self._known = timer, known or {}
         self._corrections = sorted(corrections, key=lambda item: item.frame or 0)
         self._trackers: dict[int, TrackerLike] = {}
         height, width = first.image.shape[:2]
@@ -179,7 +182,10 @@ class TargetGroup:
     def step(self, frame: Frame) -> dict[int, Result]:
         """Results for one frame by target id, those of targets that have joined."""
         with self._timer.stage("track"):
-            results = dict(zip(self._trackers, _update_all(list(self._trackers.values()), frame.image), strict=True))
+            earlier = {number: self._known.get(number, {}).get(frame.number) for number in self._trackers}
+            results = {number: result for number, result in earlier.items() if result is not None}
+            moving = {number: tracker for number, tracker in self._trackers.items() if number not in results}
+            results |= zip(moving, _update_all(list(moving.values()), frame.image), strict=True)
             due = [item for item in self._waiting if item[0].frame is None or item[0].frame <= frame.number]
             self._waiting = [item for item in self._waiting if item not in due]
             for target, tracker in due:
@@ -260,6 +266,7 @@ def track_source(
     on_frame: Callable[[Frame, Mapping[int, Result]], bool | None] | None = None,
     timer: StageTimer | None = None,
     corrections: Sequence[Target] = (),
+    known: Mapping[int, Mapping[int, Result]] | None = None,
 ) -> Summary:
     """Follow targets through a source and write what ``settings`` asks for.
 
@@ -276,7 +283,7 @@ def track_source(
         progress: show a progress bar if standard error is a terminal.
         on_frame: called with every frame and its results; returning False ends the run.
         timer: adds up the time of the parts.
-        corrections: see :class:`TargetGroup`.
+        corrections, known: see :class:`TargetGroup`.
 
     Raises:
         UserError: of the source, a box, or an output.
@@ -291,7 +298,7 @@ def track_source(
         first = next(frames, None)
         if first is None:
             raise UserError(f"{source.name} gave no frame: check the source")
-        group = TargetGroup(make_tracker, choose_targets(first), first, timer, corrections)
+        group = TargetGroup(make_tracker, choose_targets(first), first, timer, corrections, known)
         begin = time.perf_counter()
         results = group.step(first)
         summary = Summary(first=first.number)

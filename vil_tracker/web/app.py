@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import importlib.resources
-import json
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -23,7 +23,9 @@ from vil_tracker.errors import UserError
 from vil_tracker.web.child import ChildFailure, WorkerProcess
 from vil_tracker.web.jobs import Jobs
 from vil_tracker.web.limits import MIB, Limits
-from vil_tracker.web.store import MEDIA_TYPES, QuotaExceeded, Store, Video, check_boxes, clean_title, download_name
+from vil_tracker.web.requests import RequestError, chunks, drain, json_body, number
+from vil_tracker.web.store import MEDIA_TYPES, QuotaExceeded, Store, Video, clean_title, download_name
+from vil_tracker.web.targets import check_targets
 from vil_tracker.web.work import container_of, probe_setup
 
 log = logging.getLogger(__name__)
@@ -32,12 +34,18 @@ _PAGE_FILES = {
     "index.html": "text/html",
     "app.css": "text/css",
     "app.js": "text/javascript",
+    "ask.js": "text/javascript",
     "boxes.js": "text/javascript",
+    "bring.js": "text/javascript",
+    "readings.js": "text/javascript",
+    "zoom.js": "text/javascript",
+    "picture.js": "text/javascript",
     "plot.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
 CSRF_HEADER = "x-vil-tracker"  # a header that no foreign page can send without asking first
-_HEAD, _CHUNK, _DRAIN = 512, MIB, 16 * MIB
+_HEAD, _CHUNK = 512, MIB
+_LOOKS = 8  # requests of one visitor for single frames that wait or go on
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -47,14 +55,6 @@ _HEADERS = {
 }
 
 
-class RequestError(Exception):
-    """A request that is answered with an error status and one line for the visitor."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
 class Application:
     """What the routes share; :attr:`asgi` is the application for the server.
 
@@ -62,7 +62,8 @@ class Application:
         limits: see :class:`Limits`.
         store: of the videos; closed when the application shuts down.
         jobs: running; closed likewise.
-        prober: the process that looks at uploads; closed likewise.
+        prober: the process that opens uploads; closed likewise.
+        looker: the process that shows single frames; closed likewise.
         cookie: name of the cookie, another one for each server of a machine.
     """
 
@@ -72,9 +73,13 @@ class Application:
         store: Store,
         jobs: Jobs,
         prober: WorkerProcess,
+        looker: WorkerProcess,
         cookie: str = "vil_tracker",
     ) -> None:
-        self._limits, self._store, self._jobs, self._prober, self._cookie = limits, store, jobs, prober, cookie
+        self._limits, self._store, self._jobs, self._cookie = limits, store, jobs, cookie
+        self._prober, self._looker = prober, looker
+        self._looking: list[str] = []  # visitors, once per request
+        self._look_lock = asyncio.Lock()
         self._uploads = asyncio.Semaphore(limits.uploads)
         self._uploads_of: dict[str, int] = {}  # by address, those that wait for all others included
         self._sample: dict[str, Any] | None = None
@@ -90,8 +95,10 @@ class Application:
             Route("/api/sample", self._answer(self._bring_sample), methods=["POST"]),
             Route("/api/videos/{id}", self._answer(self._status)),
             Route("/api/videos/{id}", self._answer(self._delete), methods=["DELETE"]),
+            Route("/api/videos/{id}/draft", self._answer(self._save_draft), methods=["PUT"]),
             Route("/api/videos/{id}/track", self._answer(self._track), methods=["POST"]),
             Route("/api/videos/{id}/stop", self._answer(self._stop), methods=["POST"]),
+            Route("/api/videos/{id}/frames/{frame}", self._answer(self._frame)),
             Route("/api/videos/{id}/{role}", self._answer(self._file)),
         ]
         self.asgi = Starlette(routes=routes, lifespan=self._lifespan)
@@ -109,6 +116,7 @@ class Application:
         """End the processes and delete all files."""
         self._jobs.close()
         self._prober.close()
+        self._looker.close()
         self._store.close()
 
     async def _sweep(self) -> None:
@@ -174,7 +182,7 @@ class Application:
 
     async def _upload(self, request: Request, visitor: str) -> Response:
         claimed = request.headers.get("content-length", "")
-        if claimed and _number(claimed) > self._limits.upload_bytes:
+        if claimed and number(claimed) > self._limits.upload_bytes:
             raise self._too_large()
         async with self._turn(request.client.host if request.client else ""):
             return await self._take(request, visitor)
@@ -221,7 +229,7 @@ class Application:
 
     async def _receive(self, request: Request, folder: Path) -> Path:
         """Write the body to a file whose name says its container, and which holds no part of the visitor's name."""
-        body = _chunks(request, self._limits)
+        body = chunks(request, self._limits)
         size, buffer = 0, bytearray()
         path: Path | None = None
         stream: IO[bytes] | None = None
@@ -248,7 +256,7 @@ class Application:
     async def _begin(self, head: bytes, folder: Path, body: AsyncIterator[bytes]) -> tuple[Path, IO[bytes]]:
         suffix = container_of(head)
         if suffix is None:
-            await _drain(body)  # a browser that is still sending would not read the answer
+            await drain(body)  # a browser that is still sending would not read the answer
             what = "the file is empty" if not head else "this is not a video that can be read"
             raise RequestError(415, f"{what}: give an MP4, WebM, MKV, MOV, AVI or MPEG file")
         path = folder / f"source{suffix}"
@@ -262,7 +270,7 @@ class Application:
             raise QuotaExceeded(f"the server cannot store the video ({error.strerror}): try again later") from error
 
     async def _open(
-        self, visitor: str, folder: Path, path: Path, title: str, suggested: list[list[float]] | None = None
+        self, visitor: str, folder: Path, path: Path, title: str, suggested: list[dict[str, Any]] | None = None
     ) -> Video:
         try:
             info = await run_in_threadpool(self._prober.call, {"probe": str(path)}, timeout=self._limits.probe_seconds)
@@ -271,7 +279,7 @@ class Application:
         except ChildFailure as error:
             log.warning("an upload was refused: %s", error)
             raise RequestError(415, "the video cannot be decoded: it is damaged or of an unsupported kind") from error
-        video = Video(folder.name, visitor, folder, path, title, info, suggested)
+        video = Video(folder.name, visitor, folder, path, title, info, suggested or [])
         self._store.add(video)
         return video
 
@@ -287,7 +295,7 @@ class Application:
             path = folder / "source.mp4"
             self._store.reserve(folder, len(data))
             await run_in_threadpool(path.write_bytes, data)
-            video = await self._open(visitor, folder, path, "sample clip.mp4", self._sample["boxes"])
+            video = await self._open(visitor, folder, path, "sample clip.mp4", self._sample["targets"])
         except BaseException:
             self._store.remove_folder(folder)
             raise
@@ -307,13 +315,19 @@ class Application:
 
     async def _track(self, request: Request, visitor: str) -> Response:
         video = self._video(request, visitor)
-        boxes = check_boxes((await _json(request)).get("boxes"), video, self._limits)
-        self._jobs.submit(video, boxes)
+        targets = check_targets((await json_body(request)).get("targets"), video.info, self._limits)
+        self._jobs.submit(video, targets)
         return self._shown(video, 202)
+
+    async def _save_draft(self, request: Request, visitor: str) -> Response:
+        """Keep what is drawn but not tracked yet: for a reload, and for the visitor's other tabs."""
+        video = self._video(request, visitor)
+        video.save_draft(check_targets((await json_body(request)).get("targets"), video.info, self._limits, least=0))
+        return JSONResponse({"edits": video.edits}, headers=_HEADERS)
 
     async def _status(self, request: Request, visitor: str) -> Response:
         after = request.query_params.get("after", "0")
-        return self._shown(self._video(request, visitor), after=_number(after))
+        return self._shown(self._video(request, visitor), after=number(after))
 
     def _shown(self, video: Video, status: int = 200, after: int = 0) -> Response:
         content = video.snapshot(after) | {"ahead": self._jobs.position(video)}
@@ -335,6 +349,26 @@ class Application:
         await run_in_threadpool(self._store.remove, video)
         return JSONResponse({}, headers=_HEADERS)
 
+    async def _frame(self, request: Request, visitor: str) -> Response:
+        """One frame of the video, as it is."""
+        video, frame = self._video(request, visitor), number(request.path_params["frame"])
+        answer = await self._look(video, {"path": str(video.path), "frame": frame})
+        return Response(base64.b64decode(answer["jpeg"]), media_type="image/jpeg", headers=_HEADERS)
+
+    async def _look(self, video: Video, request: dict[str, Any]) -> Any:
+        """Ask the process that looks at single frames; visitors wait in turn, a few requests each."""
+        if self._looking.count(video.visitor) >= _LOOKS:
+            raise QuotaExceeded("many frames are asked for at once: try again in a moment")
+        self._looking.append(video.visitor)
+        try:
+            async with self._look_lock:
+                return await run_in_threadpool(self._looker.call, request, timeout=self._limits.probe_seconds)
+        except ChildFailure as error:
+            log.warning("a frame was not shown: %s", error)
+            raise RequestError(415, "this frame of the video cannot be decoded: it may be damaged") from error
+        finally:
+            self._looking.remove(video.visitor)
+
     async def _file(self, request: Request, visitor: str) -> Response:
         video = self._video(request, visitor)
         path = video.file(request.path_params["role"])
@@ -347,53 +381,3 @@ class Application:
             data = await run_in_threadpool(path.read_bytes)
             return Response(data, media_type=MEDIA_TYPES[path.suffix], headers=headers)
         return FileResponse(path, media_type=MEDIA_TYPES[path.suffix], headers=headers)
-
-
-def _number(text: str) -> int:
-    """A parameter of a request."""
-    if not (text.isascii() and text.isdecimal() and len(text) <= 15):
-        raise RequestError(400, "a number of the request is none, or too large")
-    return int(text)
-
-
-async def _chunks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
-    """The body, piece by piece; a sender that falls silent, or is too slow, is given up."""
-    stream, begin, size = request.stream().__aiter__(), time.monotonic(), 0
-    while True:
-        try:
-            chunk = await asyncio.wait_for(stream.__anext__(), limits.stall_seconds)
-            size, passed = size + len(chunk), time.monotonic() - begin
-            slow = passed > limits.stall_seconds and size < passed * limits.upload_rate
-            if slow or passed > limits.upload_seconds:
-                raise RequestError(408, "the upload is too slow: use a faster connection, or a smaller video")
-        except StopAsyncIteration:
-            return
-        except TimeoutError:
-            raise RequestError(408, "nothing arrived for a while: check the connection and try again") from None
-        if chunk:
-            yield chunk
-
-
-async def _drain(body: AsyncIterator[bytes], seconds: float = 3.0) -> None:
-    """Read on and forget, up to a size and a time."""
-    left, end = _DRAIN, time.monotonic() + seconds
-    async for chunk in body:
-        left -= len(chunk)
-        if left <= 0 or time.monotonic() > end:
-            return
-
-
-async def _json(request: Request) -> dict[str, Any]:
-    """The body as a JSON object of at most 64 KB."""
-    data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > 1 << 16:
-            raise RequestError(413, "the request is too large")
-    try:
-        content = json.loads(bytes(data))
-    except (ValueError, RecursionError) as error:
-        raise RequestError(400, "the request is not JSON") from error
-    if not isinstance(content, dict):
-        raise RequestError(400, "the request is not a JSON object")
-    return content

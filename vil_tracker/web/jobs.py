@@ -50,7 +50,7 @@ class Jobs:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, video: Video, boxes: list[list[float]]) -> None:
+    def submit(self, video: Video, targets: list[dict[str, Any]]) -> None:
         """Put a run into the queue.
 
         Raises:
@@ -68,7 +68,8 @@ class Jobs:
                 raise QuotaExceeded("the queue is full: try again in a minute")
             with video.lock:
                 video.run += 1
-                video.status, video.boxes, video.rows, video.tracked = "waiting", boxes, [], 0
+                video.status, video.targets, video.rows, video.tracked = "waiting", targets, [], 0
+                video.draft, video.edits = targets, video.edits + 1
                 video.result, video.error = None, ""
             self._queue.append(video)
             self._active.append(video)
@@ -116,7 +117,8 @@ class Jobs:
                 with video.lock:
                     video.status, video.started = "running", time.monotonic()
             status, result, message = self._run(child, video)
-            shutil.rmtree(video.folder / f"run{video.run - 1}", ignore_errors=True)
+            for folder in video.earlier_runs() if result is not None else ():
+                shutil.rmtree(folder, ignore_errors=True)
             with self._changed:
                 del self._running[video.id]
                 self._active.remove(video)
@@ -134,7 +136,12 @@ class Jobs:
                 video.rows.extend(rows)
                 video.tracked += len({row[0] for row in rows})
 
-        request = {"path": str(video.path), "folder": str(video.run_folder), "boxes": video.boxes}
+        request = {
+            "path": str(video.path),
+            "folder": str(video.run_folder),
+            "targets": video.targets,
+            "earlier": str(next(iter(video.earlier_runs()), video.run_folder)),
+        }
         try:
             result = child.call(request, timeout=self._limits.run_seconds, on_event=on_event)
         except UserError as fault:

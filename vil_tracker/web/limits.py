@@ -15,7 +15,8 @@ class Limits:
         upload_bytes: size of one video file.
         frames: length of one video; one whose header lies is stopped there.
         pixels: width × height of a frame.
-        targets: boxes per run.
+        targets: targets per run.
+        boxes: boxes of one target: the first, and corrections.
         uploads: uploads received at the same time; others wait for their turn.
         workers: videos tracked at the same time, each in a process of its own.
         waiting: runs in the queue.
@@ -36,6 +37,7 @@ class Limits:
     frames: int = 9_000
     pixels: int = 4096 * 2304
     targets: int = 4
+    boxes: int = 64
     uploads: int = 16
     uploads_per_address: int = 4
     heads_per_address: int = 32

@@ -101,10 +101,11 @@ def build(
 
     store = Store(limits, parent)
     prober = WorkerProcess(partial(probe_setup, limits), "probing process")
+    looker = WorkerProcess(partial(probe_setup, limits), "frame process")
     jobs = Jobs(partial(track_setup, load, limits), limits, store)
     local, cookie = is_loopback(host), f"vil_tracker_{listener.getsockname()[1]}"
     hosts = {host, *allow_hosts, *({"127.0.0.1", "localhost", "::1"} if local else own_names())}
-    application = Application(limits, store, jobs, prober, cookie)
+    application = Application(limits, store, jobs, prober, looker, cookie)
     try:
         jobs.start()
         threading.Thread(target=_warm_up, args=(prober,), daemon=True).start()

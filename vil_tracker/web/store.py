@@ -19,8 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vil_tracker.boxes import check_box
-from vil_tracker.errors import UserError, writing
+from vil_tracker.errors import writing
 from vil_tracker.web.limits import Limits
 from vil_tracker.web.work import FIRST_FRAME, PREVIEW
 
@@ -54,11 +53,13 @@ class Video:
         path: the uploaded file.
         title: the name that it came with, for display only.
         info: width, height, fps, frames as :func:`vil_tracker.web.work.probe` found them.
-        suggested: boxes to begin with (of the sample clip).
+        draft: targets as drawn last, whether they were tracked or not; see :mod:`vil_tracker.web.targets`.
+        edits: how often the draft was changed.
         touched: time of the upload or of the end of the last run, whichever is later.
         status: "ready", "waiting", "running", "done", "stopped" or "failed".
         run: number of the run.
-        rows: ``[frame, target, score, state]`` of the run so far.
+        targets: of the run.
+        rows: ``[frame, target, score, state, x, y, w, h]`` of the run so far.
         tracked: frames tracked so far.
         result: what :func:`vil_tracker.web.work.run_track` returned.
         error: why the run failed.
@@ -70,11 +71,12 @@ class Video:
     path: Path
     title: str
     info: dict[str, Any]
-    suggested: list[list[float]] | None = None
+    draft: list[dict[str, Any]] = field(default_factory=list)
+    edits: int = 0
     touched: float = field(default_factory=time.time)
     status: str = "ready"
     run: int = 0
-    boxes: list[list[float]] = field(default_factory=list)
+    targets: list[dict[str, Any]] = field(default_factory=list)
     rows: list[list[Any]] = field(default_factory=list)
     tracked: int = 0
     started: float = 0.0
@@ -90,6 +92,15 @@ class Video:
     @property
     def run_folder(self) -> Path:
         return self.folder / f"run{self.run}"
+
+    def earlier_runs(self) -> list[Path]:
+        """The folders that runs before this one left, the latest first."""
+        found = [path for path in self.folder.glob("run*") if path != self.run_folder]
+        return sorted(found, key=lambda path: -int(path.name[3:]))
+
+    def save_draft(self, targets: list[dict[str, Any]]) -> None:
+        with self.lock:
+            self.draft, self.edits = targets, self.edits + 1
 
     def file(self, role: str) -> Path | None:
         """The file of a role: first, preview, video, or a format of boxes; None where there is none (yet)."""
@@ -108,10 +119,11 @@ class Video:
                 "id": self.id,
                 "title": self.title,
                 **self.info,
-                "suggested": self.suggested,
+                "draft": self.draft,
+                "edits": self.edits,
                 "status": self.status,
                 "run": self.run,
-                "boxes": self.boxes,
+                "targets": self.targets,
                 "tracked": self.tracked,
                 "speed": round(self.tracked / elapsed, 2) if elapsed > 0.2 else None,
                 "seconds": result.get("seconds"),
@@ -252,24 +264,3 @@ def _remove_stale(base: Path) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:
             continue  # another server was quicker
-
-
-def check_boxes(boxes: Any, video: Video, limits: Limits) -> list[list[float]]:
-    """Check the boxes of a request against the first frame.
-
-    Raises:
-        UserError: not a list of one to ``limits.targets`` boxes that a tracker can start on.
-    """
-    if not isinstance(boxes, list) or not boxes:
-        raise UserError("no box was drawn: draw one on the first frame")
-    if len(boxes) > limits.targets:
-        raise UserError(f"{len(boxes)} boxes are too many, the limit is {limits.targets}: remove some")
-    checked = []
-    for box in boxes:
-        if not isinstance(box, list) or not all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in box):
-            raise UserError("a box must be four numbers: x, y, w, h in pixels")
-        try:
-            checked.append([float(v) for v in check_box(box, video.info["width"], video.info["height"])])
-        except OverflowError as error:
-            raise UserError("a box has a number that is too large: give x, y, w, h in pixels") from error
-    return checked

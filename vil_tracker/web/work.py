@@ -1,7 +1,9 @@
-"""What the worker processes do: look at an upload, paint the sample clip, and run the tracker as ``track`` does."""
+"""What the worker processes do: open uploads, show their frames, paint the sample clip, track as ``track`` does."""
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import errno
 import os
 import shutil
@@ -16,6 +18,9 @@ from vil_tracker.web.child import Emit, Handler, Stopped
 from vil_tracker.web.limits import Limits
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from vil_tracker.images import VideoReader
     from vil_tracker.io.source import Frame
     from vil_tracker.results import Result
     from vil_tracker.tracking.run import OutputSettings, TrackerLike
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 FIRST_FRAME, PREVIEW = "first.jpg", "preview.jpg"
 _PROBE_MEMORY = 6 << 30
 _EVENT_SECONDS, _PREVIEW_SECONDS, _PREVIEW_SIDE = 0.15, 0.6, 960
+_STEPS_BACK, _FRAME_BYTES = 12, 64 << 20  # frames decoded before one that lies behind, for steps back; kept ones
 
 
 def container_of(head: bytes) -> str | None:
@@ -64,12 +70,71 @@ def probe_setup(limits: Limits) -> Handler:
         allowed = _PROBE_MEMORY if hard == resource.RLIM_INFINITY else min(_PROBE_MEMORY, hard)
         resource.setrlimit(resource.RLIMIT_AS, (allowed, hard))
 
+    frames = FrameReader(limits)
+
     def handle(request: Any, emit: Emit, stopped: Stopped) -> Any:
         if "sample" in request:
             return paint_sample(Path(request["sample"]))
+        if "frame" in request:
+            return {"jpeg": base64.b64encode(frames.jpeg(Path(request["path"]), request["frame"])).decode()}
         return probe(Path(request["probe"]), limits)
 
     return handle
+
+
+class FrameReader:
+    """Single frames of videos, any of them; the video asked for last stays open."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._path: Path | None = None
+        self._reader: VideoReader | None = None
+        self._next = 0
+        self._frames: dict[int, np.ndarray] = {}
+
+    def read(self, path: Path, number: int) -> np.ndarray:
+        """Frame ``number`` of the video, (H, W, 3) uint8 RGB.
+
+        Raises:
+            UserError: the video cannot be read, is over a limit, or has no such frame.
+        """
+        from vil_tracker.images import VideoReader
+
+        if path != self._path:
+            self.close()
+            self._path, self._reader = path, VideoReader(path)
+        assert self._reader is not None
+        if number not in self._frames:
+            if not self._next <= number <= self._next + _STEPS_BACK:
+                self._next = max(0, number - _STEPS_BACK) if number < self._next else number
+                self._reader.seek(self._next)
+            while self._next <= number:
+                image = self._reader.read()
+                if image is None:
+                    raise UserError(f"the video has no frame {number} that can be decoded")
+                check_size(image.shape[1], image.shape[0], self._limits)
+                self._frames[self._next] = image
+                self._next += 1
+            most = max(1, _FRAME_BYTES // self._frames[number].nbytes)
+            kept = sorted(self._frames, key=lambda k: abs(k - number))[:most]
+            self._frames = {k: self._frames[k] for k in kept}
+        return self._frames[number]
+
+    def jpeg(self, path: Path, number: int) -> bytes:
+        """The same as a JPEG file."""
+        import cv2
+
+        try:
+            image = self.read(path, number)
+        except UserError as error:
+            self.close()
+            raise UserError(_without_path(error, path)) from None
+        return bytes(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
+
+    def close(self) -> None:
+        if self._reader is not None:
+            self._reader.close()
+        self._path, self._reader, self._next, self._frames = None, None, 0, {}
 
 
 def probe(path: Path, limits: Limits) -> dict[str, Any]:
@@ -126,7 +191,7 @@ def paint_sample(path: Path) -> dict[str, Any]:
     for frame in clip:
         sink.write(frame)
     sink.finish()
-    return {"boxes": [[round(float(value), 1) for value in clip.boxes[0]]]}
+    return {"targets": [{"name": "car", "boxes": [[0, *(round(float(value), 1) for value in clip.boxes[0])]]}]}
 
 
 def track_setup(load: Callable[[], Callable[[], TrackerLike]], limits: Limits) -> Handler:
@@ -142,9 +207,9 @@ def track_setup(load: Callable[[], Callable[[], TrackerLike]], limits: Limits) -
     make_tracker = load()
 
     def handle(request: Any, emit: Emit, stopped: Stopped) -> Any:
-        path = Path(request["path"])
+        path, folder, earlier = (Path(request[name]) for name in ("path", "folder", "earlier"))
         try:
-            return run_track(path, Path(request["folder"]), request["boxes"], make_tracker, limits, emit, stopped)
+            return run_track(path, folder, request["targets"], make_tracker, limits, emit, stopped, earlier)
         except UserError as error:
             raise UserError(_without_path(error, path)) from None
 
@@ -154,16 +219,18 @@ def track_setup(load: Callable[[], Callable[[], TrackerLike]], limits: Limits) -
 def run_track(
     path: Path,
     folder: Path,
-    boxes: list[list[float]],
+    targets: list[dict[str, Any]],
     make_tracker: Callable[[], TrackerLike],
     limits: Limits,
     emit: Emit,
     stopped: Stopped,
+    earlier: Path,
 ) -> dict[str, Any]:
     """Track one video exactly as ``vil-tracker track`` does, with every format of boxes.
 
-    Events are lists of rows ``[frame, target, score, state]``. Meanwhile a picture of the latest frame is kept beside
-    the video.
+    Events are lists of rows ``[frame, target, score, state, x, y, w, h]``. Meanwhile a picture of the latest frame is
+    kept beside the video. ``targets`` are as of :func:`vil_tracker.web.targets.check_targets`; what of the run in
+    folder ``earlier`` still holds for them is taken over.
 
     Returns:
         frames tracked, seconds, files by their role, whether it was stopped, and whether the frame limit ended it.
@@ -172,8 +239,10 @@ def run_track(
 
     from vil_tracker.io.box_writers import BOX_FORMATS
     from vil_tracker.io.files import open_source
+    from vil_tracker.io.source import Start
     from vil_tracker.tracking.run import OutputSettings, track_source
-    from vil_tracker.tracking.select import targets_from_boxes
+    from vil_tracker.tracking.select import Target
+    from vil_tracker.web.targets import known_results, save_results
 
     rows: list[list[Any]] = []
     kept: list[tuple[Frame, Mapping[int, Result]]] = []  # without pictures, for when the disk is full
@@ -184,7 +253,10 @@ def run_track(
         nonlocal sent, shown, called_off
         check_size(frame.image.shape[1], frame.image.shape[0], limits)
         kept.append((replace(frame, image=np.broadcast_to(np.uint8(0), frame.image.shape)), dict(results)))
-        rows.extend([frame.number, number, round(r.score, 4), r.state] for number, r in results.items())
+        rows.extend(
+            [frame.number, number, round(r.score, 4), r.state, *r.box.round(1).tolist()]
+            for number, r in results.items()
+        )
         now = time.monotonic()
         if now - sent >= _EVENT_SECONDS:
             emit(list(rows))
@@ -196,19 +268,24 @@ def run_track(
             shown = now
         return not called_off
 
-    source = open_source(path)
+    source = open_source(path, start=Start(min(target["boxes"][0][0] for target in targets)))
     settings = OutputSettings(folder=folder, formats=tuple(BOX_FORMATS))
-    targets = targets_from_boxes([np.array(box, np.float64) for box in boxes])
+    drawn = [
+        [Target(number, np.array(box, np.float64), frame) for frame, *box in target["boxes"]]
+        for number, target in enumerate(targets, start=1)
+    ]
     begin, note = time.monotonic(), ""
     try:
         written = track_source(
             source,
-            lambda first: targets,
+            lambda first: [boxes[0] for boxes in drawn],
             make_tracker,
             settings,
             limit=limits.frames,
             progress=False,
             on_frame=on_frame,
+            corrections=[box for boxes in drawn for box in boxes[1:]],
+            known=known_results(earlier, targets),
         ).files
     except (UserError, OSError) as error:
         if not kept or not _is_full(error):
@@ -217,11 +294,14 @@ def run_track(
         written = _write_boxes(replace(settings, video=False), kept)
     if rows:
         emit(rows)
+    ended = not called_off and not note
+    with contextlib.suppress(OSError):  # a later run then tracks all of it again
+        save_results(folder, targets, kept, complete=ended and len(kept) < limits.frames)
     return {
         "frames": len(kept),
         "seconds": round(time.monotonic() - begin, 3),
         "files": dict(_role(file) for file in written),
-        "stopped": called_off or bool(note),
+        "stopped": not ended,
         "limited": len(kept) == limits.frames and not called_off,
         "note": note,
     }

@@ -1,161 +1,171 @@
 // The page: bring a video, draw boxes, follow the run, look at the result. Text from outside is only ever set as text.
-import { drawPlot, stateColours } from "./plot.js";
+import { $, Refusal, ask, attempt, complain, duration, say, size } from "./ask.js";
 import { BoxEditor } from "./boxes.js";
+import { bringFile, bringSample, list } from "./bring.js";
+import { Picture } from "./picture.js";
+import { band, drawPlot, frameAt } from "./plot.js";
+import { doubts, keyOf, numbersOf, readout, rowOf, shareOf } from "./readings.js";
+import { Zoom } from "./zoom.js";
 
-const $ = (id) => document.getElementById(id);
 const VIEWS = ["bring", "draw", "run", "result"];
-const POLL = 350; // milliseconds
+const HEADINGS = { bring: "bring-title", draw: "title", run: "title", result: "title" };
+const POLL = 350, LOOK = 2000; // milliseconds between questions, in a run and elsewhere
+const FORMATS = { jsonl: "JSON lines", mot: "MOT", coco: "COCO", yolo: "YOLO", cvat: "CVAT" };
 let limits = null;
 let video = null; // the server's latest word about the video
-let rows = []; // [frame, target, score, state]
+let problems = []; // frames on which doubt begins
+let rows = []; // [frame, target, score, state, x, y, w, h] of its latest run
 let polling = 0; // number of the current watch; an older one ends by itself
 
-function show(view) {
-  document.body.dataset.view = view;
+const view = () => document.body.dataset.view;
+
+function show(name) {
+  const before = view();
+  document.body.dataset.view = name;
   for (const element of document.querySelectorAll("[data-for]")) {
-    element.hidden = !element.dataset.for.split(" ").includes(view);
+    element.hidden = !element.dataset.for.split(" ").includes(name);
   }
   for (const step of document.querySelectorAll(".steps li")) {
-    const position = VIEWS.indexOf(step.dataset.step) - VIEWS.indexOf(view);
+    const position = VIEWS.indexOf(step.dataset.step) - VIEWS.indexOf(name);
     step.classList.toggle("past", position < 0);
     if (position === 0) step.setAttribute("aria-current", "step");
     else step.removeAttribute("aria-current");
   }
-  if (view !== "result") $("player").pause();
-}
-
-function complain(message) {
-  $("error-text").textContent = message || "";
-  $("error").hidden = !message;
-}
-
-class Refusal extends Error {}
-
-async function ask(path, method = "GET", content = undefined) {
-  const options = { method, headers: { "X-ViL-Tracker": "1" } };
-  if (content !== undefined) options.body = JSON.stringify(content);
-  const response = await fetch(path, options);
-  const answer = await response.json().catch(() => ({}));
-  if (!response.ok) throw new Refusal(answer.error || `the server answered ${response.status}`);
-  return answer;
-}
-
-async function attempt(action) {
-  complain("");
-  try {
-    return await action();
-  } catch (error) {
-    complain(error instanceof Refusal ? error.message : "the server does not answer: is it still running?");
-    return null;
+  const step = document.querySelector(".steps [aria-current]").textContent;
+  document.title = name === "bring" ? "ViL-Tracker" : `${step}: ${video.title} · ViL-Tracker`;
+  if (name !== "result") $("player").pause();
+  if (name !== before) {
+    $(HEADINGS[name]).focus({ preventScroll: true }); // a reader goes on from the new view's beginning
+    scrollTo(0, 0);
+    say(step);
   }
-}
-
-// --- bring --------------------------------------------------------------------------------------------------------
-
-function size(bytes) {
-  const megabytes = bytes / 2 ** 20;
-  return megabytes >= 1024 ? `${(megabytes / 1024).toFixed(1)} GB` : `${Math.max(1, Math.round(megabytes))} MB`;
-}
-
-function upload(file) {
-  return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    request.open("POST", `/api/videos?name=${encodeURIComponent(file.name)}`);
-    request.setRequestHeader("X-ViL-Tracker", "1");
-    request.responseType = "json";
-    request.upload.onprogress = (event) => {
-      $("upload-bar").value = event.loaded / event.total;
-      $("upload-text").textContent = event.loaded < event.total
-        ? `${size(event.loaded)} of ${size(event.total)}` : "Opening the video …";
-    };
-    request.onerror = () => reject(new Refusal("the upload broke off: the file may be no video, or the server is gone"));
-    request.onload = () => request.status === 201
-      ? resolve(request.response) : reject(new Refusal(request.response?.error || `the server answered ${request.status}`));
-    request.send(file);
-  });
-}
-
-async function bring(work) {
-  $("drop").classList.add("busy");
-  $("sample").disabled = true;
-  $("upload").hidden = false;
-  $("upload-bar").value = 0;
-  const answer = await attempt(work);
-  $("drop").classList.remove("busy");
-  $("sample").disabled = false;
-  $("upload").hidden = true;
-  $("file").value = "";
-  if (answer) {
-    go(answer.id);
-  }
-}
-
-function bringFile(file) {
-  if (!file) return;
-  if (limits && file.size > limits.upload_bytes) {
-    complain(`${file.name} has ${size(file.size)}, the limit is ${size(limits.upload_bytes)}: cut it into parts`);
-    return;
-  }
-  $("upload-text").textContent = "";
-  bring(() => upload(file));
 }
 
 // --- draw ---------------------------------------------------------------------------------------------------------
 
-const editor = new BoxEditor($("first-frame"), $("overlay"), $("targets"), () => {
-  $("start").disabled = editor.boxes().length === 0;
-  $("add").hidden = !limits || editor.count >= limits.targets || editor.boxes().length < editor.count;
-});
+let shown = 0; // the frame in the draw view
 
-function duration(seconds) {
-  const whole = Math.round(seconds);
-  return `${Math.floor(whole / 60)}:${String(whole % 60).padStart(2, "0")}`;
+const editor = new BoxEditor($("canvas"), $("overlay"), $("targets"), {
+  changed: () => { allow(); saveDraft(); },
+  found: (index) => resultOf(index, shown),
+  go: (frame) => seek(frame),
+  clicked: () => {},
+});
+const picture = new Picture($("picture"));
+const zoom = new Zoom($("canvas"), () => editor.cancel());
+
+// The box that the latest run gave a target of the editor; a target is known by the box on which it begins.
+function resultOf(index, frame) {
+  const begins = editor.content().find((_, position) => position === index)?.boxes[0].join();
+  const number = video.targets.findIndex((target) => target.boxes[0].join() === begins) + 1;
+  return number ? rowOf(rows, number, frame)?.slice(4) || null : null;
 }
 
-function open(answer, view) {
-  video = answer;
-  hovered = null;
-  $("title").textContent = video.title;
-  const length = video.frames ? `${video.frames} frames · ${duration(video.frames / video.fps)}` : "length unknown";
-  $("facts").textContent = `${video.width} × ${video.height} · ${+video.fps.toFixed(2)} frames per second · ${length}`;
-  const width = `min(100%, calc(68vh * ${video.width / video.height}), ${Math.max(video.width * 2, 480)}px)`;
-  $("stage").style.setProperty("--shown-width", width);
-  $("first").src = `/api/videos/${video.id}/first`;
-  editor.open(video.width, video.height, video.boxes.length ? video.boxes : video.suggested || []);
-  if (video.status === "ready" || view === "draw") show("draw");
-  else watch();
+function allow() {
+  const known = editor.content();
+  $("start").disabled = known.length === 0;
+  $("start").textContent = video.files.csv ? "Track with these boxes" : "Start tracking";
+  $("result").hidden = !video.files.csv;
+  $("add").hidden = !limits || editor.targets.length >= limits.targets || known.length < editor.targets.length;
+  $("draw-title").textContent = video.files.csv ? "Correct the boxes" : "Draw a box around the target";
+}
+
+let saving = null;
+
+function saveDraft() {
+  clearTimeout(saving);
+  const { id } = video, targets = editor.content();
+  saving = setTimeout(async () => {
+    saving = null;
+    const answer = await ask(`/api/videos/${id}/draft`, "PUT", { targets }).catch(() => null); // said at the start
+    if (answer && video?.id === id) video.edits = answer.edits;
+  }, 300);
+}
+
+function openDraw(frame) {
+  problems = doubts(rows);
+  zoom.reset();
+  shown = Math.min(Math.max(0, frame || 0), lastFrame());
+  editor.open(video.width, video.height, video.draft, shown);
+  allow();
+  picture.show(video.id, shown);
+  show("draw");
+  showFrame();
+  editor.draw();
 }
 
 async function start() {
   $("start").disabled = true;
-  const answer = await attempt(() => ask(`/api/videos/${video.id}/track`, "POST", { boxes: editor.boxes() }));
+  clearTimeout(saving);
+  const answer = await attempt(() => ask(`/api/videos/${video.id}/track`, "POST", { targets: editor.content() }));
   $("start").disabled = false;
-  if (answer) {
-    video = answer;
-    go(video.id);
+  if (answer) go(answer.id);
+}
+
+// --- frames: of the video while drawing, of the result afterwards --------------------------------------------------
+
+const firstFrame = () => (rows.length ? rows[0][0] : 0);
+
+// The last frame that can be shown; a container need not say how many there are.
+function lastFrame() {
+  if (view() === "result") return firstFrame() + Math.max(0, video.tracked - 1);
+  return Math.max(0, (video.frames || limits.frames) - 1);
+}
+
+// The frame that is seen: a player shows one until the next one is due.
+function currentFrame() {
+  if (view() !== "result") return shown;
+  return Math.min(lastFrame(), firstFrame() + Math.floor($("player").currentTime * video.fps + 1e-3));
+}
+
+function seek(frame) {
+  const result = view() === "result", at = Math.min(Math.max(frame, result ? firstFrame() : 0), lastFrame());
+  if (result) {
+    $("player").pause();
+    $("player").currentTime = (at - firstFrame() + 0.5) / video.fps; // its middle, as times are rounded
+  } else if (at !== shown) {
+    shown = at;
+    editor.show(at);
+    picture.show(video.id, at);
+    history.replaceState(null, "", `#${video.id}/draw/${at}`);
   }
+  showFrame(at);
+}
+
+function showFrame(frame = currentFrame()) {
+  const result = view() === "result", slider = $("slider");
+  Object.assign(slider, { min: result ? firstFrame() : 0, max: lastFrame(), value: frame });
+  slider.setAttribute("aria-valuetext", `frame ${frame}`);
+  $("frame-text").textContent = `frame ${frame}${video.frames || result ? ` of ${lastFrame()}` : ""} · ${(frame / video.fps).toFixed(2)} s`;
+  $("problem").disabled = !problems.length;
+  plot();
+}
+
+function nextDoubt() {
+  const now = currentFrame(), next = problems.find((frame) => frame > now) ?? problems[0];
+  seek(next);
+  say(readout(rows, next, video.fps, nameOf));
 }
 
 // --- run ----------------------------------------------------------------------------------------------------------
 
 async function watch() {
   const mine = ++polling;
-  rows = [];
-  $("preview").src = $("first").src;
-  showProgress();
-  show("run");
-  let next = 0, failures = 0;
+  $("preview").src = `/api/videos/${video.id}/first`;
+  let failures = 0;
+  const running = () => ["waiting", "running"].includes(video.status);
+  if (running()) show("run");
   while (mine === polling) {
     try {
-      const answer = await ask(`/api/videos/${video.id}?after=${next}`);
+      const answer = await ask(`/api/videos/${video.id}?after=${rows.length}`);
       if (mine !== polling) return;
+      if (answer.run !== video.run) return open(answer.next === answer.rows.length ? answer : await ask(`/api/videos/${video.id}`));
       if (failures) complain("");
       failures = 0;
       video = answer;
-      next = answer.next;
       rows.push(...answer.rows);
+      if (!running()) break;
       showProgress();
-      if (!["waiting", "running"].includes(video.status)) break;
     } catch (error) {
       if (mine !== polling) return;
       if (error instanceof Refusal) {
@@ -166,35 +176,39 @@ async function watch() {
     }
     await new Promise((wake) => setTimeout(wake, POLL * Math.min(1 + failures, 10)));
   }
+  if (mine !== polling) return;
   if (video.status === "failed" || !video.files.csv) {
+    openDraw(shown);
     complain(video.error || "the run was stopped before it began");
-    show("draw");
   } else showResult();
 }
 
 let previewed = 0;
 
 function showProgress() {
-  const share = video.frames ? Math.min(1, video.tracked / video.frames) : 0;
-  $("percent").textContent = video.frames ? `${Math.floor(share * 100)} %` : `${video.tracked}`;
-  if (video.frames) $("bar").value = share;
+  const total = video.frames ? video.frames - Math.min(...video.targets.map((target) => target.boxes[0][0])) : 0;
+  const share = total ? Math.min(1, video.tracked / total) : 0;
+  $("percent").textContent = total ? `${Math.floor(share * 100)} %` : `${video.tracked}`;
+  if (total) $("bar").value = share;
   else $("bar").removeAttribute("value");
   if (video.status === "waiting") {
     $("run-title").textContent = "Waiting in the queue";
     $("run-text").textContent = video.ahead > 0
       ? `${video.ahead} ${video.ahead === 1 ? "run is" : "runs are"} ahead of yours.` : "Yours is next.";
+    say($("run-text").textContent);
   } else {
     $("run-title").textContent = "Tracking";
-    const parts = [`Frame ${video.tracked}${video.frames ? ` of ${video.frames}` : ""}`];
+    const parts = [`Frame ${video.tracked}${total ? ` of ${total}` : ""}`];
     if (video.speed) parts.push(`${video.speed.toFixed(1)} frames per second`);
-    if (video.speed && video.frames) parts.push(`${duration((video.frames - video.tracked) / video.speed)} left`);
+    if (video.speed && total) parts.push(`${duration((total - video.tracked) / video.speed)} left`);
     $("run-text").textContent = parts.join(" · ");
+    say(total ? `${$("percent").textContent} tracked` : parts[0]);
     const now = Date.now();
     if (video.tracked && now - previewed > 600) {
       previewed = now;
-      const picture = new Image();
-      picture.onload = () => { $("preview").src = picture.src; };
-      picture.src = `/api/videos/${video.id}/preview?${now}`;
+      const latest = new Image();
+      latest.onload = () => { $("preview").src = latest.src; };
+      latest.src = `/api/videos/${video.id}/preview?${now}`;
     }
   }
   plot();
@@ -203,78 +217,64 @@ function showProgress() {
 // --- result -------------------------------------------------------------------------------------------------------
 
 function showResult() {
-  const base = `/api/videos/${video.id}`;
-  $("player").src = video.files.video ? `${base}/video?run=${video.run}` : "";
+  const base = `/api/videos/${video.id}`, address = (role) => `${base}/${role}?run=${video.run}&download`;
+  const player = $("player"), source = video.files.video ? `${base}/video?run=${video.run}` : "";
   $("get-video").hidden = !video.files.video;
-  for (const [id, role] of [["get-video", "video"], ["get-csv", "csv"], ["get-jsonl", "jsonl"],
-    ["get-mot", "mot"], ["get-coco", "coco"], ["get-yolo", "yolo"]]) {
-    $(id).href = `${base}/${role}?run=${video.run}&download`;
-  }
-  $("result-title").textContent = video.status === "stopped" ? "Stopped" : "Done";
+  $("get-video").href = address("video");
+  $("get-csv").href = address("csv");
+  $("formats").replaceChildren(...Object.entries(FORMATS).filter(([role]) => video.files[role]).flatMap(([role, name], index) => {
+    const link = Object.assign(document.createElement("a"), { id: `get-${role}`, href: address(role), download: "", textContent: name });
+    return index ? [", ", link] : [link];
+  }));
+  const stopped = video.status === "stopped";
+  $("result-title").textContent = stopped ? "Stopped" : "Done";
   const rate = video.seconds > 0 ? ` · ${(video.tracked / video.seconds).toFixed(1)} frames per second` : "";
   const limited = video.limited ? " The video is longer than the limit and was tracked up to it." : "";
   $("result-text").textContent = `${video.tracked} frames in ${duration(video.seconds)}${rate}.${limited} ${video.note}`.trim();
-  $("shares").replaceChildren(...targets().map(shareOf));
+  $("shares").replaceChildren(...numbersOf(rows).map((number) => shareOf(rows, number, nameOf(number))));
+  problems = doubts(rows);
   show("result");
-  plot();
-  $("player").play().catch(() => {}); // a browser may want a click first
-}
-
-function targets() {
-  return [...new Set(rows.map((row) => row[1]))];
-}
-
-function shareOf(target) {
-  const mine = rows.filter((row) => row[1] === target);
-  const bar = document.createElement("div"), words = document.createElement("div"), item = document.createElement("div");
-  bar.className = "share";
-  words.className = "words";
-  const texts = [];
-  for (const [state, colour] of Object.entries(stateColours)) {
-    const count = mine.filter((row) => row[3] === state).length;
-    if (!count) continue;
-    const part = document.createElement("i");
-    part.style.background = colour;
-    part.style.flex = `${count} 0 0`;
-    bar.append(part);
-    texts.push(`${state} ${count}`);
+  if (player.getAttribute("src") !== source) {
+    player.src = source;
+    // A stopped run is looked at where it stopped; a browser may want a click before it plays the other ones.
+    player.addEventListener("loadedmetadata", () => (stopped ? seek(lastFrame()) : player.play().catch(() => {})), { once: true });
   }
-  words.textContent = `Target ${target}: ${texts.join(", ")}`;
-  item.append(bar, words);
-  return item;
+  showFrame();
+  say(`${$("result-title").textContent}: ${$("result-text").textContent}`);
 }
+
+const nameOf = (number) => video.targets[number - 1]?.name || `target ${number}`;
 
 // --- plot ---------------------------------------------------------------------------------------------------------
 
-let hovered = null;
+let hovered = null; // the frame under the mouse
+
+function span() {
+  const first = firstFrame(), known = view() === "result" ? 0 : (video.frames || 0) - first;
+  return { first, total: Math.max(known, video.tracked) || 1 };
+}
 
 function plot() {
-  const done = document.body.dataset.view === "result";
-  const first = rows.length ? rows[0][0] : 0;
-  const total = (done ? video.tracked : Math.max(video.frames || 0, video.tracked)) || 1;
-  const playing = done && $("player").readyState ? first + $("player").currentTime * video.fps : null;
-  const frame = hovered === null ? playing : first + hovered * (total - 1);
-  drawPlot($("plot"), rows, { first, total, fps: video.fps, frame });
-  $("plot-readout").textContent = frame === null ? "" : readout(Math.floor(frame + 1e-3), first);
-}
-
-function readout(frame, first) {
-  const count = targets().length || 1;
-  const here = rows.slice((frame - first) * count, (frame - first + 1) * count).filter((row) => row[0] === frame);
-  const words = here.map((row) => `${count > 1 ? `target ${row[1]} ` : ""}${row[2].toFixed(2)} ${row[3]}`);
-  return `frame ${frame} · ${(frame / video.fps).toFixed(2)} s${words.length ? " · " : ""}${words.join(" · ")}`;
-}
-
-function animate() {
-  if (document.body.dataset.view === "result") {
-    plot();
-    if (!$("player").paused) requestAnimationFrame(animate);
+  if (!video || !["run", "result"].includes(view())) return;
+  const frame = hovered ?? (view() === "result" && $("player").readyState ? currentFrame() : null);
+  drawPlot($("plot"), rows, { ...span(), fps: video.fps, frame });
+  $("plot-readout").textContent = frame === null ? "" : readout(rows, frame, video.fps, nameOf);
+  const names = numbersOf(rows).map(nameOf);
+  if ($("key").dataset.shown !== names.join("\n")) {
+    $("key").dataset.shown = names.join("\n");
+    $("key").replaceChildren(...names.map(keyOf));
   }
 }
 
-// --- wiring -------------------------------------------------------------------------------------------------------
+function animate() {
+  if (view() !== "result") return;
+  $("play").textContent = $("player").paused ? "Play" : "Pause";
+  showFrame();
+  if (!$("player").paused) requestAnimationFrame(animate);
+}
 
-// Every view has an address: none for bringing a video, #id for one, #id/draw for its boxes once it was tracked.
+// --- addresses: none for bringing a video, #id for its run or result, #id/draw/FRAME for its boxes ------------------
+
 function go(place) {
   if (location.hash.slice(1) !== place) history.pushState(null, "", location.pathname + (place && `#${place}`));
   return route();
@@ -283,10 +283,11 @@ function go(place) {
 async function route() {
   const mine = ++polling;
   complain("");
-  const [id, view] = location.hash.slice(1).split("/");
+  hovered = null;
+  const [id, part, frame] = location.hash.slice(1).split("/");
   const known = /^[\w-]+$/.test(id) ? await ask(`/api/videos/${id}`).catch(() => null) : null;
   if (mine !== polling) return;
-  if (known) return open(known, view);
+  if (known) return open(known, part, Number(frame) || 0);
   video = null;
   if (id) history.replaceState(null, "", location.pathname);
   $("player").removeAttribute("src");
@@ -294,73 +295,86 @@ async function route() {
   await list();
 }
 
-async function list() {
-  const known = await ask("/api/videos").catch(() => []);
-  $("mine").hidden = !known.length;
-  $("videos").replaceChildren(...known.map((entry) => {
-    const item = document.createElement("li"), link = document.createElement("a");
-    const state = document.createElement("span"), remove = document.createElement("button");
-    Object.assign(link, { href: `#${entry.id}`, textContent: entry.title });
-    state.textContent = entry.status === "ready" ? "not tracked yet" : `${entry.status}, ${entry.tracked} frames`;
-    Object.assign(remove, { type: "button", textContent: "Delete" });
-    remove.setAttribute("aria-label", `Delete ${entry.title}`);
-    remove.addEventListener("click", async () => {
-      if (!confirm(`Delete ${entry.title} and its results?`)) return;
-      await attempt(() => ask(`/api/videos/${entry.id}`, "DELETE"));
-      list();
-    });
-    item.append(link, state, remove);
-    return item;
-  }));
+function open(answer, part = "", frame = 0) {
+  video = answer;
+  $("title").textContent = video.title;
+  const length = video.frames ? `${video.frames} frames · ${duration(video.frames / video.fps)}` : "length unknown";
+  $("facts").textContent = `${video.width} × ${video.height} · ${+video.fps.toFixed(2)} frames per second · ${length}`;
+  const width = `min(100%, calc(62vh * ${video.width / video.height}), ${Math.max(video.width * 2, 480)}px)`;
+  $("stage").style.setProperty("--shown-width", width);
+  rows = answer.rows;
+  if (video.status === "ready" || part === "draw") openDraw(frame);
+  else watch();
 }
 
-async function stop() {
+// What another tab did: a new list, boxes drawn there, a run begun there.
+async function lookAgain() {
+  if (document.hidden || saving !== null || editor.drag || view() === "run") return;
+  if (view() === "bring") return list();
+  const before = video, mine = polling;
+  const now = await ask(`/api/videos/${before.id}?after=${rows.length}`).catch((error) => (error instanceof Refusal ? { run: -1 } : null));
+  if (!now || mine !== polling || before !== video || saving !== null || editor.drag) return;
+  if (now.run !== video.run) return go(now.run < 0 ? "" : video.id);
+  if (now.edits === video.edits) return;
+  Object.assign(video, { draft: now.draft, edits: now.edits });
+  if (view() === "draw") {
+    editor.open(video.width, video.height, video.draft, shown);
+    allow();
+  }
+}
+
+// --- wiring -------------------------------------------------------------------------------------------------------
+
+const on = (id, type, action) => $(id).addEventListener(type, action);
+on("file", "change", () => bringFile($("file").files[0], limits, go));
+on("sample", "click", () => bringSample(go));
+on("start", "click", start);
+on("add", "click", () => { editor.add(); allow(); });
+on("result", "click", () => go(video.id));
+on("again", "click", () => go(`${video.id}/draw`));
+on("correct", "click", () => go(`${video.id}/draw/${currentFrame()}`));
+on("stop", "click", async () => {
   const answer = await attempt(() => ask(`/api/videos/${video.id}/stop`, "POST", {}));
   if (answer) $("run-text").textContent = "Stopping …";
-}
-
-$("file").addEventListener("change", () => bringFile($("file").files[0]));
-$("sample").addEventListener("click", () => {
-  $("upload-text").textContent = "Painting the sample clip …";
-  $("upload-bar").removeAttribute("value");
-  bring(() => ask("/api/sample", "POST", {}));
-  $("upload-bar").removeAttribute("value");
 });
-$("start").addEventListener("click", start);
-$("add").addEventListener("click", () => editor.add());
-$("stop").addEventListener("click", stop);
-$("again").addEventListener("click", () => go(`${video.id}/draw`));
-for (const button of document.querySelectorAll(".anew")) {
-  button.addEventListener("click", () => go(""));
-}
-$("error-close").addEventListener("click", () => complain(""));
+for (const button of document.querySelectorAll(".anew")) button.addEventListener("click", () => go(""));
+on("error-close", "click", () => complain(""));
 for (const type of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(type, (event) => {
     event.preventDefault(); // a file dropped beside the field must not replace the page
     $("drop").classList.toggle("over", type === "dragover");
-    if (type === "drop" && document.body.dataset.view === "bring") bringFile(event.dataTransfer.files[0]);
+    if (type === "drop" && view() === "bring") bringFile(event.dataTransfer.files[0], limits, go);
   });
 }
-$("player").addEventListener("play", animate);
-for (const type of ["seeked", "loadeddata", "pause"]) $("player").addEventListener(type, animate);
-$("plot").addEventListener("pointermove", (event) => {
-  const box = $("plot").getBoundingClientRect();
-  hovered = Math.min(1, Math.max(0, (event.clientX - box.left - 40) / (box.width - 52)));
-  if (video) plot();
+on("play", "click", () => ($("player").paused ? $("player").play() : $("player").pause()));
+on("player", "click", () => $("play").click());
+for (const type of ["play", "seeked", "loadeddata", "pause"]) on("player", type, animate);
+on("slider", "input", () => seek(Number($("slider").value)));
+on("back", "click", () => seek(currentFrame() - 1));
+on("forward", "click", () => seek(currentFrame() + 1));
+on("problem", "click", nextDoubt);
+on("zoom-in", "click", () => zoom.by(1.5));
+on("zoom-out", "click", () => zoom.by(1 / 1.5));
+document.addEventListener("keydown", (event) => {
+  const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+  if (!step || !["draw", "result"].includes(view()) || event.target.matches("input")) return; // the slider steps itself
+  if (event.ctrlKey || event.metaKey || event.altKey) return;
+  event.preventDefault();
+  seek(currentFrame() + step * (event.shiftKey ? 10 : 1));
 });
-$("plot").addEventListener("pointerleave", () => { hovered = null; if (video) plot(); });
-$("plot").addEventListener("click", () => {
-  if (document.body.dataset.view === "result" && hovered !== null) {
-    $("player").currentTime = (hovered * (video.tracked - 1)) / video.fps;
-  }
+on("plot", "pointermove", (event) => {
+  const { first, total } = span();
+  hovered = frameAt($("plot"), event.clientX, first, total);
+  plot();
 });
+on("plot", "pointerleave", () => { hovered = null; plot(); });
+on("plot", "click", () => { if (view() === "result" && hovered !== null) seek(hovered); });
 addEventListener("popstate", route); // back, forward, and the links of the list
-document.addEventListener("visibilitychange", () => { // another tab may have changed it
-  if (!document.hidden && document.body.dataset.view === "bring") list();
-});
-addEventListener("resize", () => { if (video) plot(); });
+setInterval(lookAgain, LOOK);
+document.addEventListener("visibilitychange", lookAgain);
+addEventListener("resize", plot);
+for (const icon of document.querySelectorAll("svg[data-state]")) icon.append(...band(icon.dataset.state, 0.5, 0.5, 19, 10));
 
-show("bring");
 attempt(async () => {
   limits = await ask("/api/limits");
   const minutes = Math.round(limits.keep_seconds / 60);
