@@ -110,9 +110,12 @@ def check_box(box: BoxLike, width: int, height: int) -> np.ndarray:
     Raises:
         UserError: wrong number of values, not finite, no area, or wholly outside the frame.
     """
-    array = np.asarray(box, np.float64)
+    try:
+        array = np.asarray(box, np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"a box is four numbers x,y,w,h, not {box!r:.80}: give them as (120, 80, 64, 48)") from error
     if array.shape != (4,):
-        raise UserError(f"a box has four numbers x,y,w,h, not an array of shape {array.shape}")
+        raise UserError(f"a box has four numbers x,y,w,h, not an array of shape {array.shape}: {box!r:.80}")
     shown = ",".join(f"{value:g}" for value in array)
     if not np.isfinite(array).all():
         raise UserError(f"box {shown} has a value that is not finite: give x,y,w,h in pixels")

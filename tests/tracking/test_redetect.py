@@ -14,7 +14,7 @@ from track_clips import peak_calibration, scene, small_network
 
 from vil_tracker.boxes import clip_box
 from vil_tracker.config import TrackConfig
-from vil_tracker.tracking import tracker as tracker_module
+from vil_tracker.tracking import search as search_module
 from vil_tracker.tracking.confidence import ConfidenceEstimator, appearance
 from vil_tracker.tracking.redetect import (
     FRAMES_PER_PASS,
@@ -81,9 +81,9 @@ def lost_tracker() -> tuple[Tracker, list[np.ndarray]]:
 def test_cost_per_frame_is_bounded_while_lost(lost_tracker, monkeypatch) -> None:
     tracker, frames = lost_tracker
     counts: list[int] = []
-    original = tracker_module.run_search
+    original = search_module.run_search
     monkeypatch.setattr(
-        tracker_module, "run_search", lambda m, f, requests, *rest: _count(counts, requests, original, m, f, rest)
+        search_module, "run_search", lambda m, f, requests, *rest: _count(counts, requests, original, m, f, rest)
     )
     states = []
     for frame in frames:
@@ -100,9 +100,9 @@ def test_the_user_bounds_the_crops_of_a_frame(lost_tracker, monkeypatch, limit: 
     tracker, frames = lost_tracker
     tracker.config = replace(tracker.config, max_crops=limit)
     counts: list[int] = []
-    original = tracker_module.run_search
+    original = search_module.run_search
     monkeypatch.setattr(
-        tracker_module, "run_search", lambda m, f, requests, *rest: _count(counts, requests, original, m, f, rest)
+        search_module, "run_search", lambda m, f, requests, *rest: _count(counts, requests, original, m, f, rest)
     )
     costs = []
     for frame in frames:
@@ -131,9 +131,9 @@ def test_the_search_can_be_switched_off(lost_tracker, monkeypatch) -> None:
     tracker, frames = lost_tracker
     tracker.config = TrackConfig(lost_after=2, redetect=False)
     counts: list[int] = []
-    original = tracker_module.run_search
+    original = search_module.run_search
     monkeypatch.setattr(
-        tracker_module, "run_search", lambda m, f, requests, *rest: _count(counts, requests, original, m, f, rest)
+        search_module, "run_search", lambda m, f, requests, *rest: _count(counts, requests, original, m, f, rest)
     )
     assert [tracker.update(frame).state for frame in frames[:5]][-1] == "lost"
     assert counts == [1] * 5
@@ -157,8 +157,8 @@ def test_the_place_looked_at_from_near_is_the_one_that_both_judges_like(lost_tra
             seen.extend(views)
         return views
 
-    original = tracker_module.run_search
-    monkeypatch.setattr(tracker_module, "run_search", watched)
+    original = search_module.run_search
+    monkeypatch.setattr(search_module, "run_search", watched)
     likes: dict[float, float] = {0.9: -3.0, 0.8: 3.0}
     described = appearance
 
@@ -257,7 +257,7 @@ def doubting_tracker() -> tuple[Tracker, list[np.ndarray], list[list[SearchReque
 
 def _judge_by_crop(monkeypatch, tracker: Tracker, asked: list[list[SearchRequest]], here: float, there: float) -> None:
     """Give the box that is followed one score, and what is seen anywhere else another one, and note what is asked."""
-    original = tracker_module.run_search
+    original = search_module.run_search
 
     def watched(model, frame, requests, *rest):
         asked.append(list(requests))
@@ -267,7 +267,7 @@ def _judge_by_crop(monkeypatch, tracker: Tracker, asked: list[list[SearchRequest
         known.judged.append((view.box, np.zeros(1)))
         return here if len(known.judged) == 1 else there  # the followed box is judged first
 
-    monkeypatch.setattr(tracker_module, "run_search", watched)
+    monkeypatch.setattr(search_module, "run_search", watched)
     monkeypatch.setattr(tracker.confidence, "score", judged)
     monkeypatch.setattr(
         "vil_tracker.tracking.tracker.candidate_score", lambda seen: 0.0

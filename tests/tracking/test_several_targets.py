@@ -78,7 +78,7 @@ def test_trackers_must_fit_together() -> None:
     for tracker in (one, other, third):
         tracker.init(frames[0], BOXES[0])
     for pair in ([one, other], [one, third]):
-        with pytest.raises(ValueError, match="share one network"):
+        with pytest.raises(ValueError, match="do not share one"):
             update_together(pair, frames[1])
     with pytest.raises(UserError, match="call init"):
         update_together([one, Tracker(a)], frames[1])

@@ -53,7 +53,7 @@ class ExportedModel:
     io_dtype = torch.float32
 
     def __init__(self, folder: str | os.PathLike[str], threads: int | None = None) -> None:
-        self.folder = Path(folder)
+        self.folder, self._threads = Path(folder), threads
         description = read_description(self.folder)
         self.format: str = description["format"]
         self.config: ModelConfig = model_config_from_dict(description["config"])
@@ -71,6 +71,10 @@ class ExportedModel:
                 first = str(error).splitlines()[0] if str(error) else type(error).__name__
                 raise UserError(f"cannot load {path}: {first}; export the network again") from error
         self._template, self._frame = graphs
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copies and pickles hold the folder's path, from which the graphs are loaded again."""
+        return ExportedModel, (self.folder.absolute(), self._threads)
 
     def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory:
         """As :meth:`vil_tracker.models.network.ViLTrackerNet.encode_templates`."""

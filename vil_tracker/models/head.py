@@ -82,5 +82,5 @@ def decode_maps(
 
 def hann_window(grid: int, strength: float) -> torch.Tensor:
     """(grid, grid): (1 - strength) + strength · outer Hann, whose maximum lies at the centre of the crop."""
-    hann = torch.hann_window(grid + 2, periodic=False)[1:-1]
+    hann = torch.hann_window(grid + 2, periodic=False, dtype=torch.float32)[1:-1]
     return (1 - strength) + strength * torch.outer(hann, hann)

@@ -7,8 +7,11 @@ convolution weights lie in oneDNN's own layout.
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -33,6 +36,17 @@ from vil_tracker.models.network import SEARCH, NetworkOutput, ViLTrackerNet
 from vil_tracker.models.vil import ConvStem, Grid, Memory
 
 Precision = Literal["float32", "bfloat16", "int8"]
+
+if hasattr(os, "register_at_fork"):
+    # A forked process has none of OpenMP's threads, and waits for them for ever if it computes with more than one.
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+
+
+@contextlib.contextmanager
+def exact_inference(device: torch.device) -> Iterator[None]:
+    """Compute without gradients and in the precision that was chosen, whatever autocast the caller is in."""
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False), torch.autocast(device.type, enabled=False):
+        yield
 
 
 class SearchModel(Protocol):
@@ -212,6 +226,7 @@ class InferenceNetwork:
         parameter = next(network.parameters())
         self.device = parameter.device
         self.precision = precision
+        self._arguments = network, precision, compiled, kernel
         self.io_dtype = torch.promote_types(parameter.dtype, torch.float32)
         self.dtype = torch.bfloat16 if precision == "bfloat16" else parameter.dtype
         self._network = network
@@ -219,7 +234,7 @@ class InferenceNetwork:
         int8 = precision == "int8"
         if int8 and self.device.type != "cpu":
             raise UserError(f"int8 runs on a CPU only, not on {self.device}: use --device cpu, or bfloat16")
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             backbone = network.backbone
             kernel = kernel and not compiled
             self._stem = _fast_stem(backbone.patch_embed, self.dtype, kernel=kernel)
@@ -232,6 +247,10 @@ class InferenceNetwork:
             self.modulation = None if manager is None else FastModulation(manager, self.io_dtype)
         # One program for even and one for odd sublayers, whose weights are its inputs.
         self._compiled = torch.compile(FastSublayer.bounded, dynamic=False) if compiled else None
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Copies and pickles hold the network alone, of which the rest is made."""
+        return _prepare_again, self._arguments
 
     @property
     def config(self) -> ModelConfig:
@@ -330,6 +349,10 @@ class InferenceNetwork:
         return self._embeddings[grid]
 
 
+def _prepare_again(network: ViLTrackerNet, precision: Precision, compiled: bool, kernel: bool) -> InferenceNetwork:
+    return InferenceNetwork(network, precision, compiled=compiled, kernel=kernel)
+
+
 # What prepare_for_inference made of a network, while somebody uses it, and of which state of the weights.
 _prepared: weakref.WeakKeyDictionary[ViLTrackerNet, tuple[object, weakref.ref[InferenceNetwork]]]
 _prepared = weakref.WeakKeyDictionary()
@@ -340,11 +363,16 @@ def prepare_for_inference(network: ViLTrackerNet) -> InferenceNetwork:
 
     Asked again with the same weights, it gives the object that is in use, so that trackers of one network share it.
     """
-    weights = tuple((parameter.data_ptr(), parameter._version) for parameter in network.parameters())
+    weights = tuple(
+        (parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version)
+        for parameter in network.parameters()
+    )
     known, reference = _prepared.get(network, (None, None))
     prepared = reference() if reference is not None and known == weights else None
     if prepared is None:
-        prepared = InferenceNetwork(network.eval())
+        half = next(network.parameters()).dtype in (torch.float16, torch.bfloat16)
+        # The template is encoded in the weights' own precision, for which half of float32 is too little.
+        prepared = InferenceNetwork(copy.deepcopy(network).float().eval() if half else network.eval())
         _prepared[network] = (weights, weakref.ref(prepared))
     return prepared
 

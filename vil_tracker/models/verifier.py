@@ -99,7 +99,7 @@ class VerifierNet(nn.Module):
         Raises:
             UserError: it is damaged, or of another architecture.
         """
-        network = VerifierNet()
+        network = VerifierNet().float()  # whatever PyTorch's default is
         try:
             tensors = safetensors.torch.load(base64.b64decode(text, validate=True))
             kinds = {name: value.dtype for name, value in network.state_dict().items()}
@@ -116,7 +116,7 @@ class FastVerifier:
     """
 
     def __init__(self, network: VerifierNet) -> None:
-        copy = VerifierNet().eval()
+        copy = VerifierNet().float().eval()
         copy.load_state_dict(network.state_dict())
         self._convs: list[tuple[Tensor, Tensor, int]] = []
         with torch.no_grad():

@@ -17,6 +17,10 @@ _CENTRE_GAIN, _VELOCITY_GAIN, _SIZE_GAIN = 0.8, 0.2, 0.5  # of BoxFilter: share 
 # White noise on the acceleration, held for one frame: position moves by a/2, velocity by a.
 _GAIN = np.array([[0.5, 0.0], [0.0, 0.5], [1.0, 0.0], [0.0, 1.0]])
 _HELD, _LEAST_NOISE = _GAIN @ _GAIN.T, 1e-9 * np.eye(4)
+_FILTER_PARTS = (
+    *("transitionMatrix", "measurementMatrix", "processNoiseCov", "measurementNoiseCov"),
+    *("statePre", "statePost", "errorCovPre", "errorCovPost", "gain"),
+)
 _MAX_DISTANCE = 1e6  # of squared distances; keeps everything finite
 
 
@@ -35,6 +39,15 @@ class MotionModel:
         self._filter.statePost = np.array([*box_centre(box), 0.0, 0.0])[:, None]
         deviations = np.array([_SURE, _SURE, _FIRST_VELOCITY, _FIRST_VELOCITY]) * scale
         self._filter.errorCovPost = np.diag(deviations**2)
+
+    def __getstate__(self) -> dict[str, np.ndarray]:
+        """OpenCV's filter itself can neither be copied nor pickled."""
+        return {name: np.array(getattr(self._filter, name)) for name in _FILTER_PARTS}
+
+    def __setstate__(self, state: dict[str, np.ndarray]) -> None:
+        self._filter = cv2.KalmanFilter(4, 2, 0, cv2.CV_64F)
+        for name in _FILTER_PARTS:
+            setattr(self._filter, name, state[name])
 
     def predict(self, box: np.ndarray) -> np.ndarray:
         """Go on by one frame and return the expected centre (2,); ``box`` (xywh) sets the scale of the noise."""

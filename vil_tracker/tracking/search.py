@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -19,6 +19,7 @@ from vil_tracker.models.film_temporal import TemporalContext, register_context
 from vil_tracker.models.inference import SearchModel
 from vil_tracker.models.mlstm import MLSTMState
 from vil_tracker.models.vil import Memory
+from vil_tracker.results import Result
 
 MAX_RESIZE = 2.0
 
@@ -133,6 +134,37 @@ def run_search(
         )
         for i, request in enumerate(requests)
     ]
+
+
+Steps = Generator[list[SearchRequest], list[SearchOutput], Result]
+"""One target's way through one frame: yields requests, is sent their outputs, returns the result."""
+
+
+def run_steps(
+    model: SearchModel, frame: np.ndarray, runs: Sequence[Steps], window: Tensor, timer: Timer | None = None
+) -> list[Result]:
+    """Take several targets through one frame, the crops that they ask for at the same time as one batch.
+
+    Args:
+        runs: one per target; the other arguments are those of :func:`run_search`.
+
+    Returns:
+        One result per target.
+    """
+    views: dict[int, list[SearchOutput] | None] = dict.fromkeys(range(len(runs)))
+    results: dict[int, Result] = {}
+    while True:
+        asked: dict[int, list[SearchRequest]] = {}
+        for index, seen in views.items():
+            try:
+                asked[index] = next(runs[index]) if seen is None else runs[index].send(seen)
+            except StopIteration as done:
+                results[index] = done.value
+        if not asked:
+            return [results[index] for index in range(len(runs))]
+        requests = [request for part in asked.values() for request in part]
+        answers = iter(run_search(model, frame, requests, window, timer))
+        views = {index: [next(answers) for _ in part] for index, part in asked.items()}
 
 
 def join_memories(memories: Sequence[Memory]) -> Memory:

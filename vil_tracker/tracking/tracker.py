@@ -20,7 +20,7 @@ from vil_tracker.errors import UserError
 from vil_tracker.images import check_frame
 from vil_tracker.models.film_temporal import unregistered_context, updated_context
 from vil_tracker.models.head import hann_window
-from vil_tracker.models.inference import SearchModel, prepare_for_inference
+from vil_tracker.models.inference import SearchModel, exact_inference, prepare_for_inference
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.results import Result
 from vil_tracker.tracking.confidence import TYPICAL_DISTANCE, ConfidenceEstimator, ConfidenceState
@@ -34,10 +34,8 @@ from vil_tracker.tracking.redetect import (
     candidate_posterior,
     candidate_score,
 )
-from vil_tracker.tracking.search import SearchOutput, SearchRequest, Timer, run_search, search_crop
+from vil_tracker.tracking.search import SearchOutput, SearchRequest, Steps, Timer, run_search, run_steps, search_crop
 from vil_tracker.tracking.state import TemplateMemory, TrackState
-
-Steps = Generator[list[SearchRequest], list[SearchOutput], Result]
 
 
 class Tracker:
@@ -65,6 +63,10 @@ class Tracker:
     def __init__(
         self, model: ViLTrackerNet | SearchModel, config: TrackConfig | None = None, timer: Timer | None = None
     ) -> None:
+        if not hasattr(model, "config"):
+            raise UserError(
+                f"a tracker needs a network, not {model!r:.80}: Tracker(load_model(...)) with a name or a file"
+            )
         if model.config.scan != "prefix":
             raise UserError(
                 f"a network with scan: {model.config.scan} has no template memory: train one with scan: prefix to track"
@@ -79,7 +81,10 @@ class Tracker:
             self.confidence = ConfidenceEstimator(ConfidenceModel.from_json(model.calibration))
         self.state: TrackState | None = None
 
-    @torch.inference_mode()
+    def __getstate__(self) -> dict[str, object]:
+        """All but the timer, which belongs to whoever takes the time."""
+        return {**self.__dict__, "timer": None}
+
     def init(self, frame: np.ndarray, box: BoxLike) -> Result:
         """Start on a target.
 
@@ -95,10 +100,10 @@ class Tracker:
         """
         check_frame(frame)
         box_xywh = check_box(box, frame.shape[1], frame.shape[0])
-        first = self.model.encode_templates(*self._template(frame, box_xywh))
-        return self._begin(frame, box_xywh, TemplateMemory(first, first))
+        with exact_inference(self.model.device):
+            first = self.model.encode_templates(*self._template(frame, box_xywh))
+            return self._begin(frame, box_xywh, TemplateMemory(first, first))
 
-    @torch.inference_mode()
     def correct(self, frame: np.ndarray, box: BoxLike) -> Result:
         """Go on from a box that a person has drawn, in a frame that may have been tracked already.
 
@@ -118,8 +123,9 @@ class Tracker:
         check_frame(frame)
         box_xywh = check_box(box, frame.shape[1], frame.shape[0])
         memory = self._started().memory
-        memory.add(self.model, *self._template(frame, box_xywh), limit=self.config.max_templates)
-        return self._begin(frame, box_xywh, memory)
+        with exact_inference(self.model.device):
+            memory.add(self.model, *self._template(frame, box_xywh), limit=self.config.max_templates)
+            return self._begin(frame, box_xywh, memory)
 
     def _begin(self, frame: np.ndarray, box: np.ndarray, memory: TemplateMemory) -> Result:
         """Follow what a box holds, from nothing but the templates."""
@@ -350,7 +356,8 @@ class Tracker:
 
     def _placed(self, geometry: CropGeometry) -> torch.Tensor:
         """A crop's place as the temporal context keeps it: (1, 3), centre and side in image pixels."""
-        return torch.tensor([[geometry.cx, geometry.cy, geometry.side]], device=self.window.device)
+        place = [[geometry.cx, geometry.cy, geometry.side]]
+        return torch.tensor(place, dtype=torch.float32, device=self.window.device)
 
     def _template(self, frame: np.ndarray, box: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
         """Normalised crop (1, 1, 3, H, W) and the box in it (1, 1, 4), x1 y1 x2 y2 in [0, 1] of the crop."""
@@ -360,7 +367,6 @@ class Tracker:
         return pixels[None, None], torch.as_tensor(geometry.to_crop(box)).to(self.window)[None, None]
 
 
-@torch.inference_mode()
 def update_together(trackers: Sequence[Tracker], frame: np.ndarray) -> list[Result]:
     """Update trackers of one video, which share a network and its window, with the next frame.
 
@@ -379,22 +385,11 @@ def update_together(trackers: Sequence[Tracker], frame: np.ndarray) -> list[Resu
     """
     check_frame(frame)
     lead = trackers[0]
-    if any(tracker.model is not lead.model or tracker.config != lead.config for tracker in trackers):
-        raise ValueError("trackers that are updated together must share one network and one configuration")
+    for index, tracker in enumerate(trackers):
+        if tracker.model is not lead.model or tracker.config != lead.config:
+            what = "network" if tracker.model is not lead.model else "configuration"
+            raise ValueError(f"trackers 0 and {index} of {len(trackers)} do not share one {what}: update them apart")
     for tracker in trackers:
         tracker._started()
-    runs = [tracker.steps(frame) for tracker in trackers]
-    views: dict[int, list[SearchOutput] | None] = dict.fromkeys(range(len(runs)))
-    results: dict[int, Result] = {}
-    while True:
-        asked: dict[int, list[SearchRequest]] = {}
-        for index, seen in views.items():
-            try:
-                asked[index] = next(runs[index]) if seen is None else runs[index].send(seen)
-            except StopIteration as done:
-                results[index] = done.value
-        if not asked:
-            return [results[index] for index in range(len(runs))]
-        requests = [request for part in asked.values() for request in part]
-        answers = iter(run_search(lead.model, frame, requests, lead.window, lead.timer))
-        views = {index: [next(answers) for _ in part] for index, part in asked.items()}
+    with exact_inference(lead.model.device):
+        return run_steps(lead.model, frame, [tracker.steps(frame) for tracker in trackers], lead.window, lead.timer)
