@@ -2,65 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import web_fakes as fakes
-
-playwright = pytest.importorskip("playwright.sync_api", reason="the browser test needs playwright")
-expect = playwright.expect
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-PATIENCE = 120_000  # milliseconds, for machines with much else to do
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    program = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if program is None:
-        pytest.skip(f"no browser is installed (looked for {', '.join(BROWSERS)}): apt-get install chromium")
-    with playwright.sync_playwright() as tool:
-        root = hasattr(os, "getuid") and os.getuid() == 0
-        browser = tool.chromium.launch(executable_path=program, args=["--no-sandbox"] if root else [])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def page(browser: Any, server: tuple[str, Path]) -> Iterator[Any]:
-    """A fresh visitor; whatever the page complains of in the console fails the test."""
-    context = browser.new_context(viewport={"width": 1280, "height": 860}, accept_downloads=True)
-    context.set_default_timeout(PATIENCE)
-    page = context.new_page()
-    faults: list[str] = []
-    page.on("pageerror", lambda error: faults.append(str(error)))
-    page.goto(server[0])
-    page.wait_for_selector("#fine:has-text('frames')")
-    yield page
-    context.close()
-    assert not faults
-
-
-def draw(page: Any, box: list[float]) -> None:
-    """Drag the mouse over a box given in pixels of the video."""
-    shown = page.locator("#overlay").bounding_box()
-    size = page.locator("#picture").evaluate("image => [image.naturalWidth, image.naturalHeight]")
-    sx, sy = shown["width"] / size[0], shown["height"] / size[1]
-    x, y, w, h = box
-    page.mouse.move(shown["x"] + x * sx, shown["y"] + y * sy)
-    page.mouse.down()
-    page.mouse.move(shown["x"] + (x + w / 2) * sx, shown["y"] + (y + h) * sy)
-    page.mouse.move(shown["x"] + (x + w) * sx, shown["y"] + (y + h) * sy)
-    page.mouse.up()
-
-
-def numbers(page: Any, row: int = 0) -> list[float]:
-    inputs = page.locator("#targets li").nth(row).locator(".numbers input")
-    return [float(inputs.nth(i).input_value()) for i in range(4)]
+from web_browser import PATIENCE, at_frame, bring, draw, expect, numbers
 
 
 def test_from_a_video_to_its_result(page: Any, clip: Path, tmp_path: Path) -> None:
@@ -158,19 +106,6 @@ def test_what_cannot_be_tracked_is_told(page: Any, clip: Path, tmp_path: Path) -
     assert page.locator("#error").is_hidden()
 
 
-def bring(page: Any, path: Path) -> None:
-    page.set_input_files("#file", path)
-    page.wait_for_selector("#picture[src] >> visible=true")
-    page.locator("#picture").evaluate("image => image.decode()")
-
-
-def at_frame(page: Any, number: int) -> None:
-    """Wait until this frame is what the page shows."""
-    expect(page.locator("#frame-text")).to_contain_text(f"frame {number} of", timeout=PATIENCE)
-    if page.locator("#picture").is_visible():
-        expect(page.locator("#picture")).to_have_attribute("alt", f"Frame {number} of the video", timeout=PATIENCE)
-
-
 def test_any_frame_corrections_and_a_second_tab(page: Any, clip: Path, tmp_path: Path) -> None:
     bring(page, clip)
     for _ in range(3):
@@ -189,11 +124,11 @@ def test_any_frame_corrections_and_a_second_tab(page: Any, clip: Path, tmp_path:
     page.click("#forward")
     at_frame(page, 11)
     assert page.locator("#targets .numbers input").first.input_value() == ""  # nothing is drawn here
-    expect(page.locator("#targets .chips").first).to_have_text("begins on 10")
+    expect(page.locator("#targets .chips").first).to_have_text("begins on frame 10")
     page.wait_for_timeout(500)
     page.reload()  # keeps what is drawn, and where
     at_frame(page, 11)
-    expect(page.locator("#targets .chips").first).to_have_text("begins on 10")
+    expect(page.locator("#targets .chips").first).to_have_text("begins on frame 10")
     page.click("#start")
 
     page.wait_for_selector("#get-video >> visible=true")
@@ -222,7 +157,7 @@ def test_any_frame_corrections_and_a_second_tab(page: Any, clip: Path, tmp_path:
     box = [100.0, 60.0, 30.0, 24.0]
     draw(page, box)
     assert page.locator("#overlay .ghost").count() == 1
-    expect(page.locator("#targets .chips").first).to_have_text("begins on 10×corrected on 30×")
+    expect(page.locator("#targets .chips").first).to_have_text("begins on frame 10×corrected on frame 30×")
     page.click("#start")
     expect(page.locator("#result-text")).to_contain_text("40 frames", timeout=PATIENCE)
     after = rows_of(page, tmp_path)
@@ -237,7 +172,7 @@ def test_any_frame_corrections_and_a_second_tab(page: Any, clip: Path, tmp_path:
     other = page.context.new_page()  # a second tab
     other.goto(page.url)
     at_frame(other, 30)
-    expect(other.locator("#targets .chips").first).to_have_text("begins on 10×corrected on 30×")
+    expect(other.locator("#targets .chips").first).to_have_text("begins on frame 10×corrected on frame 30×")
     page.click("[aria-label='Remove target 2']")
     expect(other.locator("#targets li")).to_have_count(1, timeout=PATIENCE)
     page.bring_to_front()

@@ -137,6 +137,7 @@ function showFrame(frame = currentFrame()) {
   Object.assign(slider, { min: result ? firstFrame() : 0, max: lastFrame(), value: frame });
   slider.setAttribute("aria-valuetext", `frame ${frame}`);
   $("frame-text").textContent = `frame ${frame}${video.frames || result ? ` of ${lastFrame()}` : ""} · ${(frame / video.fps).toFixed(2)} s`;
+  $("problem").hidden = $("plot-box").hidden = !rows.length;
   $("problem").disabled = !problems.length;
   plot();
 }
@@ -255,8 +256,9 @@ function span() {
 }
 
 function plot() {
-  if (!video || !["run", "result"].includes(view())) return;
-  const frame = hovered ?? (view() === "result" && $("player").readyState ? currentFrame() : null);
+  if (!video || view() === "bring") return;
+  const seen = view() === "draw" || (view() === "result" && $("player").readyState);
+  const frame = hovered ?? (seen ? currentFrame() : null);
   drawPlot($("plot"), rows, { ...span(), fps: video.fps, frame });
   $("plot-readout").textContent = frame === null ? "" : readout(rows, frame, video.fps, nameOf);
   const names = numbersOf(rows).map(nameOf);
@@ -368,7 +370,7 @@ on("plot", "pointermove", (event) => {
   plot();
 });
 on("plot", "pointerleave", () => { hovered = null; plot(); });
-on("plot", "click", () => { if (view() === "result" && hovered !== null) seek(hovered); });
+on("plot", "click", () => { if (view() !== "run" && hovered !== null) seek(hovered); });
 addEventListener("popstate", route); // back, forward, and the links of the list
 setInterval(lookAgain, LOOK);
 document.addEventListener("visibilitychange", lookAgain);

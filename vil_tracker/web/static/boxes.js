@@ -155,7 +155,7 @@ export class BoxEditor {
   frames(target, index) {
     const chips = make("span", { className: "chips" });
     [...target.boxes.keys()].sort((a, b) => a - b).forEach((frame, position) => {
-      const go = make("button", { type: "button", textContent: `${position ? "corrected" : "begins"} on ${frame}` });
+      const go = make("button", { type: "button", textContent: `${position ? "corrected" : "begins"} on frame ${frame}` });
       const drop = make("button", { type: "button", textContent: "×" });
       drop.setAttribute("aria-label", `Remove the box of target ${index + 1} on frame ${frame}`);
       go.addEventListener("click", () => this.go(frame));

@@ -61,7 +61,7 @@ export function drawPlot(svg, rows, { first, total, fps, frame }) {
     add("text", { x: LEFT - 8, y: y(score) + 4, "text-anchor": "end" }, score.toFixed(1));
   }
   const begin = first / fps, end = (first + total - 1) / fps;
-  const step = tickStep(end - begin, Math.max(2, Math.floor(inner / 90)));
+  const step = tickStep(end - begin, Math.max(3, Math.floor(inner / 90)));
   for (let at = Math.ceil(begin / step - 1e-6) * step; at <= end + 1e-6; at += step) {
     const label = at >= 60 ? `${Math.floor(at / 60)}:${String(Math.round(at % 60)).padStart(2, "0")}` : `${+at.toFixed(1)} s`;
     add("text", { x: x(at * fps), y: height - 5, "text-anchor": at - begin < step / 4 ? "start" : "middle" }, label);
