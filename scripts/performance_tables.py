@@ -140,6 +140,24 @@ def precision_table(found: dict[str, Any]) -> str:
     return f"`{command}` on {machine['processor']}, PyTorch {machine['torch']}.\n\n{table(header, rows)}"
 
 
+def index_table(found: dict[str, Any]) -> str:
+    """Indexing of the training sets at their official size, and starts from the index."""
+    names = {"checked": "all four, index checked", "trusted": "all four, index trusted"}
+    rows = []
+    for what, measured in found["rows"].items():
+        row, fit = measured[-1], found.get("fits", {}).get(what)
+        cells = [f"{row['sequences']:,}", f"{row['seconds']:.2f}", f"{row['calls']:,}", f"{row['peak_mib']:.0f}"]
+        cells.append(f"{1e3 * fit['slope']:.3f} (R² {fit['r2']:.3f})" if fit else "")
+        rows.append([names.get(what, f"{what}, no index"), *cells])
+    header = ["training sets", "sequences", "s", "file system calls", "peak, MiB", "ms per sequence"]
+    machine = found["machine"]
+    command = f"python scripts/bench_index.py --work DIR --frames {found['frames']:g}"
+    return (
+        f"`{command}` on {machine['processor']}, {machine['cores']} cores, Python {machine['python']}.\n\n"
+        f"{table(header, rows)}"
+    )
+
+
 def fill(text: str, name: str, content: str) -> str:
     """Replace what stands between the markers of ``name``."""
     pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
@@ -150,7 +168,7 @@ def fill(text: str, name: str, content: str) -> str:
 
 def sections(results: Path) -> dict[str, str]:
     """What stands between each pair of markers."""
-    found = dict.fromkeys(("ratios", "scaling", "precision"), MISSING.capitalize())
+    found = dict.fromkeys(("ratios", "scaling", "precision", "index"), MISSING.capitalize())
     found |= {f"{part} {model}": f"{model}: {MISSING}" for part in ("parts", "video") for model in MODELS}
     for file in sorted(results.glob("benchmark*.json")):
         measured = json.loads(file.read_text(encoding="utf-8"))
@@ -172,6 +190,8 @@ def sections(results: Path) -> dict[str, str]:
     if (results / "precision.json").is_file():
         measured = json.loads((results / "precision.json").read_text(encoding="utf-8"))
         found["precision"] = precision_table(measured)
+    if (results / "index.json").is_file():
+        found["index"] = index_table(json.loads((results / "index.json").read_text(encoding="utf-8")))
     return found
 
 
@@ -195,7 +215,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
     parser.add_argument(
-        "--results", type=Path, required=True, help="folder of benchmark*.json, scaling.json and precision.json"
+        "--results", type=Path, required=True, help="folder of benchmark*.json, scaling, precision and index.json"
     )
     args = parser.parse_args()
     return cli.guarded(lambda: run(args.page, args.results))

@@ -20,6 +20,7 @@ from vil_tracker.data import index as index_module
 from vil_tracker.data.dataset import IndexedFrames, SequenceDataset, open_dataset, open_folder
 from vil_tracker.data.index import decode_names, encode_names
 from vil_tracker.data.readers.lasot import LaSOT
+from vil_tracker.data.root import find_all
 from vil_tracker.errors import UserError
 from vil_tracker.runtime import cache_folder
 
@@ -134,6 +135,20 @@ def test_a_trusted_index_is_opened_without_a_look_at_any_sequence(data: Path, re
         assert trusting.named("bear-1").boxes[0, 0] == 1
     assert reads == [] and not any("bear-1" in path for path in stats)
     assert opened(data).named("bear-1").boxes[0, 0] == 5  # without trust the change is found
+
+
+def test_data_sets_are_found_without_a_look_into_sequences_of_others(tmp_path: Path, monkeypatch) -> None:
+    """TNL2K's and VastTrack's layouts also begin with train/."""
+    for number in range(1, 61):
+        trees.got10k(tmp_path / "GOT-10k", f"GOT-10k_Train_{number:06d}", 1)
+    trees.trackingnet(tmp_path / "TrackingNet", "TRAIN_0", "a", 1)
+    trees.coco(tmp_path / "COCO")
+    looked: list[str] = []
+    scandir = os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: looked.append(str(path)) or scandir(path))
+    found = {name for name, folders in find_all(tmp_path).items() if folders}
+    assert found == {"got10k", "trackingnet", "coco"}
+    assert sum("GOT-10k_Train" in path for path in looked) <= 10
 
 
 def test_the_same_data_under_another_mount_point_is_not_scanned_again(data: Path, reads: list[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from collections.abc import Sequence as SequenceABC
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,6 +191,7 @@ def open_dataset(
     data_root: str | os.PathLike[str] | None = None,
     cache_dir: str | os.PathLike[str] | None = None,
     trust: bool = False,
+    places: Mapping[str, list[Path]] | None = None,
 ) -> SequenceDataset:
     """Find a data set below the data root and open one of its splits.
 
@@ -200,11 +202,12 @@ def open_dataset(
         data_root: the data root; VIL_DATA where left out.
         cache_dir: where the index is kept; the user's cache folder where left out.
         trust: do not look for changes since the index was made.
+        places: what :func:`vil_tracker.data.root.find_all` found below the root, where several data sets are opened.
 
     Raises:
         UserError: not found, no such split, no sequences, or broken files (file and line are named).
     """
-    reader, folder = find_reader(name, data_root)
+    reader, folder = find_reader(name, data_root, places)
     own = name.startswith("folder:") and split not in reader.splits
     return _open(reader, folder, reader.splits[0] if own else split, cache_dir, trust)
 

@@ -7,7 +7,7 @@ names do not matter, links are followed, and a data set may lie up to two folder
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vil_tracker.data.readers import FOLDER_READERS, READERS, Reader, get_reader
@@ -35,57 +35,68 @@ def data_root(choice: str | os.PathLike[str] | None = None) -> Path:
     return root
 
 
-def search_folders(root: Path) -> Iterable[Path]:
-    """Folders that may hold a data set, nearest to the root first. A recognised one is not searched further."""
+def search_folders(root: Path) -> Iterator[tuple[Path, list[Reader]]]:
+    """Folders that may hold a data set, nearest to the root first, and the readers of :data:`READERS` that recognise
+    them. A recognised folder is not searched further.
+    """
     level = [root]
     for depth in range(DEPTH + 1):
-        yield from level
+        open_ends = []
+        for folder in level:
+            readers = [reader for reader in READERS.values() if reader.matches(folder)]
+            yield folder, readers
+            if not readers:
+                open_ends.append(folder)
         if depth < DEPTH:
-            open_ends = [folder for folder in level if not any(r.matches(folder) for r in READERS.values())]
             level = [child for folder in open_ends for child in subfolders(folder, limit=_BREADTH)]
 
 
 def find_all(root: Path) -> dict[str, list[Path]]:
     """Where below ``root`` each data set of :data:`READERS` lies; usually one folder each."""
     found: dict[str, list[Path]] = {name: [] for name in READERS}
-    for folder in search_folders(root):
-        for name, reader in READERS.items():
-            if reader.matches(folder):
-                found[name].append(folder)
+    for folder, readers in search_folders(root):
+        for reader in readers:
+            found[reader.name].append(folder)
     return found
 
 
-def find_dataset(reader: Reader, root: Path) -> Path:
+def find_dataset(reader: Reader, root: Path, places: Mapping[str, list[Path]] | None = None) -> Path:
     """The folder of one data set below ``root``.
+
+    Args:
+        places: what :func:`find_all` has found; searched for where left out.
 
     Raises:
         UserError: it is not there (the message says what the layout must look like), or it is there twice.
     """
-    matches = [folder for folder in search_folders(root) if reader.matches(folder)]
+    matches = (places or find_all(root))[reader.name]
     if not matches:
         raise UserError(
             f"no {reader.title} below {root}: vil-tracker doctor --data-root {root} shows the layout that is expected"
         )
     if len(matches) > 1:
-        places = " and ".join(map(str, matches[:3]))
-        raise UserError(f"{reader.title} is there more than once, in {places}: give one of them as --data-root")
+        names = " and ".join(map(str, matches[:3]))
+        raise UserError(f"{reader.title} is there more than once, in {names}: give one of them as --data-root")
     return matches[0]
 
 
-def find_reader(name: str, choice: str | os.PathLike[str] | None) -> tuple[Reader, Path]:
+def find_reader(
+    name: str, choice: str | os.PathLike[str] | None, places: Mapping[str, list[Path]] | None = None
+) -> tuple[Reader, Path]:
     """The reader and the folder that a data set's name stands for.
 
     Args:
         name: a name of :data:`READERS`, or ``folder:PATH`` for one's own data; a relative PATH is looked for below
             the data root and, where there is none, below the current folder.
         choice: see :func:`data_root`.
+        places: see :func:`find_dataset`.
 
     Raises:
         UserError: unknown name, no data root, data set not found or not recognised.
     """
     if not name.startswith("folder:"):
         reader = get_reader(name)
-        return reader, find_dataset(reader, data_root(choice))
+        return reader, find_dataset(reader, data_root(choice), places)
     path = Path(name.removeprefix("folder:")).expanduser()
     if not path.is_absolute() and (choice or os.environ.get(VARIABLE)):
         path = data_root(choice) / path

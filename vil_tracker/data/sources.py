@@ -15,6 +15,7 @@ from vil_tracker.data.pairs import PairCutter, VideoPairs
 from vil_tracker.data.readers import READERS
 from vil_tracker.data.readers.video_folder import held_out_targets
 from vil_tracker.data.root import data_root as find_root
+from vil_tracker.data.root import find_all
 from vil_tracker.data.sampling import Mixture, Source
 from vil_tracker.data.synthetic.pairs import SyntheticConfig, SyntheticPairs
 from vil_tracker.data.synthetic.photo_pool import PhotoPool, load_photo_pool
@@ -51,6 +52,7 @@ def build_source(
     if not sources:
         raise UserError("data.sources is empty: give at least one data set, such as {name: synthetic_pairs}")
     pools: list[PhotoPool] = []
+    places = find_all(find_root(data_root)) if any(source.name in READERS for source in sources) else None
 
     def pool() -> PhotoPool:
         if not pools:  # synthetic pairs and clips share one
@@ -79,7 +81,9 @@ def build_source(
                 return SyntheticVideoClips(pool(), ClipCutter(model, data, train.truth_share))
             return SyntheticVideoPairs(pool(), PairCutter(model, data))
         _check_name(source.name)
-        dataset = open_dataset(source.name, source.split, data_root=data_root, cache_dir=cache_folder, trust=trust)
+        dataset = open_dataset(
+            source.name, source.split, data_root=data_root, cache_dir=cache_folder, trust=trust, places=places
+        )
         if training:
             check_held_out(dataset)
         dataset.decode_videos(FrameCache(default_cache(cache_folder) / "frames"))

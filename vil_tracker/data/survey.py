@@ -72,7 +72,7 @@ def survey(root: Path, scan: bool = False, cache_dir: str | os.PathLike[str] | N
         cache_dir: where the index is kept.
     """
     reports = []
-    for folder in search_folders(root):
+    for folder, _ in search_folders(root):
         official = [reader for reader in all_readers() if reader.matches(folder)]
         own = [reader for reader in FOLDER_READERS.values() if reader.matches(folder)]
         for reader in official or own[:1]:

@@ -83,8 +83,9 @@ LaSOT/                          (any name)
 
     def matches(self, folder: Path) -> bool:
         known = {name for split in self.splits for name in self.names(split)}
-        for group in self.classes():
-            for sequence in subfolders(folder / group, limit=100):
+        classes = set(self.classes())
+        for group in (group for group in subfolders(folder, limit=2000) if group.name in classes):
+            for sequence in subfolders(group, limit=100):
                 if sequence.name in known:
                     return (sequence / "img").is_dir() and (sequence / "groundtruth.txt").is_file()
         return False

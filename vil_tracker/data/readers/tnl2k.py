@@ -54,9 +54,10 @@ TNL2K/                          (any name)
     def matches(self, folder: Path) -> bool:
         for part in (part for split in self.splits for part in self._parts(folder, split)):
             for child in subfolders(part, limit=100):
-                for sequence in (child, *subfolders(child, limit=100)):
-                    if _is_sequence(sequence):
-                        return (sequence / "language.txt").is_file()
+                inside = (child / "groundtruth.txt").is_file()
+                for sequence in [child] if inside else subfolders(child, limit=100):
+                    if (sequence / "groundtruth.txt").is_file():  # GOT-10k's are no TNL2K either: one of them tells
+                        return _is_sequence(sequence) and (sequence / "language.txt").is_file()
         return False
 
     def list_sequences(self, folder: Path, split: str) -> Listing:

@@ -15,6 +15,7 @@ from vil_tracker.data.readers.base import (
     numbered_frames,
     pad_boxes,
     read_boxes,
+    subfolders,
 )
 from vil_tracker.errors import UserError
 
@@ -41,7 +42,8 @@ TrackingNet/                    (any name)
   TEST/                         as TRAIN_0/, anno/ with the first box alone"""
 
     def matches(self, folder: Path) -> bool:
-        return any((folder / chunk / "anno").is_dir() for chunk in (*_CHUNKS, "TEST"))
+        chunks = (child for child in subfolders(folder, limit=2000) if child.name in (*_CHUNKS, "TEST"))
+        return any((chunk / "anno").is_dir() for chunk in chunks)
 
     def list_sequences(self, folder: Path, split: str) -> Listing:
         self.check_split(split)

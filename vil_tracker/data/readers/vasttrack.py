@@ -55,7 +55,7 @@ VastTrack/                      (any name)
 
     def matches(self, folder: Path) -> bool:
         for name in (name for names in _FOLDERS.values() for name in names):
-            for group in subfolders(folder / name, limit=100):
+            for group in subfolders(folder / name, limit=10):  # GOT-10k's train/ has thousands of other folders
                 for sequence in subfolders(group, limit=100):
                     if (sequence / "imgs").is_dir() and _truth(sequence) is not None:
                         return sequence.name.startswith(f"{group.name}-")
