@@ -13,6 +13,7 @@ import torch
 from training_fakes import losses, source_for, tiny_config
 
 from vil_tracker.errors import UserError
+from vil_tracker.models.pretrained import load_model
 from vil_tracker.training import checkpoint
 from vil_tracker.training.loop import train
 
@@ -60,6 +61,16 @@ def test_only_the_last_two_are_kept_and_foreign_files_left_alone(two_states: Pat
         checkpoint.save_state(two_states, step, {"step": step})
     assert [step for step, _ in checkpoint.list_states(two_states)] == [4, 5]
     assert (two_states / "notes.txt").exists()
+
+
+def test_every_nth_checkpoint_stays_with_its_weights(tmp_path: Path) -> None:
+    config = tiny_config(steps=10, keep_every=3, checkpoint_minutes=1e3, log_every=100)
+    train(config, source_for(config), tmp_path, device=torch.device("cpu"), progress=False)
+    assert [step for step, _ in checkpoint.list_states(tmp_path / "checkpoints")] == [3, 6, 9, 10]
+    networks = [load_model(path, "cpu") for path in sorted((tmp_path / "checkpoints").glob("*.safetensors"))]
+    assert len(networks) == 3
+    heads = [network.head.score[-1].weight for network in networks]
+    assert not torch.equal(heads[0], heads[1]) and not torch.equal(heads[1], heads[2])
 
 
 def test_a_pickle_with_code_never_runs(tmp_path: Path) -> None:

@@ -217,8 +217,11 @@ class TrainConfig:
         lr: peak learning rate of the newly initialised parts.
         backbone_lr_scale: the backbone's rate relative to ``lr``; 0 leaves it as it is.
         weight_decay: AdamW's, not applied to norms, biases and position embeddings.
-        warmup_steps: linear warm-up before the cosine.
-        final_lr_scale: rate at the end relative to the peak.
+        schedule: timm's name of what follows the warm-up. "cosine" falls to ``final_lr_scale``; "step" multiplies the
+            rate by ``decay_rate`` after each share ``decay_after`` of the run (OSTrack's recipes: 0.1 after 0.8).
+        warmup_steps: linear warm-up.
+        final_lr_scale: of the cosine, rate at the end relative to the peak.
+        decay_rate, decay_after: of the step schedule.
         clip_grad: largest norm of the gradient.
         ema_decay: decay of the averaged weights that are validated and shipped; 0 turns it off.
         loss_focal, loss_giou, loss_l1: weights of the three losses.
@@ -233,6 +236,9 @@ class TrainConfig:
         seed: everything random in the run derives from it.
         log_every, checkpoint_minutes, validate_every: steps between log lines, minutes between checkpoints, steps
             between validations (0: only at the end).
+        keep_every: every so many steps a checkpoint is written that stays, with its weights beside it; 0 keeps the last
+            two alone.
+        wandb: project of Weights & Biases that the log goes to as well (needs the extra ``wandb``); "" for none.
         init_from: weights to start from ("" starts from random ones).
         grow_from: weights of half the depth to start from, deepened so that the network begins as the same function
             (models/growth.py); "" for none.
@@ -250,8 +256,11 @@ class TrainConfig:
     lr: Positive = 4e-4
     backbone_lr_scale: Amount = 1.0
     weight_decay: Amount = 0.05
+    schedule: Literal["cosine", "step"] = "cosine"
     warmup_steps: WholeNumber = 500
     final_lr_scale: Share = 0.01
+    decay_rate: Share = 0.1
+    decay_after: Annotated[float, Check(lambda value: 0 < value <= 1, "above 0 and at most 1")] = 0.8
     clip_grad: Positive = 1.0
     ema_decay: ShareBelow1 = 0.999
     loss_focal: Amount = 1.0
@@ -269,6 +278,8 @@ class TrainConfig:
     log_every: Count = 20
     checkpoint_minutes: Positive = 5.0
     validate_every: WholeNumber = 0
+    keep_every: WholeNumber = 0
+    wandb: str = ""
     init_from: str = ""
     grow_from: str = ""
     truth_share: Share = 0.5

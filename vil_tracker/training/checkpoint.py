@@ -3,7 +3,7 @@
 A training state is one file, ``step_<number>.<first 16 hex digits of its sha256>.pt``, written beside and renamed into
 place. The digest in the name tells a torn or altered file from a good one before anything of it is read; it loads with
 ``weights_only=True``, so that no code in it can run. The last two are kept: if the newest is bad, the one before is
-used and a warning says so.
+used and a warning says so. Of a run with ``train.keep_every``, every so many steps stay as well.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ _NAME = re.compile(r"step_(\d{8,})\.([0-9a-f]{16})\.pt")
 KEEP = 2
 
 
-def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
+def save_state(folder: Path, step: int, state: dict[str, Any], keep_every: int = 0) -> Path:
     """Write ``state`` (tensors, numbers, strings and containers of them) as the checkpoint of ``step``.
 
-    Older checkpoints beyond the last :data:`KEEP` are removed, only after the new one is safely in place.
+    Older checkpoints beyond the last :data:`KEEP` are removed, only after the new one is safely in place; those whose
+    step is a multiple of ``keep_every`` stay.
 
     Raises:
         UserError: the disk is full or the folder cannot be written; what was there before is untouched.
@@ -40,8 +41,9 @@ def save_state(folder: Path, step: int, state: dict[str, Any]) -> Path:
     path = folder / f"step_{step:08d}.{hashlib.sha256(payload).hexdigest()[:16]}.pt"
     with atomic_write(path) as stream:
         stream.write(payload)
-    for _, old in list_states(folder)[:-KEEP]:
-        old.unlink(missing_ok=True)
+    for made_at, old in list_states(folder)[:-KEEP]:
+        if not keep_every or made_at % keep_every:
+            old.unlink(missing_ok=True)
     for half in folder.glob(".step_*.tmp"):  # left by a process that was killed while it wrote
         half.unlink(missing_ok=True)
     return path

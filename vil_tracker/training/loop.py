@@ -138,15 +138,18 @@ def _train(
 
         final = state.step == settings.steps
         validate = final or (settings.validate_every > 0 and state.step % settings.validate_every == 0)
-        if state.step % settings.log_every == 0 or validate:
+        keep = settings.keep_every > 0 and state.step % settings.keep_every == 0
+        if state.step % settings.log_every == 0 or validate or keep:
             record.write(state.step, norm, state.optimizer)  # stops here rather than save what is not finite
             if validation is not None and validate:
                 _validate(validation, state, record, output / BEST_WEIGHTS, ranks)
             if not ranks.main:
                 continue
-            if final or time.monotonic() - saved_at > 60 * settings.checkpoint_minutes:
-                checkpoint.save_state(checkpoints, state.step, state.to_dict(config))
+            if final or keep or time.monotonic() - saved_at > 60 * settings.checkpoint_minutes:
+                checkpoint.save_state(checkpoints, state.step, state.to_dict(config), settings.keep_every)
                 _save_weights(state, output / WEIGHTS)
+                if keep:
+                    _save_weights(state, checkpoints / f"weights_{state.step:08d}.safetensors")
                 saved_at = time.monotonic()
 
     record.close()

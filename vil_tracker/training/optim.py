@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import torch
-from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.scheduler import Scheduler
+from timm.scheduler.scheduler_factory import create_scheduler_v2
 from timm.utils.model_ema import ModelEmaV3
 from torch import nn
 
@@ -42,21 +43,25 @@ def build_optimizer(network: nn.Module, config: TrainConfig) -> torch.optim.Adam
     return torch.optim.AdamW(parameter_groups(network, config), betas=(0.9, 0.98), fused=True)
 
 
-def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig) -> CosineLRScheduler:
-    """Linear warm-up, then a cosine down to ``final_lr_scale`` of the slowest group's peak.
+def build_scheduler(optimizer: torch.optim.Optimizer, config: TrainConfig) -> Scheduler:
+    """Linear warm-up, then timm's schedule of that name; a cosine ends at ``final_lr_scale`` of the slowest peak.
 
     Call ``step_update(step)`` before each step.
     """
     slowest = min(group["lr"] for group in optimizer.param_groups)
-    return CosineLRScheduler(
+    scheduler, _ = create_scheduler_v2(
         optimizer,
-        t_initial=config.steps,
-        lr_min=slowest * config.final_lr_scale,
-        warmup_t=min(config.warmup_steps, config.steps // 2),
-        warmup_lr_init=slowest * 1e-3,
-        warmup_prefix=False,
-        t_in_epochs=False,
+        config.schedule,
+        num_epochs=config.steps,
+        decay_epochs=max(round(config.decay_after * config.steps), 1),
+        decay_rate=config.decay_rate,
+        min_lr=slowest * config.final_lr_scale,
+        warmup_lr=slowest * 1e-3,
+        warmup_epochs=min(config.warmup_steps, config.steps // 2),
+        step_on_epochs=False,
+        updates_per_epoch=1,  # so that all of the above are counted in steps
     )
+    return scheduler
 
 
 def build_ema(network: nn.Module, config: TrainConfig) -> ModelEmaV3 | None:

@@ -1,10 +1,11 @@
-"""The log of a run: one JSON object per line, and TensorBoard where it is installed."""
+"""The log of a run: one JSON object per line, TensorBoard where it is installed, Weights & Biases where asked for."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import logging
+import secrets
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,7 @@ class Record:
         self.skipped: dict[int, Skipped] = {}
         self.started, self.waited, self.logged_step = time.monotonic(), 0.0, first_step
         self.board = _open_board(folder / "tensorboard") if ranks.main else None
+        self.wandb = _open_wandb(folder, config) if ranks.main and config.train.wandb else None
         if ranks.main:
             lines: list[dict[str, Any]] = [{"config": config_to_dict(config)}]
             if first_step > 0 and self.path.exists():
@@ -98,7 +100,7 @@ class Record:
         self.started, self.waited, self.logged_step = time.monotonic(), 0.0, step
 
     def append(self, line: dict[str, Any]) -> None:
-        """Write one line, on rank 0; its numbers go to TensorBoard as well."""
+        """Write one line, on rank 0; its numbers go to TensorBoard and Weights & Biases as well."""
         if not self.ranks.main:
             return
         with writing(self.path), self.path.open("a", encoding="utf-8") as stream:
@@ -106,11 +108,14 @@ class Record:
         self._show(line)
 
     def _show(self, line: dict[str, Any]) -> None:
-        """Hand a line's numbers to TensorBoard, if it is there."""
+        """Hand a line's numbers to TensorBoard and Weights & Biases, where they are there."""
+        step = line["step"]
+        numbers = {name: value for name, value in line.items() if name != "step" and isinstance(value, (int, float))}
         if self.board is not None:
-            for name, value in line.items():
-                if name != "step" and isinstance(value, (int, float)):
-                    self.board.add_scalar(name, value, line["step"])
+            for name, value in numbers.items():
+                self.board.add_scalar(name, value, step)
+        if self.wandb is not None:  # a resumed run's lines that are there already are passed over, with a warning
+            self.wandb.log(numbers, step=step)
 
     def close(self) -> None:
         """Say which pictures were damaged, and finish."""
@@ -126,6 +131,8 @@ class Record:
                     stream.writelines(f"{name}\t{reason}\n" for name, reason in sorted(total.reasons.items()))
         if self.board is not None:
             self.board.close()
+        if self.wandb is not None:
+            self.wandb.finish()
 
     def _stop(self, values: Tensor, names: list[str], norm: Tensor) -> None:
         bad = (~torch.isfinite(values[:, 0])).nonzero()
@@ -174,3 +181,33 @@ def _open_board(folder: Path) -> Any:
         return None
     with writing(folder):
         return SummaryWriter(str(folder), purge_step=0)
+
+
+def _open_wandb(folder: Path, config: Config) -> Any:
+    """The run of Weights & Biases that belongs to the folder: a new one, or the one that it had before.
+
+    Raises:
+        UserError: the package is not installed, or it cannot begin a run.
+    """
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            "train.wandb needs Weights & Biases: pip install 'vil-tracker[wandb]', or leave train.wandb empty"
+        ) from error
+    known = folder / "wandb_id"
+    if not known.is_file():
+        with atomic_write(known, "w") as stream:
+            stream.write(secrets.token_hex(4))
+    try:
+        return wandb.init(
+            project=config.train.wandb,
+            name=folder.name,
+            id=known.read_text(encoding="utf-8"),
+            resume="allow",
+            dir=str(folder),
+            config=config_to_dict(config),
+        )
+    except (wandb.Error, OSError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"cannot begin a run of Weights & Biases ({reason}): log in, or WANDB_MODE=offline") from error

@@ -24,7 +24,10 @@ from vil_tracker.training.teacher import TeacherProjections
 log = logging.getLogger(__name__)
 
 # What may differ between the parts of a run without a word: it changes neither the samples nor the optimisation.
-FREE_KEYS = {"workers", "log_every", "checkpoint_minutes", "validate_every", "validation_pairs", "validation_sequences"}
+FREE_KEYS = {
+    *("workers", "log_every", "checkpoint_minutes", "keep_every", "wandb"),
+    *("validate_every", "validation_pairs", "validation_sequences"),
+}
 
 
 @dataclass
