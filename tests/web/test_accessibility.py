@@ -36,7 +36,7 @@ def faults(page: Any, axe: str) -> list[str]:
     """What axe-core finds wrong in the view that is shown, in light and in dark colours."""
     found = []
     for scheme in ("light", "dark"):
-        page.emulate_media(color_scheme=scheme)
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")  # no colour on its way to another
         page.evaluate(axe)
         result = page.evaluate("() => axe.run(document, {resultTypes: ['violations']})")
         for fault in result["violations"]:
