@@ -17,8 +17,8 @@ from tqdm import tqdm
 from vil_tracker.cli import guarded
 from vil_tracker.errors import UserError, atomic_write, make_folder
 from vil_tracker.evaluation.nanotrack import NanoTrackV3
-from vil_tracker.images import VIDEO_EXTENSIONS, VideoReader
 from vil_tracker.training.pseudo_boxes import PseudoTrack, pseudo_tracks
+from vil_tracker.videos import VIDEO_EXTENSIONS, VideoReader
 
 
 def main() -> int:

@@ -14,9 +14,9 @@ import torch
 import vil_tracker
 from vil_tracker.config import ModelConfig
 from vil_tracker.errors import UserError
-from vil_tracker.images import VideoReader
 from vil_tracker.models.network import ViLTrackerNet, build_network
 from vil_tracker.models.pretrained import save_model
+from vil_tracker.videos import VideoReader
 
 BOX = (20.0, 24.0, 16.0, 12.0)
 

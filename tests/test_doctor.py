@@ -21,7 +21,7 @@ from vil_tracker.errors import UserError
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out what takes time and has tests of its own below: weights, and all codecs but one."""
     monkeypatch.setattr(doctor, "_weights_folder", lambda: Path("no weights here"))
-    monkeypatch.setattr("vil_tracker.io.video_writer.CODECS", ("auto", "mp4v"))
+    monkeypatch.setattr("vil_tracker.io.video_writer.CODECS", ("auto", "h264"))
     monkeypatch.delenv("VIL_DATA", raising=False)
 
 
@@ -51,7 +51,7 @@ def root(tmp_path: Path) -> Path:
 def test_without_data_all_is_well(capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 0
     printed = capsys.readouterr().out
-    for expected in ("python: 3.", "torch: ", "cv2: ", "cpu: ", "mp4v: written and read back", "no problems"):
+    for expected in ("python: 3.", "torch: ", "cv2: ", "cpu: ", "h264: written and read back", "no problems"):
         assert expected in printed
     assert "give --data-root DIR or set VIL_DATA" in printed
     assert "GOT-10k_Train_000001/" in printed and "Aardwolf-2/" in printed and "FOLDER/" in printed  # layouts
@@ -120,8 +120,8 @@ def test_broken_package_is_a_failure(monkeypatch: pytest.MonkeyPatch, capsys: py
 
 
 def test_no_codec_is_a_failure_and_one_missing_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vil_tracker.io.video_writer.CODECS", ("auto", "vp9", "mp4v"))
-    monkeypatch.setattr(doctor, "_codec_fault", lambda codec: "" if codec == "mp4v" else "cannot")
+    monkeypatch.setattr("vil_tracker.io.video_writer.CODECS", ("auto", "vp9", "h264"))
+    monkeypatch.setattr(doctor, "_codec_fault", lambda codec: "" if codec == "h264" else "cannot")
     assert {check.name: check.status for check in doctor.check_video()}["vp9"] == "note"
     monkeypatch.setattr(doctor, "_codec_fault", lambda codec: "cannot")
     assert doctor.check_video()[-1].status == "fail"

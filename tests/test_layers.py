@@ -15,6 +15,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "runtime"),
     ("boxes", "config", "native"),
     ("images", "results"),
+    ("videos",),
     ("models",),
     ("data",),
     ("io",),

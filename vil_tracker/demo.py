@@ -50,7 +50,7 @@ def run(folder: Path, seed: int = 0, weights: str = DEFAULT_WEIGHTS) -> int:
 
 
 def _write_clip(clip: DemoClip, folder: Path) -> Path:
-    sink = VideoSink(folder, f".clip-{os.getpid()}", FPS, "mp4v")  # quick, and nobody needs to play it in a browser
+    sink = VideoSink(folder, f".clip-{os.getpid()}", FPS, "h264")
     try:
         for frame in clip:
             sink.write(frame)

@@ -170,19 +170,14 @@ def check_device() -> list[Check]:
 
 def check_video() -> list[Check]:
     """Write a short video with each codec and read it back."""
-    from vil_tracker.io.video_writer import CODECS, find_ffmpeg
+    from vil_tracker.io.video_writer import CODECS
 
-    program = find_ffmpeg()
-    checks = [
-        Check("video", "ffmpeg", "ok", program)
-        if program
-        else Check("video", "ffmpeg", "note", "no program; OpenCV encodes", f"pip install '{_PACKAGE}[video]'")
-    ]
+    checks = []
     works = {codec: _codec_fault(codec) for codec in CODECS if codec != "auto"}
     for codec, fault in works.items():
         checks.append(Check("video", codec, "note" if fault else "ok", fault or "written and read back"))
     if all(works.values()):
-        cure = f"pip install '{_PACKAGE}[video]', or pip install --force-reinstall opencv-python"
+        cure = "pip install --force-reinstall av"
         checks.append(Check("video", "output", "fail", "no codec works, so no video can be written", cure))
     return checks
 
@@ -191,8 +186,8 @@ def _codec_fault(codec: str) -> str:
     """Why a codec cannot be used here; "" if it can."""
     import numpy as np
 
-    from vil_tracker.images import VideoReader
     from vil_tracker.io.video_writer import VideoSink
+    from vil_tracker.videos import VideoReader
 
     try:
         with tempfile.TemporaryDirectory() as folder, _quiet_libraries():

@@ -1,14 +1,13 @@
-"""Decoding: images and videos become H×W×3 uint8 RGB arrays here and nowhere else.
+"""Decoding pictures: they become H×W×3 uint8 RGB arrays here and nowhere else (videos: :mod:`vil_tracker.videos`).
 
 One piece of code serves training, evaluation and video, so that a network trained on RGB never meets BGR. Headers are
-read before pixels: an image or video that claims more than :data:`MAX_PIXELS` is refused before memory is spent on it.
+read before pixels: an image that claims more than :data:`MAX_PIXELS` is refused before memory is spent on it.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -18,7 +17,6 @@ from PIL import Image, UnidentifiedImageError
 from vil_tracker.errors import UserError, atomic_write
 
 IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-VIDEO_EXTENSIONS = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".ts", ".wmv", ".flv"})
 MAX_PIXELS = 100_000_000  # 10,000 × 10,000: above any camera in use, 300 MB decoded
 
 
@@ -131,79 +129,3 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
         raise UserError(f"cannot encode {os.fspath(path)} as {suffix[1:]}: choose another ending, such as .png")
     with atomic_write(path) as stream:
         stream.write(data.tobytes())
-
-
-class VideoReader:
-    """A video file as RGB frames.
-
-    Attributes:
-        fps: frames per second as the container states it (25.0 where it states none).
-        frame_count: frames that the container claims; the true number may be lower in a damaged file.
-        width, height: size of the frames in pixels.
-
-    Raises:
-        UserError: the file is missing, holds no decodable video, or exceeds :data:`MAX_PIXELS`.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = os.fspath(path)
-        if not Path(path).is_file():
-            raise UserError(f"video {self.path} does not exist: check the path")
-        self._capture = cv2.VideoCapture(self.path)
-        if not self._capture.isOpened():
-            raise UserError(
-                f"video {self.path} cannot be opened, it is damaged, empty or of an unsupported format: "
-                "see whether a player shows it, or convert it to MP4"
-            )
-        self.width = int(self._capture.get(cv2.CAP_PROP_FRAME_WIDTH))
-        self.height = int(self._capture.get(cv2.CAP_PROP_FRAME_HEIGHT))
-        try:
-            check_pixels(self.width, self.height, f"video {self.path}")
-        except UserError:
-            self.close()
-            raise
-        fps = float(self._capture.get(cv2.CAP_PROP_FPS))
-        self.fps = fps if 0.01 < fps < 10_000 else 25.0
-        self.frame_count = max(int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0)
-        self._next = 0
-
-    def read(self) -> np.ndarray | None:
-        """Decode the next frame, (H, W, 3) uint8 RGB, or return None at the end."""
-        done, frame = self._capture.read()
-        if not done or frame is None:
-            return None
-        self._next += 1
-        check_pixels(frame.shape[1], frame.shape[0], f"video {self.path}")  # it may grow on the way
-        return to_rgb8(frame)
-
-    def skip(self) -> bool:
-        """Pass over the next frame without converting it; False at the end."""
-        done = self._capture.grab()
-        self._next += int(done)
-        return done
-
-    def seek(self, index: int) -> None:
-        """Go to frame ``index`` (zero-based), exactly.
-
-        Containers seek to key frames and some builds then count wrongly, so a seek forward decodes and a seek
-        backward starts again from the first frame.
-        """
-        if index < self._next:
-            self._capture.release()
-            self._capture = cv2.VideoCapture(self.path)
-            self._next = 0
-        while self._next < index and self.skip():
-            pass
-
-    def __iter__(self) -> Iterator[np.ndarray]:
-        while (frame := self.read()) is not None:
-            yield frame
-
-    def close(self) -> None:
-        self._capture.release()
-
-    def __enter__(self) -> VideoReader:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()

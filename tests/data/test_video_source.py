@@ -16,8 +16,8 @@ from vil_tracker.data.frame_cache import INFO, FrameCache
 from vil_tracker.data.pairs import VideoPairs, chosen_by
 from vil_tracker.data.sources import build_source
 from vil_tracker.errors import UserError
-from vil_tracker.images import VideoReader
 from vil_tracker.training.calibrate import mixed_clips, video_clips
+from vil_tracker.videos import VideoReader
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_large_frames_are_shrunk_with_their_boxes(root: Path) -> None:
 def test_an_interrupted_cache_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cache, video = FrameCache(root.parent / "frames"), root / "own" / "car.avi"
     real = VideoReader.read
-    monkeypatch.setattr(VideoReader, "read", lambda self: real(self) if self._next < 2 else _raise())
+    monkeypatch.setattr(VideoReader, "read", lambda self: real(self) if self._position < 2 else _raise())
     with pytest.raises(KeyboardInterrupt):
         cache.get(video)
     assert not list(cache.folder.iterdir())

@@ -185,7 +185,7 @@ def test_errors_name_the_item_and_the_cure(tmp_path: Path, video: Path) -> None:
         (dict(source=noise), "noise.mp4 cannot be opened"),
         (dict(source=nothing), "nothing holds no images"),
         (dict(source=f"{tmp_path}/*.xyz"), "no image matches"),
-        (dict(source=video, start=Start(30)), "beyond the end.*0 to 29"),
+        (dict(source=video, start=Start(30)), "beyond the end.*has 30 frames"),
         (dict(source=video, start=Start(seconds=1e9)), "beyond the end"),
         (dict(source=tmp_path / "few", start=Start(1)), "beyond the end"),
         (dict(source=video, stride=0), "stride 0"),
@@ -198,7 +198,7 @@ def test_errors_name_the_item_and_the_cure(tmp_path: Path, video: Path) -> None:
     ]  # fmt: skip
     for arguments, message in cases:
         with pytest.raises(UserError, match=message) as caught:
-            open_source(**arguments)
+            list(open_source(**arguments))
         assert "\n" not in str(caught.value)
 
 

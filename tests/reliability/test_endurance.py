@@ -19,7 +19,6 @@ from faulty_files import picture, tiny_network
 
 from vil_tracker import cli
 from vil_tracker.config import TrackConfig
-from vil_tracker.images import VideoReader
 from vil_tracker.io.box_writers import BOX_FORMATS
 from vil_tracker.io.source import Frame
 from vil_tracker.models.network import ViLTrackerNet
@@ -28,6 +27,7 @@ from vil_tracker.tracking.confidence_model import CONFIDENCE_FEATURES, Confidenc
 from vil_tracker.tracking.run import OutputSettings, track_source
 from vil_tracker.tracking.select import targets_from_boxes
 from vil_tracker.tracking.tracker import Tracker
+from vil_tracker.videos import VideoReader
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 
@@ -150,7 +150,7 @@ def test_a_long_run_with_every_output(count: int, tmp_path: Path) -> None:
     settings = OutputSettings(
         tmp_path / "out",
         tuple(BOX_FORMATS),
-        codec="mp4v",
+        codec="h264",
         target_clip=True,
         strip=True,
         contact_sheet=True,

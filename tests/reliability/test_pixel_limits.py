@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from faulty_files import encoded, film_claiming, mp4_claiming, png_claiming, with_bytes
 
-from vil_tracker import images
+from vil_tracker import images, videos
 from vil_tracker.data.sequence import ImageFrames, VideoFrames
 from vil_tracker.errors import UserError
-from vil_tracker.images import MAX_PIXELS, VideoReader, decode_image
+from vil_tracker.images import MAX_PIXELS, decode_image
 from vil_tracker.io.files import StdinSource
+from vil_tracker.videos import VideoReader
 
 
 def claiming(kind: str, width: int, height: int) -> bytes:
@@ -104,15 +105,17 @@ def test_a_container_that_lies_about_its_pictures_does_no_harm(tmp_path: Path) -
         assert "lying.mp4" in str(error)
 
 
-def test_a_film_that_grows_on_the_way_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures inside a stream may change their size; the reader looks at each."""
-    path = tmp_path / "clip.avi"
-    path.write_bytes(film_claiming(tmp_path, 96, 64))
+def test_a_film_that_grows_on_the_way_is_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Pictures inside a stream may change their size; the decoder refuses each that is too large."""
+    videos.log.parent.propagate = True
+    path = tmp_path / "growing.mjpeg"
+    pictures = [np.full((height, 96, 3), 90, np.uint8) for height in (64, 64, 64, 128, 128)]
+    path.write_bytes(b"".join(cv2.imencode(".jpg", picture)[1].tobytes() for picture in pictures))
+    with VideoReader(path, max_pixels=96 * 64) as reader:
+        assert [image.shape for image in reader] == [(64, 96, 3)] * 3
+    assert "growing.mjpeg: damaged at frame 3" in caplog.text
     with VideoReader(path) as reader:
-        assert reader.read() is not None
-        monkeypatch.setattr(images, "MAX_PIXELS", 96 * 64 - 1)
-        with pytest.raises(UserError, match="over the limit"):
-            reader.read()
+        assert [image.shape[0] for image in reader] == [64, 64, 64, 128, 128]
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is counted in other units elsewhere")
@@ -123,7 +126,8 @@ def test_memory_stays_small_whatever_the_headers_claim(tmp_path: Path) -> None:
     (tmp_path / "a.avi").write_bytes(film_claiming(tmp_path, 16_000, 16_000))
     code = (
         "import sys, resource; from pathlib import Path\n"
-        "from vil_tracker.images import VideoReader, decode_image, read_image\n"
+        "from vil_tracker.images import decode_image, read_image\n"
+        "from vil_tracker.videos import VideoReader\n"
         "from vil_tracker.errors import UserError\n"
         "import cv2, numpy; decode_image(cv2.imencode('.png', numpy.zeros((9, 9, 3), 'uint8'))[1].tobytes(), 'a')\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"

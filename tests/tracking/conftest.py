@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from tracking_fakes import FakeTracker, write_video
 
-from vil_tracker.io import video_writer
 from vil_tracker.tracking import cli
 
 
@@ -19,4 +18,3 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def fake_tracker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "load_tracker_factory", lambda *arguments, **options: FakeTracker)
-    monkeypatch.setattr(video_writer, "find_ffmpeg", lambda: None)

@@ -15,10 +15,10 @@ from web_fakes import Visitor
 
 from vil_tracker import cli
 from vil_tracker.errors import UserError
-from vil_tracker.images import VideoReader
 from vil_tracker.results import Result
 from vil_tracker.tracking.cli import track
 from vil_tracker.tracking.run import TrackerLike
+from vil_tracker.videos import VideoReader
 from vil_tracker.web.limits import Limits
 from vil_tracker.web.work import FrameReader, run_track
 

@@ -171,7 +171,7 @@ def test_limits_of_a_video(server: Server, clip: Path, tmp_path: Path) -> None:
     long = me.upload(fakes.write_video(tmp_path / "long.mp4", fakes.frames(130, 0)))
     assert long.status == 415 and "130 frames, the limit is 120" in long.json["error"]
     wide = me.upload(fakes.write_video(tmp_path / "wide.mp4", fakes.frames(2, 0, 1280, 720)))
-    assert wide.status == 415 and "1280×720, the limit is 0.3 megapixels" in wide.json["error"]
+    assert wide.status == 415 and "1280x720, over the limit of 307200 pixels" in wide.json["error"]
 
 
 def test_a_video_that_hides_its_length_is_stopped_at_the_limit(server: Server, tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def paint_clip(frames: int) -> tuple[list[np.ndarray], np.ndarray]:
 
 def write_clip(frames: Sequence[np.ndarray], folder: Path) -> Path:
     """The frames as a video file."""
-    sink = VideoSink(folder, "clip", FPS, "mp4v")
+    sink = VideoSink(folder, "clip", FPS, "h264")
     for frame in frames:
         sink.write(frame)
     sink.finish()
@@ -64,7 +64,7 @@ def run_video(
             open_source(str(path)),
             lambda first: targets_from_boxes([box]),
             lambda: Tracker(network, timer=timer),
-            OutputSettings(folder=folder / "out", video=write, codec="mp4v"),
+            OutputSettings(folder=folder / "out", video=write, codec="h264"),
             progress=False,
             timer=timer,
         )

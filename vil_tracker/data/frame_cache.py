@@ -17,7 +17,8 @@ from pathlib import Path
 import cv2
 
 from vil_tracker.errors import UserError, make_folder, writing
-from vil_tracker.images import VideoReader, write_image
+from vil_tracker.images import write_image
+from vil_tracker.videos import VideoReader
 
 LONG_SIDE = 480  # pixels
 INFO = "frames.json"

@@ -12,7 +12,8 @@ from typing import Protocol
 import numpy as np
 
 from vil_tracker.errors import UserError, reason
-from vil_tracker.images import VideoReader, read_image
+from vil_tracker.images import read_image
+from vil_tracker.videos import VideoReader, count_frames
 
 
 class Frames(Protocol):
@@ -68,7 +69,7 @@ class VideoFrames:
 
     def __len__(self) -> int:
         if self._length is None:
-            self._length = self._open().frame_count
+            self._length = count_frames(self.path)
         return self._length
 
     def __getitem__(self, index: int) -> np.ndarray:

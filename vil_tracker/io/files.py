@@ -20,9 +20,10 @@ from typing import NoReturn
 import numpy as np
 
 from vil_tracker.errors import UserError
-from vil_tracker.images import IMAGE_EXTENSIONS, VideoReader, decode_image, read_image
+from vil_tracker.images import IMAGE_EXTENSIONS, MAX_PIXELS, decode_image, read_image
 from vil_tracker.io.image_pipe import split_images
-from vil_tracker.io.source import Frame, Source, Start
+from vil_tracker.io.source import Frame, Sound, Source, Start
+from vil_tracker.videos import VideoReader
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ def open_source(
     stride: int = 1,
     fps: float | None = None,
     stream_timeout: float = 10.0,
+    max_pixels: int = MAX_PIXELS,
 ) -> Source:
     """Open what ``source`` names.
 
@@ -45,6 +47,7 @@ def open_source(
         stride: give every stride-th frame.
         fps: frames per second of images, which carry none (not for videos, which do).
         stream_timeout: seconds without a frame after which a live source counts as ended.
+        max_pixels: a video with larger frames is refused.
 
     Raises:
         UserError: it does not exist, cannot be read, or the start lies beyond its end.
@@ -78,7 +81,7 @@ def open_source(
             f"{shown} does not exist: give a video file, an image folder, a glob in quotes, a webcam index, an address "
             "such as rtsp://…, or - for images on standard input"
         )
-    return VideoSource(path, start=start, stride=stride)
+    return VideoSource(path, start=start, stride=stride, max_pixels=max_pixels)
 
 
 def _exists(path: Path) -> bool:
@@ -122,33 +125,42 @@ def _beyond_the_end(name: str, start: int, count: int) -> UserError:
     return UserError(f"start {start} lies beyond the end: {name} {what}; give a smaller --start")
 
 
-class VideoSource:
+class VideoSource(Source):
     """A video file, to be read once from the start that was asked for."""
 
     live = False
 
-    def __init__(self, path: Path, *, start: Start | None = None, stride: int = 1) -> None:
+    def __init__(
+        self, path: Path, *, start: Start | None = None, stride: int = 1, max_pixels: int = MAX_PIXELS
+    ) -> None:
         self.name = path.stem
-        self._path, self._stride = path, stride
+        self._path, self._start, self._stride = path, start or Start(), stride
         self._lock = threading.Lock()  # closing must wait for a read in another thread
-        self._reader = VideoReader(path)
-        self.fps = self._reader.fps
-        self._count = self._reader.frame_count
-        self._first = (start or Start()).index(self.fps)
-        if self._count and self._first >= self._count:
-            self.close()
-            raise _beyond_the_end(str(path), self._first, self._count)
-        self.total = -(-(self._count - self._first) // stride) if self._count else None
+        self._reader = VideoReader(path, max_pixels=max_pixels)
+        self.fps, self.pixel_aspect = self._reader.fps, self._reader.pixel_aspect
+        self.sound = Sound(str(path), self._reader.origin) if self._reader.has_sound else None
+        claimed = max((self._reader.frames_claimed or 0) - self._start.index(self.fps), 0)
+        self.total = -(-claimed // stride) or None
 
     def __iter__(self) -> Iterator[Frame]:
-        number = self._skip(self._first)
+        number = 0
+        while not self._reached(number):
+            number += self._skip(1)
+            if self._reader.next_time is None:
+                self._raise_empty(number)
         while (image := self._read()) is not None:
-            yield Frame(number, number / self.fps, image)
+            yield Frame(number, self._reader.time, image)
             number += 1 + self._skip(self._stride - 1)
-        if number <= self._first:
+        if number == 0:
             self._raise_empty(number)
-        if number < self._count - max(2, self._count // 100):  # containers round their own count
-            log.warning("%s ends at frame %d, its header claims %d: it may be damaged", self._path, number, self._count)
+
+    def _reached(self, number: int) -> bool:
+        """Whether the next frame is the first one to give: half a millisecond absorbs rounded times."""
+        if self._start.seconds is None:
+            return number >= self._start.frame
+        with self._lock:
+            time = self._reader.next_time
+        return time is None or time >= self._start.seconds - 5e-4
 
     def _read(self) -> np.ndarray | None:
         with self._lock:
@@ -168,8 +180,10 @@ class VideoSource:
                 f"video {self._path} holds no frame that can be decoded, it is damaged or empty: "
                 "see whether a player shows it"
             )
+        start = self._start.frame if self._start.seconds is None else f"{self._start.seconds:g} s"
         raise UserError(
-            f"start {self._first} lies beyond the end: {self._path} has {count} frames; give a smaller --start"
+            f"start {start} lies beyond the end: {self._path} has {count} frames, the last one at "
+            f"{self._reader.time:.2f} s; give a smaller --start"
         )
 
     def close(self) -> None:
@@ -177,7 +191,7 @@ class VideoSource:
             self._reader.close()
 
 
-class ImageSource:
+class ImageSource(Source):
     """Image files in natural order, one per frame."""
 
     live = False
@@ -201,7 +215,7 @@ class ImageSource:
         pass
 
 
-class StdinSource:
+class StdinSource(Source):
     """Images one after another on standard input (JPEG or PNG), as ``ffmpeg -f image2pipe`` writes them."""
 
     live = False

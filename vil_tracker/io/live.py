@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -12,7 +13,8 @@ import numpy as np
 
 from vil_tracker.errors import UserError
 from vil_tracker.images import check_pixels, to_rgb8
-from vil_tracker.io.source import Frame
+from vil_tracker.io.source import Frame, Source
+from vil_tracker.videos import VideoReader
 
 log = logging.getLogger(__name__)
 
@@ -20,14 +22,36 @@ LIVE_FPS = 30.0  # where the camera does not state its rate
 _RETRY_SECONDS = (0.1, 0.2, 0.5, 1.0)  # pauses between attempts to connect again; the last one repeats
 
 
-class LiveSource:
+class _Webcam:
+    """A webcam through OpenCV, which knows the cameras of every system."""
+
+    def __init__(self, index: int) -> None:
+        self._capture = cv2.VideoCapture(index)
+        if not self._capture.isOpened():
+            self._capture.release()
+            raise UserError(f"webcam {index} cannot be opened: is it plugged in and free?")
+        self.fps = float(self._capture.get(cv2.CAP_PROP_FPS))
+
+    def read(self) -> np.ndarray | None:
+        done, image = self._capture.read()
+        if not done or image is None:
+            return None
+        check_pixels(image.shape[1], image.shape[0], "the webcam's picture")
+        return to_rgb8(image)
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+class LiveSource(Source):
     """A webcam or a stream (RTSP, HTTP, ...).
 
     A thread receives frames and keeps only the newest, so that a tracker slower than the camera works on fresh frames
     and the memory stays bounded; frames that nobody fetched in time are counted in :attr:`dropped`. When the
     connection breaks or stalls, the thread connects again; after ``timeout`` seconds without a frame the source ends.
 
-    An address that turns out to hold a finished video (its length is known) is read frame by frame instead.
+    An address that turns out to hold a finished video (its length is known, or its container is one of files) is read
+    frame by frame instead.
 
     Args:
         address: webcam index, or an address with ``://``.
@@ -44,14 +68,12 @@ class LiveSource:
         self._address, self._stride, self._timeout = address, stride, timeout
         self.name = f"camera{address}" if isinstance(address, int) else "stream"
         capture = self._connect(timeout)
-        if capture is None:
-            what = f"webcam {address}" if isinstance(address, int) else f"stream {address}"
-            cure = "is it plugged in and free?" if isinstance(address, int) else "check the address and the network"
-            raise UserError(f"{what} cannot be opened: {cure}")
-        fps, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        self.fps = float(fps) if 1 <= fps <= 480 else LIVE_FPS
-        self.live = not (isinstance(address, str) and 0 < count < 1e9)
-        self.total = None if self.live else -(-int(count) // stride)
+        self.fps = capture.fps if 1 <= capture.fps <= 480 else LIVE_FPS
+        self.live, self.total = True, None
+        if isinstance(capture, VideoReader):
+            self.live, self.pixel_aspect = capture.endless, capture.pixel_aspect
+            if not self.live and capture.frames_claimed:
+                self.total = -(-capture.frames_claimed // stride)
         self.received = 0
         self.dropped = 0
         self.reconnections = 0
@@ -61,23 +83,17 @@ class LiveSource:
         self._failure: UserError | None = None
         self._begin: float | None = None
         self._last_arrival = time.monotonic()
-        self._capture: cv2.VideoCapture | None = capture
+        self._capture: _Webcam | VideoReader | None = capture
         self._thread: threading.Thread | None = None
 
-    def _connect(self, timeout: float) -> cv2.VideoCapture | None:
+    def _connect(self, timeout: float) -> _Webcam | VideoReader:
         if isinstance(self._address, int):
-            capture = cv2.VideoCapture(self._address)
-        else:
-            # A stalled connection must not block for ever: half the time to notice it, the rest to connect again.
-            limits = [
-                (cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, max(int(1000 * timeout), 1)),
-                (cv2.CAP_PROP_READ_TIMEOUT_MSEC, max(int(500 * self._timeout), 1)),
-            ]
-            capture = cv2.VideoCapture(self._address, cv2.CAP_FFMPEG, [value for pair in limits for value in pair])
-        if capture.isOpened():
-            return capture
-        capture.release()
-        return None
+            return _Webcam(self._address)
+        reader = VideoReader(self._address, timeout=timeout)
+        if reader.endless and reader.next_time is None:
+            reader.close()
+            raise UserError(f"stream {self._address} gives no picture: check the address and the network")
+        return reader
 
     def __iter__(self) -> Iterator[Frame]:
         if not self.live:
@@ -108,40 +124,38 @@ class LiveSource:
         capture = self._capture
         try:
             while capture is not None and not self._ended:
-                done, image = capture.read()
-                if done and image is not None:
+                if (image := capture.read()) is not None:
                     self._arrived(image)
                     continue
-                capture.release()
+                capture.close()
                 capture = self._reconnect()
         except UserError as error:
             self._failure = error
         finally:
             if capture is not None:
-                capture.release()
+                capture.close()
             with self._changed:
                 self._ended = True
                 self._changed.notify_all()
 
     def _arrived(self, image: np.ndarray) -> None:
         now = time.monotonic()
-        check_pixels(image.shape[1], image.shape[0], self.name)
         self._begin = now if self._begin is None else self._begin
         number, self.received = self.received, self.received + 1
         with self._changed:
             self._last_arrival = now
             if number % self._stride == 0:
                 self.dropped += self._newest is not None
-                self._newest = Frame(number, now - self._begin, to_rgb8(image))
+                self._newest = Frame(number, now - self._begin, image)
                 self._changed.notify_all()
 
-    def _reconnect(self) -> cv2.VideoCapture | None:
+    def _reconnect(self) -> _Webcam | VideoReader | None:
         deadline = self._last_arrival + self._timeout
         attempt = 0
         while not self._ended and (remaining := deadline - time.monotonic()) > 0:
             log.info("%s: no frame, connecting again", self.name)
-            capture = self._connect(min(remaining, 5.0))
-            if capture is not None:
+            with contextlib.suppress(UserError):
+                capture = self._connect(min(remaining, 5.0))
                 self.reconnections += 1
                 return capture
             time.sleep(min(_RETRY_SECONDS[min(attempt, len(_RETRY_SECONDS) - 1)], max(remaining, 0.0)))
@@ -149,16 +163,15 @@ class LiveSource:
         return None
 
     def _read_in_order(self) -> Iterator[Frame]:
-        capture, number = self._capture, 0
-        assert capture is not None
+        reader, number = self._capture, 0
+        assert isinstance(reader, VideoReader)
         while True:
             with self._changed:  # close() waits for the read
-                done, image = capture.read()
-            if not done or image is None:
+                image = None if self._ended else reader.read()
+            if image is None:
                 break
-            check_pixels(image.shape[1], image.shape[0], self.name)
             if number % self._stride == 0:
-                yield Frame(number, number / self.fps, to_rgb8(image))
+                yield Frame(number, reader.time, image)
             number += 1
         if number == 0:
             raise UserError(f"{self._address} holds no frame that can be decoded: check that it is a video")
@@ -169,6 +182,6 @@ class LiveSource:
         if self._thread is None:
             with self._changed:
                 if self._capture is not None:
-                    self._capture.release()
+                    self._capture.close()
         else:
             self._thread.join(timeout=1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -14,7 +15,7 @@ from vil_tracker.data.crops import crop, geometry_for_box
 from vil_tracker.errors import atomic_write, require_extra
 from vil_tracker.images import write_image
 from vil_tracker.io.draw import STATE_COLOURS, Colour, draw_results, text_image
-from vil_tracker.io.source import Frame
+from vil_tracker.io.source import Frame, Sound
 from vil_tracker.io.video_writer import VideoSink
 from vil_tracker.results import STATES, Result
 
@@ -29,14 +30,23 @@ class AnnotatedVideo:
         folder: where ``annotated.webm`` (or ``.mp4``) is written.
         fps: frames per second of the result: the source's, divided by the stride.
         codec: one of :data:`vil_tracker.io.video_writer.CODECS`.
+        pixel_aspect: width of a frame's pixel divided by its height.
+        sound: what is to be heard with it.
     """
 
-    def __init__(self, folder: Path, fps: float, codec: str = "auto") -> None:
-        self._sink = VideoSink(folder, "annotated", fps, codec)
+    def __init__(
+        self,
+        folder: Path,
+        fps: float,
+        codec: str = "auto",
+        pixel_aspect: Fraction = Fraction(1),
+        sound: Sound | None = None,
+    ) -> None:
+        self._sink = VideoSink(folder, "annotated", fps, codec, pixel_aspect=pixel_aspect, sound=sound)
         self.path = self._sink.path
 
     def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
-        self._sink.write(draw_results(frame.image, results))
+        self._sink.write(draw_results(frame.image, results), frame.time)
 
     def finish(self) -> None:
         self._sink.finish()
@@ -64,7 +74,7 @@ class TargetClips:
             geometry = geometry_for_box(result.box, self._factor, self._size)
             side = 0.9 * self._sides.get(number, geometry.side) + 0.1 * geometry.side
             self._sides[number] = side
-            self._sinks[number].write(crop(frame.image, replace(geometry, side=side)))
+            self._sinks[number].write(crop(frame.image, replace(geometry, side=side)), frame.time)
 
     def finish(self) -> None:
         for sink in self._sinks.values():

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
@@ -30,20 +31,37 @@ class Frame:
     name: str | None = None
 
 
+@dataclass(frozen=True)
+class Sound:
+    """The sound that belongs to a source.
+
+    Attributes:
+        path: the video file that holds it.
+        origin: that file's time of the source's first frame, in seconds.
+    """
+
+    path: str
+    origin: float
+
+
 class Source(Protocol):
     """Frames in order.
 
     Attributes:
         name: short name for messages and default file names.
         fps: frames per second of the source.
-        total: how many frames iterating will give, as far as known beforehand.
+        total: how many frames iterating will give, as far as known beforehand; a video's header may be wrong.
         live: the frames come in real time, and one that is not fetched in time is gone.
+        pixel_aspect: width of a frame's pixel divided by its height.
+        sound: what is to be heard with it, or None.
     """
 
     name: str
     fps: float
     total: int | None
     live: bool
+    pixel_aspect: Fraction = Fraction(1)
+    sound: Sound | None = None
 
     def __iter__(self) -> Iterator[Frame]: ...
 

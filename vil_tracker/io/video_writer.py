@@ -1,232 +1,143 @@
-"""Video files out: WebM (VP8, VP9) and MP4 (H.264), through an ffmpeg program where there is one, else OpenCV.
+"""Video files out, through PyAV: VP9 in WebM and H.264 in MP4, with the source's times and, where it fits, its sound.
 
-OpenCV's own encoder settings cannot be changed and are slow (VP9 far more than VP8). The ``video`` extra brings an
-ffmpeg program (imageio-ffmpeg, run as a separate process), which adds H.264 and is several times faster.
+Both containers are written so that a file cut off at any moment plays up to about a second before.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import importlib.util
 import logging
-import os
-import shutil
-import subprocess
-import tempfile
+import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
+import av
+import av.codec
+import av.error
 import cv2
 import numpy as np
 
 from vil_tracker.errors import UserError
+from vil_tracker.io.source import Sound
 
 log = logging.getLogger(__name__)
 
-CODECS = ("auto", "vp9", "vp8", "h264", "mp4v")
-_ENCODERS = {  # codec: ffmpeg's arguments
-    "vp9": "-c:v libvpx-vp9 -deadline realtime -cpu-used 7 -row-mt 1 -crf 30 -b:v 0",
-    "vp8": "-c:v libvpx -deadline realtime -cpu-used 5 -crf 10 -b:v 6M",
-    "h264": "-c:v libx264 -preset veryfast -crf 20 -movflags +faststart",
-}
-_FOURCC = {"vp9": "VP90", "vp8": "VP80", "mp4v": "mp4v"}
-_SUFFIX = {"vp9": ".webm", "vp8": ".webm", "h264": ".mp4", "mp4v": ".mp4"}
+CODECS = ("auto", "vp9", "h264")
 _MIN_SIDE = 16  # encoders refuse smaller pictures
 
 
-class Encoder(Protocol):
-    """Takes (H, W, 3) uint8 RGB frames of one size."""
+@dataclass(frozen=True)
+class _Kind:
+    """How one codec is written.
 
-    def write(self, image: np.ndarray) -> None: ...
+    Attributes:
+        encoders: FFmpeg's names, best first.
+        suffix: ending of the file.
+        options: the encoder's.
+        container: the file's: pieces of a second, each complete on the disk as soon as it is written.
+        sounds: audio codecs that players expect in such a file.
+    """
 
-    def finish(self) -> None: ...
-
-    def abandon(self) -> None: ...
-
-
-@functools.lru_cache(maxsize=1)
-def find_ffmpeg() -> str | None:
-    """The ffmpeg program of the ``video`` extra, or the one on the search path, or None."""
-    if importlib.util.find_spec("imageio_ffmpeg") is not None:
-        import imageio_ffmpeg
-
-        try:
-            return imageio_ffmpeg.get_ffmpeg_exe()
-        except RuntimeError:  # the package came without its program
-            pass
-    return shutil.which("ffmpeg")
+    encoders: tuple[str, ...]
+    suffix: str
+    options: dict[str, str]
+    container: dict[str, str]
+    sounds: frozenset[str]
 
 
-@functools.lru_cache(maxsize=8)
-def _has_encoder(program: str, codec: str) -> bool:
-    name = _ENCODERS[codec].split()[1]
-    try:
-        listing = subprocess.run(
-            [program, "-hide_banner", "-encoders"], capture_output=True, text=True, timeout=20, stdin=subprocess.DEVNULL
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return False
-    return any(line.split()[1:2] == [name] for line in listing.stdout.splitlines())
+_KINDS = {
+    "vp9": _Kind(
+        ("libvpx-vp9",),
+        ".webm",
+        {"deadline": "realtime", "cpu-used": "7", "row-mt": "1", "crf": "30", "b": "0", "lag-in-frames": "0"},
+        {"cluster_time_limit": "1000", "flush_packets": "1"},
+        frozenset({"opus", "vorbis"}),
+    ),
+    "h264": _Kind(
+        ("libx264", "h264"),
+        ".mp4",
+        {"preset": "veryfast", "crf": "20", "rc-lookahead": "10", "bf": "0"},
+        {"movflags": "hybrid_fragmented", "frag_duration": "1000000", "flush_packets": "1"},
+        frozenset({"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}),
+    ),
+}
 
 
-def choose_codec(wanted: str = "auto") -> tuple[str, str | None]:
-    """Settle the codec and the program that will encode it.
+def _encoder(codec: str) -> str | None:
+    for name in _KINDS[codec].encoders:
+        with contextlib.suppress(av.codec.codec.UnknownCodecError):
+            av.codec.Codec(name, "w")
+            return name
+    return None
 
-    Args:
-        wanted: one of :data:`CODECS`. ``auto`` takes what browsers play: VP9 with ffmpeg at hand, else OpenCV's VP8.
 
-    Returns:
-        The codec, and the ffmpeg program or None for OpenCV.
+def choose_codec(wanted: str = "auto", sound: Sound | None = None) -> str:
+    """Settle the codec: ``auto`` is VP9, which every browser plays, or H.264 where only an MP4 file takes the sound.
 
     Raises:
-        UserError: H.264 without an ffmpeg program that has it.
+        UserError: there is no such codec, or this build of PyAV has no encoder for it.
     """
     if wanted not in CODECS:
         raise UserError(f"there is no video codec {wanted!r}: choose one of {', '.join(CODECS)}")
-    ffmpeg = find_ffmpeg()
-    if wanted == "h264" and (ffmpeg is None or not _has_encoder(ffmpeg, "h264")):
-        raise UserError("H.264 needs an ffmpeg program that has libx264: pip install 'vil-tracker[video]', or use vp9")
-    for codec in ("vp9", "vp8") if wanted == "auto" else (wanted,):
-        if codec in _ENCODERS and ffmpeg is not None and _has_encoder(ffmpeg, codec):
-            return codec, ffmpeg
-    if wanted != "auto":
-        return wanted, None
-    if _opencv_writes("vp8"):
-        return "vp8", None
-    log.warning("this OpenCV cannot write WebM, so the video is MPEG-4 Part 2, which players open but browsers do not")
-    return "mp4v", None
+    choices = ["vp9", "h264"] if wanted == "auto" else [wanted]
+    if wanted == "auto" and sound is not None and (name := _sound_codec(sound)):
+        choices.sort(key=lambda codec: name not in _KINDS[codec].sounds)
+    for codec in choices:
+        if _encoder(codec):
+            return codec
+    raise UserError(f"this build of PyAV cannot encode {' or '.join(choices)}: pip install av, or use --no-video")
 
 
-@functools.lru_cache(maxsize=4)
-def _opencv_writes(codec: str) -> bool:
-    with tempfile.TemporaryDirectory() as folder:
-        writer = _open_opencv(Path(folder) / f"probe{_SUFFIX[codec]}", codec, 25.0, (32, 32))
-        opened = writer.isOpened()
-        writer.release()
-    return opened
+def _sound_codec(sound: Sound) -> str | None:
+    with contextlib.suppress(av.error.FFmpegError, OSError), av.open(f"file:{sound.path}") as container:
+        for stream in container.streams.audio:
+            return str(stream.codec_context.name)
+    return None
 
 
-def _open_opencv(path: Path, codec: str, fps: float, size: tuple[int, int]) -> cv2.VideoWriter:
-    with _without_stderr():
-        return cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, cv2.VideoWriter.fourcc(*_FOURCC[codec]), fps, size)
+class _SoundTrack:
+    """Copies a source's sound into a video file, packet by packet, as the pictures come.
 
+    Args:
+        sound: the source's.
+        kind: of the file that is written.
+        output: that file, to which nothing has been written yet.
+        start: seconds from the source's first picture to the first one that is written.
+    """
 
-@contextlib.contextmanager
-def _without_stderr() -> Iterator[None]:
-    """OpenCV prints a line to the error stream for every WebM file that it opens, though nothing is wrong."""
-    try:
-        kept = os.dup(2)
-    except OSError:  # closed already
-        yield
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+    def __init__(self, sound: Sound, kind: _Kind, output: Any, start: float) -> None:
+        self._output, self._begin = output, sound.origin + start
+        self._input = av.open(f"file:{sound.path}")
+        self._packets: Iterator[Any] = iter(())
+        self._waiting: Any = None
+        for stream in self._input.streams.audio[:1]:
+            name = stream.codec_context.name
+            if name not in kind.sounds:
+                log.warning("the sound (%s) does not fit into a %s file and is left out", name, kind.suffix)
+                continue
+            self._copy = output.add_stream_from_template(stream)
+            self._packets = self._input.demux(stream)
 
+    def write_until(self, seconds: float) -> None:
+        """Copy what is heard within so many seconds from the first picture."""
+        while (packet := self._waiting or next(self._packets, None)) is not None:
+            self._waiting = None
+            if packet.pts is None:
+                continue  # the empty one at the end
+            at = float(packet.pts * packet.time_base) - self._begin
+            if at >= seconds:
+                self._waiting = packet
+                return
+            if at >= 0:
+                packet.pts = packet.dts = round(at / packet.time_base)
+                packet.stream = self._copy
+                self._output.mux(packet)
 
-class OpenCVEncoder:
-    """Encodes with what OpenCV was built with."""
-
-    def __init__(self, path: Path, codec: str, fps: float, size: tuple[int, int]) -> None:
-        self._path = path
-        self._frames = 0
-        self._writer = _open_opencv(path, codec, fps, size)
-        if not self._writer.isOpened():
-            raise UserError(f"this OpenCV cannot write {codec} video: choose another --video-codec, or use --no-video")
-
-    def write(self, image: np.ndarray) -> None:
-        self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        self._frames += 1
-        if self._frames % 64 == 0:
-            self._check_space()
-
-    def _check_space(self) -> None:
-        """OpenCV says nothing when a write fails, so a full disk has to be looked for."""
-        if shutil.disk_usage(self._path.parent).free < 1 << 16:
-            raise UserError(
-                f"cannot write {self._path.name}: the disk is full; free some space or choose another folder"
-            )
-
-    def finish(self) -> None:
-        self._check_space()
-        self._writer.release()
-        check = cv2.VideoCapture(str(self._path))
-        complete = check.isOpened() and check.read()[0]
-        check.release()
-        if not complete:
-            raise UserError(f"{self._path.name} could not be written in full: is the disk full? Try --no-video")
-
-    def abandon(self) -> None:
-        self._writer.release()
-
-
-class FFmpegEncoder:
-    """Pipes raw frames into an ffmpeg program."""
-
-    def __init__(self, path: Path, codec: str, fps: float, size: tuple[int, int], program: str) -> None:
-        self._path = path
-        rate = Fraction(fps).limit_denominator(1001)  # 29.97… becomes 30000/1001
-        command = [program, "-y", "-hide_banner", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24"]
-        command += ["-s", f"{size[0]}x{size[1]}", "-r", f"{rate.numerator}/{rate.denominator}", "-i", "-", "-an"]
-        # RGB is converted to the limited-range BT.601 that players assume of untagged video
-        command += [*_ENCODERS[codec].split(), "-pix_fmt", "yuv420p", f"file:{path}"]
-        self._errors = tempfile.TemporaryFile()
-        try:
-            # A group of its own: Ctrl-C reaches this process only, which then closes the file in order.
-            self._process = subprocess.Popen(
-                command,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=self._errors,
-                start_new_session=os.name == "posix",
-                creationflags=0x00000200 if os.name == "nt" else 0,  # CREATE_NEW_PROCESS_GROUP
-            )
-        except OSError as error:
-            raise UserError(
-                f"the ffmpeg program {program} does not start ({error.strerror}): use --no-video"
-            ) from error
-
-    def write(self, image: np.ndarray) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(np.ascontiguousarray(image).data)
-        except (BrokenPipeError, OSError) as error:
-            raise self._failed() from error
-
-    def finish(self) -> None:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.close()
-        except OSError as error:
-            raise self._failed() from error
-        if self._process.wait() != 0:
-            raise self._failed()
-        self._errors.close()
-
-    def _failed(self) -> UserError:
-        self._process.wait()
-        self._errors.seek(0)
-        lines = self._errors.read().decode(errors="replace").strip().splitlines()
-        reason = lines[-1] if lines else f"exit status {self._process.returncode}"
-        return UserError(f"cannot write {self._path.name}: ffmpeg says {reason!r}; free some space or use --no-video")
-
-    def abandon(self) -> None:
-        self._process.kill()
-        self._process.wait()
-        if self._process.stdin is not None:
-            try:
-                self._process.stdin.close()
-            except OSError:
-                pass  # it was killed with frames still in the pipe
-        self._errors.close()
+    def close(self) -> None:
+        self._input.close()
 
 
 class VideoSink:
@@ -237,40 +148,105 @@ class VideoSink:
 
     Args:
         folder, stem: where to write; the ending follows from the codec, see :attr:`path`.
-        fps: frames per second, kept exactly (29.97 is written as 30000/1001 or 2997/100).
+        fps: frames per second that the header states; also the frames' times where :meth:`write` is given none.
         codec: one of :data:`CODECS`.
+        pixel_aspect: width of a frame's pixel divided by its height; the file's are square.
+        sound: what is to be heard; needs the times of the frames in the source.
 
     Raises:
         UserError: the codec cannot be written here.
     """
 
-    def __init__(self, folder: Path, stem: str, fps: float, codec: str = "auto") -> None:
-        self.codec, self._program = choose_codec(codec)
-        self.path = folder / f"{stem}{_SUFFIX[self.codec]}"
-        self._fps = fps
-        self._size: tuple[int, int] = (0, 0)
-        self._encoder: Encoder | None = None
+    def __init__(
+        self,
+        folder: Path,
+        stem: str,
+        fps: float,
+        codec: str = "auto",
+        *,
+        pixel_aspect: Fraction = Fraction(1),
+        sound: Sound | None = None,
+    ) -> None:
+        self.codec = choose_codec(codec, sound)
+        self._kind = _KINDS[self.codec]
+        self.path = folder / f"{stem}{self._kind.suffix}"
+        self._rate = Fraction(fps).limit_denominator(1001)  # 29.97... becomes 30000/1001
+        self._fps, self._aspect, self._sound = fps, pixel_aspect, sound
+        self._output: Any = None
+        self._track: _SoundTrack | None = None
+        self._stream: Any = None
+        self._size = (0, 0)  # width and height in pixels
+        self._start = 0.0  # time of the first frame
+        self._ticks = -1  # time of the last one, in the stream's units
+        self._count = 0
 
-    def write(self, image: np.ndarray) -> None:
-        """Append one (H, W, 3) uint8 RGB frame."""
-        if self._encoder is None:
-            height, width = image.shape[:2]
-            self._size = (max(width + width % 2, _MIN_SIDE), max(height + height % 2, _MIN_SIDE))
-            if self._program is None:
-                self._encoder = OpenCVEncoder(self.path, self.codec, self._fps, self._size)
-            else:
-                self._encoder = FFmpegEncoder(self.path, self.codec, self._fps, self._size, self._program)
-        self._encoder.write(fit(image, *self._size))
+    def write(self, image: np.ndarray, time: float | None = None) -> None:
+        """Append one (H, W, 3) uint8 RGB frame, shown at ``time`` seconds of the source's clock."""
+        time = self._count / self._fps if time is None else time
+        with self._one_line():
+            if self._output is None:
+                self._open(image, time)
+            ticks = round((time - self._start) / self._stream.codec_context.time_base)
+            self._ticks = max(ticks, self._ticks + 1)  # encoders refuse two pictures at one time
+            frame = av.VideoFrame.from_ndarray(fit(self._square(image), *self._size), format="rgb24")
+            frame.pts, frame.time_base = self._ticks, self._stream.codec_context.time_base
+            self._output.mux(self._stream.encode(frame))
+            self._count += 1
+            if self._track is not None:
+                self._track.write_until(time - self._start)
+
+    def _open(self, image: np.ndarray, time: float) -> None:
+        height, width = self._square(image).shape[:2]
+        self._size = (max(width + width % 2, _MIN_SIDE), max(height + height % 2, _MIN_SIDE))
+        self._start = time
+        self._output = av.open(str(self.path), "w", container_options=self._kind.container)
+        self._stream = self._output.add_stream(_encoder(self.codec), rate=self._rate, options=dict(self._kind.options))
+        self._stream.width, self._stream.height = self._size
+        self._stream.pix_fmt = "yuv420p"  # limited-range BT.601, which players assume of untagged video
+        self._stream.thread_type = "AUTO"
+        context = self._stream.codec_context
+        context.gop_size = max(round(2 * self._rate), 1)  # a picture to start from every two seconds
+        # WebM counts milliseconds; elsewhere ticks of at most 0.1 ms, of which a frame lasts a whole number.
+        ticks = 1000 if self.codec == "vp9" else self._rate.numerator * math.ceil(10_000 / self._rate.numerator)
+        context.time_base = Fraction(1, ticks)
+        if self._sound is not None:
+            self._track = _SoundTrack(self._sound, self._kind, self._output, time)
+
+    def _square(self, image: np.ndarray) -> np.ndarray:
+        """Stretch the picture where its pixels are not square: WebM and many players take no note of it."""
+        if self._aspect == 1:
+            return image
+        wide, high = max(self._aspect, Fraction(1)), max(1 / self._aspect, Fraction(1))
+        return cv2.resize(image, (round(image.shape[1] * wide), round(image.shape[0] * high)))
+
+    @contextlib.contextmanager
+    def _one_line(self) -> Iterator[None]:
+        try:
+            yield
+        except (av.error.FFmpegError, OSError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise UserError(f"cannot write {self.path.name} ({reason}): free some space, or use --no-video") from error
 
     def finish(self) -> None:
         """Complete the file. Without a single frame there is none."""
-        if self._encoder is not None:
-            self._encoder.finish()
+        if self._output is None:
+            return
+        with self._one_line():
+            self._output.mux(self._stream.encode(None))
+            if self._track is not None:
+                self._track.write_until(self._ticks * float(self._stream.codec_context.time_base) + 1 / self._fps)
+            self._close()
 
     def abandon(self) -> None:
         """Let go of the file without completing it."""
-        if self._encoder is not None:
-            self._encoder.abandon()
+        with contextlib.suppress(av.error.FFmpegError, OSError):
+            self._close()
+
+    def _close(self) -> None:
+        if self._track is not None:
+            self._track.close()
+        if self._output is not None:
+            self._output.close()
 
 
 def fit(image: np.ndarray, width: int, height: int) -> np.ndarray:

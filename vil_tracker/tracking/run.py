@@ -49,6 +49,7 @@ class OutputSettings:
         formats: names of :data:`vil_tracker.io.box_writers.BOX_FORMATS`.
         video: write the annotated video.
         codec: codec of the videos, one of :data:`vil_tracker.io.video_writer.CODECS`.
+        sound: copy the source's sound into the annotated video.
         target_clip: write a clip of each target.
         strip: write eight key frames in a row, ``strip.png``.
         contact_sheet: write twelve key frames as a sheet, ``contact-sheet.png``.
@@ -59,24 +60,27 @@ class OutputSettings:
     formats: tuple[str, ...] = ("csv",)
     video: bool = True
     codec: str = "auto"
+    sound: bool = True
     target_clip: bool = False
     strip: bool = False
     contact_sheet: bool = False
     score_plot: bool = False
 
-    def open(self, staging: Path, fps: float) -> list[Output]:
-        """Begin the outputs in folder ``staging``; ``fps`` is the rate of the videos.
+    def open(self, staging: Path, source: Source, stride: int = 1) -> list[Output]:
+        """Begin the outputs in folder ``staging``, of a source of which every stride-th frame is given.
 
         Raises:
             UserError: one of them cannot be written here; none is left open.
         """
         outputs: list[Output] = []
+        fps = source.fps / stride
         try:
             for name in self.formats:
                 file, kind = BOX_FORMATS[name]
                 outputs.append(kind(staging / file))
             if self.video:
-                outputs.append(AnnotatedVideo(staging, fps, self.codec))
+                sound = source.sound if self.sound else None
+                outputs.append(AnnotatedVideo(staging, fps, self.codec, source.pixel_aspect, sound))
             if self.target_clip:
                 outputs.append(TargetClips(staging, fps, self.codec))
             if self.strip:
@@ -305,7 +309,7 @@ def track_source(
         folder = OutputFolder(settings.folder)
         writer: BackgroundWriter | None = None
         try:
-            outputs = settings.open(folder.staging, source.fps / stride)
+            outputs = settings.open(folder.staging, source, stride)
             writer = BackgroundWriter(outputs, timer)
             total = source.total if limit is None else min(limit, source.total or limit)
             bar = tqdm(total=total, unit="frame", disable=None if progress else True, leave=False, dynamic_ncols=True)

@@ -20,10 +20,10 @@ from vil_tracker.web.limits import Limits
 if TYPE_CHECKING:
     import numpy as np
 
-    from vil_tracker.images import VideoReader
-    from vil_tracker.io.source import Frame
+    from vil_tracker.io.source import Frame, Source
     from vil_tracker.results import Result
     from vil_tracker.tracking.run import OutputSettings, TrackerLike
+    from vil_tracker.videos import VideoReader
 
 FIRST_FRAME, PREVIEW = "first.jpg", "preview.jpg"
 _PROBE_MEMORY = 6 << 30
@@ -53,14 +53,8 @@ def container_of(head: bytes) -> str | None:
     return None
 
 
-def _confine_decoder(limits: Limits) -> None:
-    """Let FFmpeg open nothing but local files, and no stream of more pixels than allowed."""
-    os.environ["OPENCV_FFMPEG_CAPTURE_OPTIONS"] = f"protocol_whitelist;file|max_pixels;{limits.pixels}"
-
-
 def probe_setup(limits: Limits) -> Handler:
     """The process that looks at uploads: ``{"probe": path}`` and ``{"sample": path}``."""
-    _confine_decoder(limits)
     try:
         import resource
     except ImportError:  # not on Windows
@@ -98,11 +92,11 @@ class FrameReader:
         Raises:
             UserError: the video cannot be read, is over a limit, or has no such frame.
         """
-        from vil_tracker.images import VideoReader
+        from vil_tracker.videos import VideoReader
 
         if path != self._path:
             self.close()
-            self._path, self._reader = path, VideoReader(path)
+            self._path, self._reader = path, VideoReader(path, max_pixels=self._limits.pixels)
         assert self._reader is not None
         if number not in self._frames:
             if not self._next <= number <= self._next + _STEPS_BACK:
@@ -146,14 +140,15 @@ def probe(path: Path, limits: Limits) -> dict[str, Any]:
     Raises:
         UserError: it is no video that can be decoded, or over a limit.
     """
-    from vil_tracker.images import VideoReader, write_image
+    from vil_tracker.images import write_image
+    from vil_tracker.videos import VideoReader
 
     try:
-        with VideoReader(path) as reader:
+        with VideoReader(path, max_pixels=limits.pixels) as reader:
             check_size(reader.width, reader.height, limits)
-            if reader.frame_count > limits.frames:
+            if (reader.frames_claimed or 0) > limits.frames:
                 raise UserError(
-                    f"the video has {reader.frame_count} frames, the limit is {limits.frames}: cut it into parts"
+                    f"the video has {reader.frames_claimed} frames, the limit is {limits.frames}: cut it into parts"
                 )
             first = reader.read()
             if first is None:
@@ -161,7 +156,7 @@ def probe(path: Path, limits: Limits) -> dict[str, Any]:
             height, width = first.shape[:2]
             check_size(width, height, limits)
             write_image(path.parent / FIRST_FRAME, first)
-            return {"width": width, "height": height, "fps": reader.fps, "frames": reader.frame_count or None}
+            return {"width": width, "height": height, "fps": reader.fps, "frames": reader.frames_claimed}
     except UserError as error:
         raise UserError(_without_path(error, path)) from None
 
@@ -187,7 +182,7 @@ def paint_sample(path: Path) -> dict[str, Any]:
     from vil_tracker.io.video_writer import VideoSink
 
     clip = DemoClip()
-    sink = VideoSink(path.parent, path.stem, FPS, "mp4v")
+    sink = VideoSink(path.parent, path.stem, FPS, "h264")
     for frame in clip:
         sink.write(frame)
     sink.finish()
@@ -196,7 +191,6 @@ def paint_sample(path: Path) -> dict[str, Any]:
 
 def track_setup(load: Callable[[], Callable[[], TrackerLike]], limits: Limits) -> Handler:
     """The process that tracks; ``load`` is called once, as by the command line."""
-    _confine_decoder(limits)
     from vil_tracker.runtime import keep_freed_memory
 
     keep_freed_memory()
@@ -268,7 +262,8 @@ def run_track(
             shown = now
         return not called_off
 
-    source = open_source(path, start=Start(min(target["boxes"][0][0] for target in targets)))
+    start = Start(min(target["boxes"][0][0] for target in targets))
+    source = open_source(path, start=start, max_pixels=limits.pixels)
     settings = OutputSettings(folder=folder, formats=tuple(BOX_FORMATS))
     drawn = [
         [Target(number, np.array(box, np.float64), frame) for frame, *box in target["boxes"]]
@@ -291,7 +286,7 @@ def run_track(
         if not kept or not _is_full(error):
             raise
         note = "The server's disk became full: the video was not written, the boxes up to there were."
-        written = _write_boxes(replace(settings, video=False), kept)
+        written = _write_boxes(replace(settings, video=False), source, kept)
     if rows:
         emit(rows)
     ended = not called_off and not note
@@ -325,13 +320,15 @@ def _is_full(error: BaseException) -> bool:
     return any(isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT) for cause in causes)
 
 
-def _write_boxes(settings: OutputSettings, kept: list[tuple[Frame, Mapping[int, Result]]]) -> list[Path]:
+def _write_boxes(
+    settings: OutputSettings, source: Source, kept: list[tuple[Frame, Mapping[int, Result]]]
+) -> list[Path]:
     """The box files alone, from memory; what the video took is free again."""
     from vil_tracker.io.box_writers import OutputFolder
 
     folder = OutputFolder(settings.folder)
     try:
-        outputs = settings.open(folder.staging, 1.0)
+        outputs = settings.open(folder.staging, source)
         for frame, results in kept:
             for output in outputs:
                 output.write(frame, results)

@@ -8,12 +8,11 @@ from pathlib import Path
 from vil_tracker.data.readers.base import Candidate, Item, Listing, Reader, natural_key, pad_boxes, read_boxes
 from vil_tracker.data.sequence import Sequence, VideoFrames, make_sequence
 from vil_tracker.errors import UserError
-from vil_tracker.images import VIDEO_EXTENSIONS, VideoReader
+from vil_tracker.videos import VIDEO_EXTENSIONS, count_frames
 
 
 def _boxes_for(video: Path, truth: Path) -> Item:
-    with VideoReader(video) as reader:
-        frames = reader.frame_count
+    frames = count_frames(video)
     boxes = read_boxes(truth)
     if len(boxes) > frames:
         raise UserError(f"{truth} has {len(boxes)} boxes, but {video.name} has {frames} frames: one line per frame")
