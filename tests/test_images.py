@@ -37,12 +37,6 @@ def test_colours_of_a_jpeg(mode: str) -> None:
     assert np.abs(decode_image(data, "x").astype(int) - expected).max() <= 3  # two builds of libjpeg
 
 
-def test_an_orientation_note_does_not_turn_the_picture() -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    assert decode_image(jpeg(exif=exif), "x").shape == (61, 90, 3)
-
-
 def test_what_is_no_plain_jpeg_is_left_to_pillow() -> None:
     png = cv2.imencode(".png", PICTURE)[1].tobytes()
     whole = jpeg()

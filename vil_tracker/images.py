@@ -7,7 +7,10 @@ read before pixels: an image that claims more than :data:`MAX_PIXELS` is refused
 from __future__ import annotations
 
 import io
+import logging
 import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -16,14 +19,72 @@ from PIL import Image, UnidentifiedImageError
 
 from vil_tracker.errors import UserError, atomic_write
 
-IMAGE_EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+log = logging.getLogger(__name__)
+
+IMAGE_EXTENSIONS = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .apng .gif .bmp .dib .webp .tif .tiff .avif .jp2 .ppm .pgm .pbm .pnm".split()
+)
 MAX_PIXELS = 100_000_000  # 10,000 × 10,000: above any camera in use, 300 MB decoded
 
 
-def read_image(path: str | os.PathLike[str]) -> np.ndarray:
-    """Decode one image file to (H, W, 3) uint8 RGB.
+def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key under which ``10.jpg`` follows ``9.jpg``."""
+    parts = re.split(r"(\d+)", name)
+    return tuple((1, int(part), part) if i % 2 else (0, 0, part) for i, part in enumerate(parts))
 
-    Grey images are repeated over three channels, 16-bit ones scaled to 8 bits, alpha dropped.
+
+class ValueRange:
+    """What values of pictures of more than 8 bits become black and white: the same ones for a whole sequence.
+
+    Args:
+        given: (low, high); None takes nearly the whole range of ``samples``, or of the first picture without.
+        samples: gives some pictures of the sequence, as decoded.
+        name: of the sequence, for a line that says what was chosen; None says nothing.
+    """
+
+    def __init__(
+        self,
+        given: tuple[float, float] | None = None,
+        samples: Callable[[], Iterable[np.ndarray]] | None = None,
+        name: str | None = None,
+    ) -> None:
+        self.given = self._chosen = given
+        self._samples, self._name = samples, name
+
+    def stretch(self, image: np.ndarray) -> np.ndarray:
+        """A picture of any type in uint8."""
+        if self._chosen is None:
+            pictures = [] if self._samples is None else [_opaque(p) for p in self._samples() if p.dtype != np.uint8]
+            values = np.concatenate([p.ravel()[:: 1 + p.size // 200_000] for p in pictures or [image]])
+            values = values[np.isfinite(values)] if values.size else values
+            # Not the extremes, which are those of dead pixels.
+            low, high = np.percentile(values, (0.1, 99.9)).tolist() if values.size else (0.0, 0.0)
+            self._chosen = low, high
+            if self._name is not None:
+                log.warning(
+                    "%s: %d-bit pictures, values from %.6g to %.6g shown as 0 to 255 (another range: --range LOW,HIGH)",
+                    *(self._name, 8 * image.dtype.itemsize, low, high),
+                )
+        low, high = self._chosen
+        scale = 255.0 / (high - low) if high > low else 1.0
+        values = (np.nan_to_num(image.astype(np.float32 if image.itemsize < 4 else np.float64)) - low) * scale
+        return np.clip(values + 0.5, 0, 255).astype(np.uint8)
+
+
+def sample_pictures(paths: Sequence[Path], count: int = 16) -> Iterator[np.ndarray]:
+    """Up to ``count`` pictures from all over a sequence, as decoded; those that cannot be read are left out."""
+    for index in sorted(set(np.linspace(0, len(paths) - 1, count).astype(int).tolist())):
+        try:
+            yield _decode(paths[index].read_bytes(), os.fspath(paths[index]))
+        except (OSError, UserError):
+            continue
+
+
+def read_image(path: str | os.PathLike[str], values: ValueRange | None = None) -> np.ndarray:
+    """Decode one image file to (H, W, 3) uint8 RGB, upright as its EXIF orientation says.
+
+    Grey images are repeated over three channels, alpha is dropped, and of an animation it is the first picture. More
+    than 8 bits are stretched to 8: by the picture's own range, or by ``values``, the sequence's.
 
     Raises:
         UserError: the file is missing, is no image, is damaged, or exceeds :data:`MAX_PIXELS`.
@@ -32,28 +93,45 @@ def read_image(path: str | os.PathLike[str]) -> np.ndarray:
         data = Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"cannot read image {os.fspath(path)} ({error.strerror}): check the path") from error
-    return decode_image(data, os.fspath(path))
+    return decode_image(data, os.fspath(path), values)
 
 
-def decode_image(data: bytes, name: str) -> np.ndarray:
+def decode_image(data: bytes, name: str, values: ValueRange | None = None) -> np.ndarray:
     """Decode one image held in memory to (H, W, 3) uint8 RGB; ``name`` stands in the error messages.
 
     Raises:
         UserError: as :func:`read_image`.
     """
     size = jpeg_size(data)
-    if size is not None:
-        check_pixels(*size, f"image {name}")
-    else:
-        _check_header(data, name)
-    kind = cv2.IMREAD_UNCHANGED if size is None else cv2.IMREAD_COLOR_RGB  # a JPEG has neither alpha nor 16 bits
+    if size is None:
+        return to_rgb8(_decode(data, name), values)
+    check_pixels(*size, f"image {name}")
+    image = _decode_pixels(data, name, cv2.IMREAD_COLOR_RGB)  # a JPEG has neither alpha nor 16 bits; OpenCV turns it
+    return image if values is None or values.given is None else values.stretch(image)
+
+
+def _decode(data: bytes, name: str) -> np.ndarray:
+    """An image as it is, upright: grey, BGR or BGRA; 8 or 16 bits or float."""
+    orientation = _check_header(data, name)
+    return turn(_decode_pixels(data, name, cv2.IMREAD_UNCHANGED), orientation)
+
+
+def _decode_pixels(data: bytes, name: str, kind: int) -> np.ndarray:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), kind | cv2.IMREAD_IGNORE_ORIENTATION)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), kind)
     except cv2.error:
         image = None
     if image is None:
         raise UserError(f"image {name} is damaged or of an unsupported kind: open it in a viewer or save it again")
-    return to_rgb8(image) if size is None else image
+    return image
+
+
+def turn(image: np.ndarray, orientation: int) -> np.ndarray:
+    """An image (H, W, ...) upright, from its EXIF orientation (1 to 8; tag 0x0112 of CIPA DC-008)."""
+    if orientation >= 5:
+        image = image.swapaxes(0, 1)
+    rows, columns = (slice(None, None, -1 if orientation in turned else 1) for turned in ((3, 4, 7, 8), (2, 3, 6, 7)))
+    return np.ascontiguousarray(image[rows, columns])
 
 
 def jpeg_size(data: bytes) -> tuple[int, int] | None:
@@ -73,17 +151,26 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
     return None
 
 
-def _check_header(data: bytes, name: str) -> None:
-    """Refuse oversized images by their header. Pillow only parses it here; no pixel is decoded."""
+def _check_header(data: bytes, name: str) -> int:
+    """Refuse oversized images by their header. Pillow only parses it here; no pixel is decoded.
+
+    Returns:
+        The EXIF orientation that OpenCV leaves to us.
+    """
+    orientation = 1
     try:
         with Image.open(io.BytesIO(data)) as header:
             width, height = header.size
+            check_pixels(width, height, f"image {name}")
+            # Looking for a PNG's EXIF chunk, Pillow decodes the picture; OpenCV turns TIFF files itself.
+            if header.format != "TIFF" and (header.format != "PNG" or b"eXIf" in data):
+                orientation = header.getexif().get(0x0112, 1)
     except Image.DecompressionBombError as error:
         limit = f"over the limit of {MAX_PIXELS} pixels"
         raise UserError(f"image {name} is {limit} ({error}): scale it down first") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
         raise UserError(f"{name} is not an image that can be read: give a JPEG, PNG, BMP, WebP or TIFF file") from error
-    check_pixels(width, height, f"image {name}")
+    return orientation if orientation in range(1, 9) else 1
 
 
 def check_pixels(width: int, height: int, name: str) -> None:
@@ -92,18 +179,18 @@ def check_pixels(width: int, height: int, name: str) -> None:
         raise UserError(f"{name} is {width}x{height}, over the limit of {MAX_PIXELS} pixels: scale it down first")
 
 
-def to_rgb8(image: np.ndarray) -> np.ndarray:
+def _opaque(image: np.ndarray) -> np.ndarray:
+    """Without the alpha channel."""
+    return image[..., :-1] if image.ndim == 3 and image.shape[2] in (2, 4) else image
+
+
+def to_rgb8(image: np.ndarray, values: ValueRange | None = None) -> np.ndarray:
     """Bring an image as OpenCV decodes it (grey, BGR or BGRA; 8 or 16 bits or float) to (H, W, 3) uint8 RGB."""
-    if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
-    elif image.dtype != np.uint8:
-        scale = 255.0 if np.nanmax(image, initial=0.0) <= 1.0 else 1.0
-        image = np.clip(np.nan_to_num(image) * scale, 0, 255).astype(np.uint8)
-    if image.ndim == 2 or image.shape[2] == 1:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
-    if image.shape[2] == 2:  # grey with alpha
-        return cv2.cvtColor(np.ascontiguousarray(image[..., 0]), cv2.COLOR_GRAY2RGB)
-    return cv2.cvtColor(image, cv2.COLOR_BGRA2RGB if image.shape[2] == 4 else cv2.COLOR_BGR2RGB)
+    image = _opaque(image)
+    if image.dtype != np.uint8 or (values is not None and values.given is not None):
+        image = (values or ValueRange()).stretch(image)
+    image = np.ascontiguousarray(image)
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 or image.shape[2] == 1 else cv2.COLOR_BGR2RGB)
 
 
 def check_frame(frame: np.ndarray) -> None:
@@ -124,7 +211,10 @@ def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     suffix = Path(path).suffix.lower()
     if suffix not in IMAGE_EXTENSIONS:
         raise UserError(f"cannot write {os.fspath(path)}: end the name in one of {', '.join(sorted(IMAGE_EXTENSIONS))}")
-    done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    try:
+        done, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        done = False
     if not done:
         raise UserError(f"cannot encode {os.fspath(path)} as {suffix[1:]}: choose another ending, such as .png")
     with atomic_write(path) as stream:

@@ -28,8 +28,8 @@ from vil_tracker.images import MAX_PIXELS
 log = logging.getLogger(__name__)
 
 VIDEO_EXTENSIONS = frozenset(
-    ".mp4 .m4v .mov .qt .mkv .webm .avi .mpg .mpeg .m2v .vob .ts .mts .m2ts .wmv .asf .flv .f4v .3gp .3g2 .ogv .mxf "
-    ".dv .divx .h264 .264 .h265 .hevc .ivf .y4m .mjpeg .mjpg".split()
+    ".mp4 .m4v .mov .qt .mkv .webm .avi .mpg .mpeg .mpe .m1v .m2v .vob .ts .mts .m2ts .m2t .wmv .asf .flv .f4v .3gp "
+    ".3g2 .ogv .ogm .rm .rmvb .mxf .gif .dv .divx .h264 .264 .h265 .hevc .ivf .y4m .mjpeg .mjpg".split()
 )
 #: Formats that can be cut and joined anywhere: over a network they may have no end.
 _STREAMED = frozenset("mpegts mpjpeg mjpeg flv live_flv hls dash rtsp sdp rtp h264 hevc m4v mpegvideo".split())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Sequence as SequenceABC
@@ -12,7 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from vil_tracker.errors import UserError, reason
-from vil_tracker.images import read_image
+from vil_tracker.images import ValueRange, read_image, sample_pictures
 from vil_tracker.videos import VideoReader, count_frames
 
 
@@ -34,7 +35,11 @@ class ImageFrames:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        return read_image(self.paths[index])
+        return read_image(self.paths[index], self._values)
+
+    @functools.cached_property
+    def _values(self) -> ValueRange:
+        return ValueRange(samples=functools.partial(sample_pictures, self.paths))
 
 
 @dataclass(frozen=True)

@@ -104,10 +104,6 @@ class MotBoxes(_TextOutput):
         return f"{frame.number + 1},{number},{x + 1:.3f},{y + 1:.3f},{w:.3f},{h:.3f},{result.score:.4f},-1,-1,-1"
 
 
-def _image_stem(frame: Frame) -> str:
-    return f"{frame.number:06d}" if frame.name is None else Path(frame.name).stem
-
-
 class CocoBoxes:
     """A COCO detection file: an image per frame, an annotation per target that is not lost (with its ``track_id``).
 
@@ -127,7 +123,7 @@ class CocoBoxes:
         height, width = frame.image.shape[:2]
         image = {
             "id": frame.number,
-            "file_name": frame.name or f"{_image_stem(frame)}.jpg",
+            "file_name": frame.name or f"{frame.number:06d}.jpg",
             "width": width,
             "height": height,
         }
@@ -177,7 +173,8 @@ class YoloBoxes:
     """YOLO training labels: a folder with one text file per frame, ``class cx cy w h`` in units of the frame.
 
     The class is the target's id - 1. Boxes are clipped to the frame; a frame whose targets are lost has an empty file,
-    which YOLO reads as background.
+    which YOLO reads as background. Labels lie in folders like their pictures; of two pictures that differ in their
+    ending alone, the second one's file is named by its whole name, ``a.png.txt``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -192,8 +189,12 @@ class YoloBoxes:
             if result.state != "lost":
                 cx, cy, w, h = convert(clip_box(result.box, width, height), "xywh", "cxcywh")
                 lines.append(f"{number - 1} {cx / width:.6f} {cy / height:.6f} {w / width:.6f} {h / height:.6f}\n")
-        file = self.path / f"{_image_stem(frame)}.txt"
+        name = self.path / (frame.name or f"{frame.number:06d}")
+        file = name.with_suffix(".txt")
         with writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if file.exists():
+                file = name.with_name(f"{name.name}.txt")
             file.write_text("".join(lines), encoding="utf-8")
 
     def finish(self) -> None:

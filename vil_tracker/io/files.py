@@ -1,33 +1,31 @@
 """Sources: whatever a person has a target in, as a stream of frames with their number and time.
 
-``open_source`` understands a video file, an image folder, a glob of images, one image, ``-`` (images on standard
-input), a webcam's index and a stream's address. Webcams and streams live in :mod:`vil_tracker.io.live`.
+``open_source`` understands a video file, an image folder, a glob of images, one image or animation, ``-`` (images on
+standard input), a webcam's index and a stream's address. Webcams and streams live in :mod:`vil_tracker.io.live`,
+pictures in :mod:`vil_tracker.io.image_files` and :mod:`vil_tracker.io.animations`.
 """
 
 from __future__ import annotations
 
 import glob
 import io
-import logging
 import os
 import re
 import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from vil_tracker.errors import UserError
-from vil_tracker.images import IMAGE_EXTENSIONS, MAX_PIXELS, decode_image, read_image
+from vil_tracker.images import IMAGE_EXTENSIONS, MAX_PIXELS, ValueRange, decode_image
+from vil_tracker.io.animations import AnimationSource, find_pictures
+from vil_tracker.io.image_files import IMAGE_FPS, ImageSource, images_in, images_matching
 from vil_tracker.io.image_pipe import split_images
-from vil_tracker.io.source import Frame, Sound, Source, Start
+from vil_tracker.io.source import Frame, Sound, Source, Start, beyond_the_end
 from vil_tracker.videos import VideoReader
-
-log = logging.getLogger(__name__)
-
-IMAGE_FPS = 25.0  # pictures carry no rate; --fps replaces it
 
 
 def open_source(
@@ -38,6 +36,7 @@ def open_source(
     fps: float | None = None,
     stream_timeout: float = 10.0,
     max_pixels: int = MAX_PIXELS,
+    value_range: tuple[float, float] | None = None,
 ) -> Source:
     """Open what ``source`` names.
 
@@ -48,6 +47,8 @@ def open_source(
         fps: frames per second of images, which carry none (not for videos, which do).
         stream_timeout: seconds without a frame after which a live source counts as ended.
         max_pixels: a video with larger frames is refused.
+        value_range: values of pictures that become black and white; None takes the sequence's own range where they
+            have more than 8 bits.
 
     Raises:
         UserError: it does not exist, cannot be read, or the start lies beyond its end.
@@ -58,17 +59,23 @@ def open_source(
         raise UserError(f"stride {stride} is below 1: give 1 for every frame, 2 for every second one")
     if fps is not None and not 0.01 < fps < 10_000:
         raise UserError(f"{fps:g} frames per second is out of range: give a number such as 25 or 29.97")
-    if text == "-":
-        return StdinSource(start=start, stride=stride, fps=fps or IMAGE_FPS)
     exists = bool(text) and _exists(path)
+    pictures: dict[str, Any] = {"start": start, "stride": stride, "fps": fps or IMAGE_FPS, "value_range": value_range}
+    if text == "-":
+        return StdinSource(**pictures)
     if exists and path.is_dir():
-        return ImageSource(_images_in(path), path.resolve().name, start=start, stride=stride, fps=fps or IMAGE_FPS)
+        return ImageSource(images_in(path), path.resolve().name, **pictures)
     if not exists and glob.has_magic(text) and "://" not in text:
-        return ImageSource(_images_matching(text), "images", start=start, stride=stride, fps=fps or IMAGE_FPS)
+        return ImageSource(images_matching(text), "images", **pictures)
     if exists and path.suffix.lower() in IMAGE_EXTENSIONS:
-        return ImageSource((path,), path.stem, start=start, stride=stride, fps=fps or IMAGE_FPS)
+        positions = find_pictures(path)
+        if len(positions) > 1:
+            return AnimationSource(path, positions, **{**pictures, "fps": fps})
+        return ImageSource((path,), path.stem, **pictures)
     if fps is not None:
         raise UserError("--fps is for images, which carry no frame rate; leave it out for a video or a camera")
+    if value_range is not None:
+        raise UserError("--range is for images of more than 8 bits; leave it out for a video or a camera")
     if "://" in text or (re.fullmatch(r"\d{1,3}", text, re.ASCII) and not exists):
         from vil_tracker.io.live import LiveSource
 
@@ -89,40 +96,6 @@ def _exists(path: Path) -> bool:
         return path.exists()
     except (OSError, ValueError):  # a name that no file can have: too long, or with a null byte
         return False
-
-
-def _natural_key(path: Path) -> list[int | str]:
-    """Sort ``img2`` before ``img10``, as a person numbers files."""
-    parts = re.split(r"(\d+)", path.name.lower())
-    return [int(part) if position % 2 else part for position, part in enumerate(parts)]
-
-
-def _only_images(paths: Iterator[Path]) -> tuple[Path, ...]:
-    images = (p for p in paths if p.suffix.lower() in IMAGE_EXTENSIONS and not p.name.startswith(".") and p.is_file())
-    return tuple(sorted(images, key=lambda p: (str(p.parent), _natural_key(p))))
-
-
-def _images_in(folder: Path) -> tuple[Path, ...]:
-    try:
-        paths = _only_images(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"cannot read folder {folder}: {error.strerror}") from error
-    if not paths:
-        kinds = ", ".join(sorted(IMAGE_EXTENSIONS))
-        raise UserError(f"folder {folder} holds no images ({kinds}): give the folder that has the frames in it")
-    return paths
-
-
-def _images_matching(pattern: str) -> tuple[Path, ...]:
-    paths = _only_images(Path(p) for p in glob.iglob(pattern, recursive=True))
-    if not paths:
-        raise UserError(f"no image matches {pattern}: check the pattern, and put it in quotes")
-    return paths
-
-
-def _beyond_the_end(name: str, start: int, count: int) -> UserError:
-    what = f"has {count} frames (0 to {count - 1})" if count else "has no frames"
-    return UserError(f"start {start} lies beyond the end: {name} {what}; give a smaller --start")
 
 
 class VideoSource(Source):
@@ -191,30 +164,6 @@ class VideoSource(Source):
             self._reader.close()
 
 
-class ImageSource(Source):
-    """Image files in natural order, one per frame."""
-
-    live = False
-
-    def __init__(
-        self, paths: tuple[Path, ...], name: str, *, start: Start | None = None, stride: int = 1, fps: float = IMAGE_FPS
-    ) -> None:
-        self.name, self.fps = name, fps
-        first = (start or Start()).index(fps)
-        if first >= len(paths):
-            raise _beyond_the_end(name, first, len(paths))
-        self._paths, self._numbers = paths, range(first, len(paths), stride)
-        self.total: int | None = len(self._numbers)
-
-    def __iter__(self) -> Iterator[Frame]:
-        for number in self._numbers:
-            path = self._paths[number]
-            yield Frame(number, number / self.fps, read_image(path), path.name)
-
-    def close(self) -> None:
-        pass
-
-
 class StdinSource(Source):
     """Images one after another on standard input (JPEG or PNG), as ``ffmpeg -f image2pipe`` writes them."""
 
@@ -223,7 +172,13 @@ class StdinSource(Source):
     total: int | None = None
 
     def __init__(
-        self, stream: io.RawIOBase | None = None, *, start: Start | None = None, stride: int = 1, fps: float = IMAGE_FPS
+        self,
+        stream: io.RawIOBase | None = None,
+        *,
+        start: Start | None = None,
+        stride: int = 1,
+        fps: float = IMAGE_FPS,
+        value_range: tuple[float, float] | None = None,
     ) -> None:
         if stream is None:
             if sys.stdin is None or sys.stdin.isatty():
@@ -234,16 +189,17 @@ class StdinSource(Source):
             stream = io.FileIO(sys.stdin.fileno(), closefd=False)
         self._stream, self._stride, self.fps = stream, stride, fps
         self._first = (start or Start()).index(fps)
+        self._values = ValueRange(value_range, name="standard input")
 
     def __iter__(self) -> Iterator[Frame]:
         number = -1
         for number, data in enumerate(split_images(self._stream)):
             if number >= self._first and (number - self._first) % self._stride == 0:
-                yield Frame(number, number / self.fps, decode_image(data, f"{number} on standard input"))
+                yield Frame(number, number / self.fps, decode_image(data, f"{number} on standard input", self._values))
         if number < 0:
             raise UserError("standard input holds no image: pipe JPEG or PNG images into it")
         if number < self._first:
-            raise _beyond_the_end("standard input", self._first, number + 1)
+            raise beyond_the_end("standard input", self._first, number + 1)
 
     def close(self) -> None:
         pass

@@ -94,3 +94,9 @@ def parse_start(text: str) -> Start:
         hours, minutes, seconds = (float(part or 0) for part in match.groups())
         return Start(seconds=3600 * hours + 60 * minutes + seconds)
     raise UserError(f"start {text!r} is neither a frame nor a time: write 120 (frame), 1.5s or 00:01:02")
+
+
+def beyond_the_end(name: str, start: int, count: int) -> UserError:
+    """The error of a start that no frame has."""
+    what = f"has {count} frames (0 to {count - 1})" if count else "has no frames"
+    return UserError(f"start {start} lies beyond the end: {name} {what}; give a smaller --start")

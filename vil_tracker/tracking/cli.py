@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from pathlib import Path
@@ -73,6 +74,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     frames.add_argument("--stride", type=int, default=1, metavar="N", help="use every N-th frame (default 1)")
     frames.add_argument("--frames", type=int, metavar="N", help="stop after N frames")
     frames.add_argument("--fps", type=float, metavar="RATE", help="frames per second of images (default 25)")
+    frames.add_argument(
+        "--range",
+        metavar="LOW,HIGH",
+        help="values that become black and white, of images of more than 8 bits (default: the sequence's range)",
+    )
     frames.add_argument(
         "--stream-timeout",
         type=float,
@@ -162,6 +168,7 @@ def track(
         stride=args.stride,
         fps=args.fps,
         stream_timeout=args.stream_timeout,
+        value_range=_parse_range(args.range),
     )
     try:
         return _track_opened(source, args, load, open_window)
@@ -221,6 +228,18 @@ def _track_opened(
     if not quiet:
         print(describe(summary, settings, args.weights))
     return 0 if summary.signal is None else 128 + summary.signal
+
+
+def _parse_range(text: str | None) -> tuple[float, float] | None:
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError:
+        low = high = 0.0
+    if not 0 < high - low < math.inf:
+        raise UserError(f"--range {text!r} is no range: write two numbers, the lower first, such as 29000,29510")
+    return low, high
 
 
 class _Lazy:

@@ -21,7 +21,7 @@ import numpy as np
 
 from vil_tracker.data.sequence import read_boxes_file
 from vil_tracker.errors import UserError
-from vil_tracker.images import IMAGE_EXTENSIONS
+from vil_tracker.images import IMAGE_EXTENSIONS, natural_key
 
 
 @dataclass(frozen=True)
@@ -131,12 +131,6 @@ class Reader(ABC):
         """Raise UserError unless the data set has ``split``."""
         if split not in self.splits:
             raise UserError(f"{self.title} has no split {split!r}: choose one of {', '.join(self.splits)}")
-
-
-def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key under which ``10.jpg`` follows ``9.jpg``."""
-    parts = re.split(r"(\d+)", name)
-    return tuple((1, int(part), part) if i % 2 else (0, 0, part) for i, part in enumerate(parts))
 
 
 def subfolders(folder: Path, limit: int | None = None) -> list[Path]:
