@@ -9,6 +9,8 @@ import cv2
 import data_trees as trees
 import numpy as np
 import pytest
+from tracking_fakes import read_number
+from video_files import RECIPES, write_file
 
 from vil_tracker.config import Config, DataConfig, ModelConfig, SourceConfig
 from vil_tracker.data.dataset import open_dataset
@@ -128,3 +130,19 @@ def test_calibration_clips_out_of_videos(root: Path) -> None:
     assert all(clip.visible[0] and clip.name == "car" and 1 <= len(clip.boxes) <= 3 for clip in clips)
     generated = iter(["a", "b", "c", "d", "e", "f"])
     assert list(mixed_clips(generated, iter(["1", "2"]))) == ["a", "b", "1", "d", "e", "2"]  # type: ignore[arg-type]
+
+
+def test_lengths_are_those_of_the_decoded_frames(tmp_path: Path) -> None:
+    """A browser's recording, which states no length, and a camcorder's file, whose ending is in capitals."""
+    (tmp_path / "own").mkdir()
+    for kind, name, count in (("vp9 webm", "call.webm", 9), ("h264 avchd", "00001.MTS", 7)):
+        made = write_file(tmp_path, RECIPES[kind], [number / 25 for number in range(count)])
+        data = made.read_bytes().replace(b"\x44\x89", b"\xec\x87", 1)  # no duration
+        (tmp_path / "own" / name).write_bytes(data)
+        trees.text((tmp_path / "own" / name).with_suffix(".txt"), trees.boxes(count))
+    dataset = open_dataset("folder:own", "all", data_root=tmp_path, cache_dir=tmp_path / "cache")
+    assert [(sequence.name, len(sequence), len(sequence.frames)) for sequence in dataset] == [
+        ("00001", 7, 7),
+        ("call", 9, 9),
+    ]
+    assert read_number(dataset[0].frames[6]) == 6 and read_number(dataset[1].frames[8]) == 8
