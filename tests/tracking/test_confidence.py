@@ -23,7 +23,14 @@ from vil_tracker.tracking.confidence import add_distractor, appearance, extract_
 from vil_tracker.tracking.confidence_model import CONFIDENCE_FEATURES, ConfidenceModel, smooth_logit
 from vil_tracker.tracking.search import SearchOutput
 from vil_tracker.tracking.tracker import Tracker
-from vil_tracker.training.calibrate import Judgements, calibrate, fit, fit_scaling, fit_with_held_out_scaling
+from vil_tracker.training.calibrate import (
+    Judgements,
+    calibrate,
+    fit,
+    fit_scaling,
+    fit_with_held_out_scaling,
+    rescale,
+)
 
 
 def view(logits: np.ndarray, *, shade: int = 90, box=(0.4, 0.4, 0.6, 0.6)) -> SearchOutput:
@@ -302,6 +309,26 @@ def test_the_bias_suits_what_is_typical() -> None:
     assert held_out[~hard].mean() == pytest.approx(data.correct[~hard].mean(), abs=0.01)
     modest = fit(data).probability(fresh.evidence).mean()
     assert modest < fresh.correct.mean() - 0.05
+
+
+def test_scaling_on_videos_brings_the_score_to_the_share_that_is_right() -> None:
+    """A calibration that is too sure: the third of the boxes with the highest scores is right."""
+    network, sure = small_network(calibrated=False), peak_calibration(bias=1.0)
+    network.calibration = sure.to_json()
+    clips = []
+    for seed in range(3):
+        frames, boxes = scene(seed, 13)
+        tracker = Tracker(network, TrackConfig(score_gain=1.0))
+        tracker.init(frames[0], boxes[0])
+        found = [tracker.update(frame) for frame in frames[1:]]
+        least = np.quantile([result.score for result in found], 2 / 3)
+        truth = [result.box if result.score >= least else result.box + 500.0 for result in found]
+        clips.append(make_sequence(str(seed), "made", ArrayFrames(frames), np.stack([boxes[0], *truth])))
+    calibration, data = rescale(network, sure, clips, TrackConfig(score_gain=1.0))
+    assert data.reported.all() and data.correct.mean() == pytest.approx(1 / 3, abs=0.06)
+    assert sure.probability(data.evidence).mean() > 0.7
+    assert calibration.probability(data.evidence).mean() == pytest.approx(data.correct.mean(), abs=0.05)
+    assert network.calibration == calibration.to_json()
 
 
 def test_a_fit_needs_right_and_wrong_boxes() -> None:

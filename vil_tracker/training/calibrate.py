@@ -9,7 +9,7 @@ the fit: how often it is right at a given evidence depends on how often it is ri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -248,6 +248,31 @@ def fit_with_held_out_scaling(data: Judgements) -> tuple[ConfidenceModel, np.nda
     whole = fit(data)
     output = np.append(whole.output[:-1], whole.output[-1] + bias)
     return replace(whole, output=output, temperature=temperature), probability
+
+
+def rescale(
+    model: ViLTrackerNet,
+    calibration: ConfidenceModel,
+    clips: Iterable[Clip],
+    config: TrackConfig | None = None,
+) -> tuple[ConfidenceModel, Judgements]:
+    """Fit temperature and bias again, to what the tracker answers on real videos that the network was not trained on.
+
+    Generated clips are easier than videos, and videos of the training easier than others: how often a box is right at
+    the same evidence has to be seen on videos of neither kind. The network's own ``calibration`` is set to the answer.
+
+    Returns:
+        The calibration, and what the tracker judged with the former one.
+    """
+    model.calibration = calibration.to_json()
+    tracker = Tracker(model, replace(config or TrackConfig(), calibrated=True))
+    data = Judgements.join([judge_clip(tracker, clip, number) for number, clip in enumerate(clips)])
+    data = data.rows(data.reported)
+    temperature, bias = fit_scaling(calibration.logit(data.evidence), data.correct)
+    output = np.append(calibration.output[:-1], calibration.output[-1] + bias)
+    scaled = replace(calibration, output=output, temperature=temperature)
+    model.calibration = scaled.to_json()
+    return scaled, data
 
 
 def calibrate(
