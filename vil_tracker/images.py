@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from vil_tracker.errors import UserError, atomic_write
+from vil_tracker.packed import read_file
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +76,13 @@ def sample_pictures(paths: Sequence[Path], count: int = 16) -> Iterator[np.ndarr
     """Up to ``count`` pictures from all over a sequence, as decoded; those that cannot be read are left out."""
     for index in sorted(set(np.linspace(0, len(paths) - 1, count).astype(int).tolist())):
         try:
-            yield _decode(paths[index].read_bytes(), os.fspath(paths[index]))
+            yield _decode(read_file(paths[index]), os.fspath(paths[index]))
         except (OSError, UserError):
             continue
 
 
 def read_image(path: str | os.PathLike[str], values: ValueRange | None = None) -> np.ndarray:
-    """Decode one image file to (H, W, 3) uint8 RGB, upright as its EXIF orientation says.
+    """Decode one image file, or one packed in its folder's archive, to (H, W, 3) uint8 RGB, upright as EXIF says.
 
     Grey images are repeated over three channels, alpha is dropped, and of an animation it is the first picture. More
     than 8 bits are stretched to 8: by the picture's own range, or by ``values``, the sequence's.
@@ -90,7 +91,7 @@ def read_image(path: str | os.PathLike[str], values: ValueRange | None = None) -
         UserError: the file is missing, is no image, is damaged, or exceeds :data:`MAX_PIXELS`.
     """
     try:
-        data = Path(path).read_bytes()
+        data = read_file(path)
     except OSError as error:
         raise UserError(f"cannot read image {os.fspath(path)} ({error.strerror}): check the path") from error
     return decode_image(data, os.fspath(path), values)

@@ -1,4 +1,4 @@
-"""``vil-tracker data index``: index data sets ahead of the runs that use them."""
+"""``vil-tracker data``: index data sets ahead of the runs that use them, or pack their pictures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ EXAMPLE = "example: vil-tracker data index --data-root /data/tracking lasot:trai
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add ``data`` with its actions to the command line."""
-    parser = subparsers.add_parser("data", help="index data sets ahead of a run", epilog=EXAMPLE)
+    parser = subparsers.add_parser("data", help="index data sets ahead of a run, pack their pictures", epilog=EXAMPLE)
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     index = actions.add_parser(
         "index",
@@ -27,14 +27,39 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     index.add_argument(
         "--cache-dir", metavar="DIR", type=Path, help="where indices are kept (default: the user's cache folder)"
     )
+    pack = actions.add_parser(
+        "pack",
+        help="copy a data set with one archive in place of each folder of pictures, for network disks",
+        description="Copy a data set of any layout. Each folder's pictures become one tar, frames.tar, which is "
+        "read as the folder is; other files are copied. Give the same command again to go on after a stop.",
+        epilog="example: vil-tracker data pack /data/TrackingNet /network/TrackingNet",
+    )
+    pack.add_argument("folder", type=Path, metavar="FOLDER", help="the data set's folder")
+    pack.add_argument("target", type=Path, metavar="TARGET", help="folder for the copy")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Index what is asked for; prints one line per split.
+    """Do what is asked for; returns 0.
 
     Raises:
-        UserError: a data set is not found, or an annotation cannot be read.
+        UserError: a data set is not found, an annotation cannot be read, or the copy not written.
     """
+    return _pack(args) if args.action == "pack" else _index(args)
+
+
+def _pack(args: argparse.Namespace) -> int:
+    from vil_tracker.errors import UserError
+    from vil_tracker.images import IMAGE_EXTENSIONS
+    from vil_tracker.packed import pack_tree
+
+    if not args.folder.is_dir():
+        raise UserError(f"{args.folder} is not a folder: give that of the data set")
+    pictures, archives = pack_tree(args.folder, args.target, IMAGE_EXTENSIONS)
+    print(f"{pictures} pictures in {archives} archives below {args.target}")
+    return 0
+
+
+def _index(args: argparse.Namespace) -> int:
     from vil_tracker.data.dataset import open_split
     from vil_tracker.data.readers import READERS
     from vil_tracker.data.root import data_root, find_all, find_dataset

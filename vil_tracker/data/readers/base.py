@@ -22,6 +22,7 @@ import numpy as np
 from vil_tracker.data.sequence import read_boxes_file
 from vil_tracker.errors import UserError
 from vil_tracker.images import IMAGE_EXTENSIONS, natural_key
+from vil_tracker.packed import ARCHIVE, packed_names
 
 
 @dataclass(frozen=True)
@@ -150,17 +151,27 @@ def subfolders(folder: Path, limit: int | None = None) -> list[Path]:
     return [folder / name for name in sorted(found, key=natural_key)]
 
 
-def list_frames(folder: Path) -> list[str]:
-    """Names of the picture files in ``folder`` in natural order, without looking into any of them.
+def list_pictures(folder: Path) -> list[str]:
+    """Names of the pictures in ``folder``, or in its archive, without looking into any of them.
 
     Raises:
-        UserError: there is no such folder, or it has no pictures.
+        UserError: there is no such folder, or its archive is damaged.
     """
     try:
         with os.scandir(folder) as entries:
-            names = [e.name for e in entries if not e.name.startswith(".") and _suffix(e.name) in IMAGE_EXTENSIONS]
+            every = [entry.name for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise UserError(f"cannot list the frames in {folder}: {error.strerror}: check the data set's layout") from error
+    return [n for n in every if _suffix(n) in IMAGE_EXTENSIONS] + (packed_names(folder) if ARCHIVE in every else [])
+
+
+def list_frames(folder: Path) -> list[str]:
+    """The names of :func:`list_pictures` in natural order.
+
+    Raises:
+        UserError: as :func:`list_pictures`, or there are no pictures.
+    """
+    names = list_pictures(folder)
     if not names:
         raise UserError(f"{folder} has no pictures: unpack the sequence again")
     return sorted(names, key=natural_key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any, ClassVar
 import ijson
 import numpy as np
 
-from vil_tracker.data.readers.base import Candidate, Item, Listing, Reader
+from vil_tracker.data.readers.base import Candidate, Item, Listing, Reader, list_pictures
 from vil_tracker.errors import UserError
 
 
@@ -66,11 +65,7 @@ def read_pictures(annotations: Path, images: Path, masks: Path | None = None) ->
     order = np.argsort(np.array(owners, np.int64), kind="stable")
     boxes_N4 = np.array(boxes, np.float64).reshape(-1, 4)[order]
     starts = np.searchsorted(np.array(owners, np.int64)[order], np.arange(len(numbers) + 1))
-    try:
-        with os.scandir(images) as entries:
-            on_disk = {e.name for e in entries}
-    except OSError as error:
-        raise UserError(f"cannot list the pictures in {images}: {error.strerror}: check the layout") from error
+    on_disk = set(list_pictures(images))
     pictures = []
     for entry in _entries(annotations, "images", ("id", "file_name")):
         if entry["id"] not in numbers:
@@ -139,11 +134,7 @@ COCO/                           (any name)
         annotations, images = self._paths(folder, split)
         if not annotations.is_file():
             raise UserError(f"{annotations} does not exist: unpack annotations_trainval2017.zip in {folder}")
-        try:
-            with os.scandir(images) as entries:
-                return sum(entry.name.endswith(".jpg") for entry in entries), ()
-        except OSError as error:
-            raise UserError(f"cannot list the pictures in {images}: {error.strerror}: unpack them there") from error
+        return sum(name.endswith(".jpg") for name in list_pictures(images)), ()
 
 
 class StillsFolder(_Stills):
