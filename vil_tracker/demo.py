@@ -39,7 +39,8 @@ def run(folder: Path, seed: int = 0, weights: str = DEFAULT_WEIGHTS) -> int:
     clip = DemoClip(seed)
     video = _write_clip(clip, make_folder(folder))
     box = ",".join(f"{value:.1f}" for value in clip.boxes[0])
-    words = ["track", str(video), "--box", box, "--output", str(folder), "--contact-sheet", "--weights", weights]
+    words = ["track", str(video), "--box", box, "--output", str(folder), "--overwrite", "--contact-sheet"]
+    words += ["--weights", weights]
     print(f"A clip of {len(clip)} frames was painted: {video}\nNow:  vil-tracker {' '.join(words)}\n", flush=True)
     status = cli.main(words)
     if status == 0:

@@ -55,6 +55,13 @@ _WRITE_FAULTS = {
     errno.EISDIR: "the path is a folder: give a file name",
     errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
     errno.EFBIG: "the file is larger than the system allows: choose another folder, or raise the limit (ulimit -f)",
+    errno.ENOENT: "nothing can be made there: choose another folder",
+    errno.ENXIO: "nothing can be made there: choose another folder",
+    errno.EINVAL: "the system takes no such name there: choose another one",
+    errno.EOPNOTSUPP: "nothing can be made there: choose another folder",
+    errno.ESTALE: "the network drive has gone: connect it again or choose another folder",
+    errno.ENOTCONN: "the network drive has gone: connect it again or choose another folder",
+    errno.EMFILE: "too many files are open: close some, or raise the limit (ulimit -n)",
     errno.EIO: "the disk does not work: choose another one",
 }
 

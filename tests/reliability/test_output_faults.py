@@ -18,7 +18,7 @@ from faulty_files import tree, working_in
 from vil_tracker import cli, errors
 from vil_tracker.errors import UserError, atomic_write
 
-FORMATS = "csv,jsonl,mot,coco,yolo"
+FORMATS = "csv,jsonl,mot,coco,yolo,cvat"
 
 
 def track_words(files: Path, out: Path | str, *more: str) -> list[str]:
@@ -101,7 +101,7 @@ def test_a_track_that_cannot_be_finished_leaves_the_earlier_one(
     before = contents(tmp_path)
     fault = Fault(os.fsync, number, code)
     monkeypatch.setattr("vil_tracker.io.box_writers.os.fsync", fault)
-    status = cli.main(track_words(files, tmp_path / "out", "--no-video", "-q"))
+    status = cli.main(track_words(files, tmp_path / "out", "--no-video", "-q", "--overwrite"))
     monkeypatch.undo()
     assert fault.fired
     check_one_line(status, capfd.readouterr().err, words)
@@ -130,7 +130,7 @@ def test_a_disk_that_is_full_while_tracking(kilobytes: int, files: Path, tmp_pat
         (disk / "out").mkdir()
         (disk / "out" / "boxes.csv").write_text("frame,id,x,y,w,h,score\n")
         before = tree(disk)
-        status = cli.main(track_words(files, disk / "out", "-q", "--strip"))
+        status = cli.main(track_words(files, disk / "out", "-q", "--strip", "--overwrite"))
         err = capfd.readouterr().err
         if status == 0:
             assert kilobytes >= 64
@@ -172,7 +172,7 @@ def test_a_limit_on_the_size_of_files(files: Path, tmp_path: Path) -> None:
     """As ``ulimit -f`` sets it: the write fails with an error of its own, in a process of its own."""
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "boxes.csv").write_text("old\n")
-    words = track_words(files, tmp_path / "out", "--no-video", "-q")
+    words = track_words(files, tmp_path / "out", "--no-video", "-q", "--overwrite")
     code = f"import sys; from vil_tracker.cli import main; sys.exit(main({words!r}))"
 
     def limit() -> None:

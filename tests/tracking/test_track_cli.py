@@ -28,9 +28,9 @@ def test_boxes_and_video_of_a_plain_run(tmp_path: Path, clip: Path, capsys: pyte
     assert track(clip, "--box", BOX, "--output", out) == 0
     lines = (out / "boxes.csv").read_text().splitlines()
     assert lines[:3] == [
-        "frame,id,x,y,w,h,score",
-        "0,1,8.000,4.000,20.000,10.000,1.0000",
-        "1,1,10.000,5.000,20.000,10.000,0.7500",
+        "frame,id,x,y,w,h,score,time,state",
+        "0,1,8.000,4.000,20.000,10.000,1.0000,0.0000,tracking",
+        "1,1,10.000,5.000,20.000,10.000,0.7500,0.0334,tracking",
     ]
     assert [int(row["frame"]) for row in rows(out / "boxes.csv")] == list(range(30))
     fps, frames = read_video(out / "annotated.webm")
@@ -154,6 +154,45 @@ def test_boxes_csv_of_a_run_starts_the_next(tmp_path: Path, clip: Path) -> None:
     assert track(clip, "--box", BOX, "--box", "30,30,9,9", "-o", tmp_path / "a", "--no-video") == 0
     assert track(clip, "--boxes", tmp_path / "a" / "boxes.csv", "-o", tmp_path / "b", "--no-video") == 0
     assert (tmp_path / "a" / "boxes.csv").read_bytes() == (tmp_path / "b" / "boxes.csv").read_bytes()
+
+
+def test_boxes_of_a_run_go_on_at_a_later_start(tmp_path: Path) -> None:
+    """Each target from its first box there on which it is not lost."""
+    table = ["frame,id,x,y,w,h,score,time,state"]
+    table += [f"{n},1,{n},4,20,10,1.0,{n / 25},{'lost' if n in (8, 9) else 'tracking'}" for n in range(30)]
+    table += [f"{n},2,{n},30,9,9,1.0,{n / 25},tracking" for n in range(12, 20)]
+    table += [f"{n},3,{n},40,9,9,1.0,{n / 25},tracking" for n in range(5)]
+    file = tmp_path / "boxes.csv"
+    file.write_text("\n".join(table))
+    found = [(t.number, t.frame, t.box[0]) for t in select.read_targets(file, 8)]
+    assert found == [(1, 10, 10.0), (2, 12, 12.0)]
+    assert [(t.number, t.frame) for t in select.read_targets(file)] == [(1, 0), (2, 12), (3, 0)]
+    with pytest.raises(UserError, match="last box of target 1 is for frame 29, but tracking begins at 40"):
+        select.read_targets(file, 40)
+
+
+@pytest.mark.parametrize(
+    "text, encoding",
+    [
+        ("Frame;ID;X;Y;W;H\r\n0;1;8,5;4;20;10\r\n", "utf-8-sig"),
+        ("sep=;\nframe;id;x;y;w;h\n0;1;8,5;4,0;20;10\n", "utf-8"),
+        ("frame\tid\tx\ty\tw\th\n0\t1\t8,5\t4\t20\t10\n", "utf-16"),
+        ("frame,id,x,y,w,h\n0.0,1.0,8.5,4,20,10\n", "utf-8"),
+        ('id; frame ;"x";"y";"w";"h"\n1;0;8.5;4;20;10\n', "utf-8"),
+    ],
+)
+def test_tables_of_spreadsheets(text: str, encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text(text, encoding=encoding, newline="")
+    (target,) = select.read_targets(tmp_path / "t.csv")
+    assert (target.number, target.frame, target.box.tolist()) == (1, 0, [8.5, 4, 20, 10])
+
+
+def test_a_box_too_small_to_follow(tmp_path: Path, clip: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for box in ("8,4,3,10", "8,4,20,3.9", "0.1,0.2,0.3,0.4"):
+        assert track(clip, "--box", box, "-o", tmp_path / "out") == 2
+        err = capsys.readouterr().err
+        assert "a side below 4 pixels" in err and "ffmpeg" in err and err.count("\n") == 1
+    assert track(clip, "--box", "8,4,4,4", "-o", tmp_path / "out", "--no-video", "--frames", 2) == 0
 
 
 def test_plain_box_file_has_a_target_per_line(tmp_path: Path) -> None:

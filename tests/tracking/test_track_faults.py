@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -10,23 +11,28 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tracking_fakes import FakeTracker, read_number, read_video, rows, track
+from tracking_fakes import FakeTracker, numbered_frame, read_number, read_video, rows, track
 
+from vil_tracker.errors import UserError
+from vil_tracker.images import write_image
 from vil_tracker.io import files
 from vil_tracker.io.box_writers import CsvBoxes
+from vil_tracker.io.output_folder import OutputFolder, partial_name
 from vil_tracker.io.source import Frame
 from vil_tracker.tracking import cli
+from vil_tracker.tracking.run import interruptible
 
 BOX = "8,4,20,10"
 
 pytestmark = pytest.mark.usefixtures("fake_tracker")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interruption_leaves_complete_files(tmp_path, clip, monkeypatch, capsys, number: signal.Signals) -> None:
     class Interrupting(FakeTracker):
         def update(self, frame: np.ndarray):
@@ -50,6 +56,16 @@ def test_interruption_leaves_complete_files(tmp_path, clip, monkeypatch, capsys,
     assert f"interrupted by {number.name}" in capsys.readouterr().out
 
 
+def test_a_signal_that_is_ignored_stays_ignored() -> None:
+    """As under ``nohup``."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with interruptible():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_interruption_while_the_files_are_completed_changes_nothing(tmp_path, clip, monkeypatch) -> None:
     finish = CsvBoxes.finish
 
@@ -62,7 +78,9 @@ def test_interruption_while_the_files_are_completed_changes_nothing(tmp_path, cl
     assert len(rows(tmp_path / "boxes.csv")) == 30
 
 
-def test_ctrl_c_in_another_process(tmp_path: Path, clip: Path) -> None:
+@contextlib.contextmanager
+def run_apart(clip: Path, out: Path, *words: object, frames: int = 5) -> Iterator[subprocess.Popen[bytes]]:
+    """A slow run in a process of its own, once so many of its frames are written."""
     script = f"""
         import sys
         sys.path.insert(0, {str(Path(__file__).parents[1])!r})
@@ -72,20 +90,49 @@ def test_ctrl_c_in_another_process(tmp_path: Path, clip: Path) -> None:
         cli.load_tracker_factory = lambda *arguments, **options: lambda: FakeTracker(delay=0.2)
         sys.exit(top.main(sys.argv[1:]))
     """
-    out = tmp_path / "out"
-    words = ["track", str(clip), "--box", BOX, "--output", str(out)]
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), *words], stderr=subprocess.PIPE)
-    for _ in range(1200):
-        if any(out.glob(".vil-tracker-*/*.webm")):
-            break
-        time.sleep(0.1)
-    time.sleep(0.5)
-    process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=60)[1].decode()
-    assert process.returncode == 130 and "Traceback" not in errors, errors
+    command = ["track", *map(str, (clip, "--box", BOX, "--output", out, *words))]
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script), *command], stderr=subprocess.PIPE)
+    table = out / "boxes.csv.partial"
+    try:
+        for _ in range(1200):
+            if table.is_file() and table.read_bytes().count(b"\n") > frames:
+                break
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stderr is not None
+        process.stderr.close()
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGHUP"])
+def test_a_signal_in_another_process(name: str, tmp_path: Path, clip: Path) -> None:
+    out, number = tmp_path / "out", getattr(signal, name)
+    with run_apart(clip, out) as process:
+        process.send_signal(number)
+        errors = process.communicate(timeout=60)[1].decode()
+    assert process.returncode == 128 + number and "Traceback" not in errors, errors
     count = len(rows(out / "boxes.csv"))
     assert 0 < count < 30 and len(read_video(out / "annotated.webm")[1]) == count
     assert sorted(p.name for p in out.iterdir()) == ["annotated.webm", "boxes.csv"]
+
+
+def test_a_killed_run_leaves_its_boxes_and_the_next_one_tidies_up(tmp_path: Path, clip: Path) -> None:
+    out = tmp_path / "out"
+    with run_apart(clip, out, "--format", "mot,coco,cvat", frames=12) as process:
+        process.kill()
+        process.wait()
+    table = rows(out / "boxes.csv.partial")
+    assert len(table) >= 12 and all(len(row) == 9 and row["state"] for row in table)  # whole lines, up to the end
+    assert len((out / "boxes.mot.txt.partial").read_text().splitlines()) >= 11
+    assert (out / "annotated.partial.webm").is_file()
+    # What is left is good for going on, and then stays where it is; any other run takes the folder over.
+    left = out / "boxes.csv.partial"
+    assert track(clip, "--boxes", left, "--start", 8, "-o", out, "--no-video") == 0
+    assert left.is_file() and len(rows(tmp_path / "out-2" / "boxes.csv")) == 22
+    assert track(clip, "--box", BOX, "-o", out, "--no-video") == 0
+    assert [p.name for p in out.iterdir()] == ["boxes.csv"] and len(rows(out / "boxes.csv")) == 30
 
 
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, clip: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -117,9 +164,17 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, clip: Path, cap
         ([clip, "--box", BOX, "--format", "xml"], "xml is no box format"),
         ([clip, "--box", BOX, "--video-codec", "av9"], "invalid choice"),
         ([clip, "--boxes", tmp_path / "none.txt"], "none.txt"),
-        ([clip, "--boxes", tmp_path / "late.csv", "--start", 5], "for frame 3, but tracking begins at frame 5"),
+        ([clip, "--boxes", tmp_path / "late.csv", "--start", 5], "last box of target 1 is for frame 3, but tracking"),
         ([clip, "--box", BOX, "--output", tmp_path / "file"], "is a file, but a folder is needed"),
         ([clip, "--box", BOX, "--output", tmp_path / "file" / "x"], "file"),
+        ([clip, "--box", BOX, "--output", "/proc/nowhere"], "cannot write /proc/nowhere"),
+        ([clip, "--box", BOX, "--output", "/dev/null/x"], "/dev/null is a file"),
+        ([clip, "--box", BOX, "--range", "1,2"], "--range is for images"),
+        ([clip, "--box", BOX, "--range", "2,1"], "no range"),
+        ([clip, "--box", BOX, "--output", "/proc/nowhere"], "cannot write /proc/nowhere"),
+        ([clip, "--box", BOX, "--output", "/dev/null/x"], "/dev/null is a file"),
+        ([clip, "--box", BOX, "--range", "1,2"], "--range is for images"),
+        ([clip, "--box", BOX, "--range", "2,1"], "no range"),
         ([clip, "--box", BOX, "--bxo"], "unrecognized arguments"),
         (["", "--box", BOX], "does not exist|is a folder|holds no images"),
         (["\0", "--box", BOX], "."),
@@ -150,7 +205,7 @@ def test_fault_in_mid_run_keeps_the_results_before(tmp_path: Path, clip: Path, m
 
     with monkeypatch.context() as patch:
         patch.setattr(CsvBoxes, "_line", lambda self, frame, *_: full(self, frame, {}) or "")
-        assert track(clip, "--box", BOX, "-o", out) == 2
+        assert track(clip, "--box", BOX, "-o", out, "--overwrite") == 2
     assert "the disk is full" in capsys.readouterr().err
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
@@ -165,10 +220,66 @@ def test_fault_in_mid_run_keeps_the_results_before(tmp_path: Path, clip: Path, m
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
 
 
-def test_second_run_replaces_the_first(tmp_path: Path, clip: Path) -> None:
-    for count in (9, 4):
-        assert track(clip, "--box", BOX, "-o", tmp_path, "--no-video", "--format", "csv,yolo", "--frames", count) == 0
-        assert len(rows(tmp_path / "boxes.csv")) == len(list((tmp_path / "labels").iterdir())) == count
+def test_a_second_run_goes_to_a_second_folder(tmp_path: Path, clip: Path, capsys) -> None:
+    out = tmp_path / "out"
+
+    def run(count: int, *words: object) -> None:
+        assert track(clip, "--box", BOX, "-o", out, "--no-video", "--frames", count, *words) == 0
+
+    run(9, "--format", "csv,yolo,mot")
+    before = {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()}
+    capsys.readouterr()
+    run(4, "--format", "csv,yolo")
+    said = capsys.readouterr()
+    assert f"{out} holds another run: the files go to {out}-2" in said.err and f"{out}-2" in said.out
+    run(5)
+    assert [len(rows(tmp_path / name / "boxes.csv")) for name in ("out", "out-2", "out-3")] == [9, 4, 5]
+    assert {p.name: p.read_bytes() for p in out.iterdir() if p.is_file()} == before
+    assert len(list((tmp_path / "out-2" / "labels").iterdir())) == 4
+
+    (out / "notes.txt").write_text("mine")
+    run(6, "--overwrite", "--format", "jsonl")
+    assert sorted(p.name for p in out.iterdir()) == ["boxes.jsonl", "notes.txt"]  # no mixture of two runs
+    assert len((out / "boxes.jsonl").read_text().splitlines()) == 6
+    run(2, "-o", tmp_path / "mine", "--format", "mot")  # no table but the one that was asked for
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["boxes.mot.txt"]
+
+
+def test_two_runs_at_once_do_not_share_a_folder(tmp_path: Path) -> None:
+    first = OutputFolder(tmp_path / "out")
+    begun = CsvBoxes(first.path / partial_name("boxes.csv"))
+    second = OutputFolder(tmp_path / "out")
+    assert second.path == tmp_path / "out-2"
+    with pytest.raises(UserError, match="another run writes to"):
+        OutputFolder(tmp_path / "out", overwrite=True)
+    begun.finish()
+    assert [p.name for p in first.publish()] == ["boxes.csv"]
+    second.discard()
+    assert [p.name for p in tmp_path.iterdir()] == ["out"]
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["boxes.csv"]
+
+
+def test_labels_of_ones_own_are_not_overwritten(tmp_path: Path, clip: Path) -> None:
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "labels" / "mine.txt").write_text("0 0.5 0.5 0.1 0.1\n")
+    assert track(clip, "--box", BOX, "-o", tmp_path, "--overwrite", "--no-video", "--frames", 2) == 0
+    assert (tmp_path / "labels" / "mine.txt").exists() and (tmp_path / "boxes.csv").exists()
+
+
+def test_a_source_that_breaks_off_keeps_what_was_tracked(tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for number in range(8):
+        write_image(folder / f"{number}.png", numbered_frame(number))
+    (folder / "5.png").write_bytes((folder / "5.png").read_bytes()[:50])
+    out = tmp_path / "out"
+    assert track(folder, "--box", BOX, "-o", out, "--format", "csv,coco") == 2
+    assert [int(row["frame"]) for row in rows(out / "boxes.csv")] == list(range(5))
+    assert len(json.loads((out / "boxes.coco.json").read_text())["images"]) == 5
+    assert len(read_video(out / "annotated.webm")[1]) == 5
+    said = capsys.readouterr()
+    assert "ended early; the files are complete up to frame 4" in said.out
+    assert "5.png" in said.err and said.err.count("\n") == 1
 
 
 def test_long_source_needs_no_more_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,7 +57,7 @@ def test_from_a_video_to_its_result(page: Any, clip: Path, tmp_path: Path) -> No
     assert (
         (tmp_path / "disc_boxes.csv")
         .read_text()
-        .startswith("frame,id,x,y,w,h,score\n0,1,8.000,36.000,24.000,24.000,1.0")
+        .startswith("frame,id,x,y,w,h,score,time,state\n0,1,8.000,36.000,24.000,24.000,1.0")
     )
 
     page.reload()  # the result is still there

@@ -1,8 +1,5 @@
-"""Box files: CSV, JSON lines, MOT, COCO and YOLO; and the folder in which a run's files appear all at once.
-
-Every output takes one frame after another, keeps nothing of it in memory, and writes into a hidden folder beside the
-final place; :class:`OutputFolder` moves the finished files there. So an error leaves the files of an earlier run as
-they were, and an interrupted run leaves files that are complete up to that frame.
+"""Box files: CSV, JSON lines, MOT, COCO and YOLO. Every output takes one frame after another and keeps nothing of it in
+memory.
 """
 
 from __future__ import annotations
@@ -11,12 +8,13 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Protocol
 
 from vil_tracker.boxes import clip_box, convert
-from vil_tracker.errors import UserError, make_folder, writing
+from vil_tracker.errors import UserError, writing
+from vil_tracker.io.annotation_writers import CvatTracks, LabelStudioTracks
 from vil_tracker.io.source import Frame
 from vil_tracker.results import Result
 
@@ -46,7 +44,8 @@ class _TextOutput:
     def __init__(self, path: Path) -> None:
         self.path = path
         with writing(path):
-            self._file: IO[str] = open(path, "w", encoding="utf-8", newline="\n")
+            # Every line reaches the system at once, so that a killed run leaves whole lines.
+            self._file: IO[str] = open(path, "w", encoding="utf-8", newline="\n", buffering=1)
 
     def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
         with writing(self.path):
@@ -71,15 +70,29 @@ class _TextOutput:
 
 
 class CsvBoxes(_TextOutput):
-    """``frame,id,x,y,w,h,score``: one row per frame and target."""
+    """A table with a row per frame and target, whose first line names the columns: :data:`COLUMNS`.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file.
+        keep: leave the file there when it is finished; without, it is only for a run that is killed.
+    """
+
+    COLUMNS = "frame,id,x,y,w,h,score,time,state"
+
+    def __init__(self, path: Path, *, keep: bool = True) -> None:
         super().__init__(path)
-        self._file.write("frame,id,x,y,w,h,score\n")
+        self._keep = keep
+        with writing(path):
+            self._file.write(f"{self.COLUMNS}\n")
 
     def _line(self, frame: Frame, number: int, result: Result) -> str:
-        x, y, w, h = result.box
-        return f"{frame.number},{number},{x:.3f},{y:.3f},{w:.3f},{h:.3f},{result.score:.4f}"
+        box = ",".join(f"{value:.3f}" for value in result.box)
+        return f"{frame.number},{number},{box},{result.score:.4f},{frame.time:.4f},{result.state}"
+
+    def finish(self) -> None:
+        super().finish()
+        if not self._keep:
+            self.path.unlink()
 
 
 class JsonLines(_TextOutput):
@@ -204,12 +217,14 @@ class YoloBoxes:
         pass
 
 
-BOX_FORMATS: dict[str, tuple[str, type[CsvBoxes | JsonLines | MotBoxes | CocoBoxes | YoloBoxes]]] = {
+BOX_FORMATS: dict[str, tuple[str, Callable[[Path], Output]]] = {
     "csv": ("boxes.csv", CsvBoxes),
     "jsonl": ("boxes.jsonl", JsonLines),
     "mot": ("boxes.mot.txt", MotBoxes),
     "coco": ("boxes.coco.json", CocoBoxes),
     "yolo": ("labels", YoloBoxes),
+    "cvat": ("boxes.cvat.xml", CvatTracks),
+    "label-studio": ("boxes.label-studio.json", LabelStudioTracks),
 }
 
 
@@ -225,58 +240,3 @@ def parse_formats(text: str) -> tuple[str, ...]:
         given = ", ".join(unknown) or "nothing"
         raise UserError(f"--format: {given} is no box format; choose from {', '.join(BOX_FORMATS)}, joined by commas")
     return names
-
-
-class OutputFolder:
-    """The place of a run's files: made hidden beside it, moved there when complete.
-
-    Args:
-        path: the folder; made where it does not exist, and removed again by :meth:`discard`.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        with writing(self.path):
-            self._made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
-        make_folder(self.path)
-        try:
-            with writing(self.path):
-                self.staging = Path(tempfile.mkdtemp(prefix=".vil-tracker-", dir=self.path))
-        except UserError:
-            self._remove_made()
-            raise
-
-    def publish(self, outputs: Sequence[Output]) -> list[Path]:
-        """Move what the outputs made into place, replacing files of an earlier run, and return the final paths."""
-        final = []
-        with writing(self.path):
-            for output in outputs:
-                for made in self._made_by(output):
-                    target = self.path / made.name
-                    if target.is_dir() and not target.is_symlink():
-                        target.rename(self.staging / f"old-{made.name}")
-                    made.replace(target)
-                    final.append(target)
-            shutil.rmtree(self.staging)
-        return final
-
-    def _made_by(self, output: Output) -> list[Path]:
-        """An output makes the one file at its path, or several whose names begin with its stem and a hyphen."""
-        if output.path.exists():
-            return [output.path]
-        return sorted(self.staging.glob(f"{output.path.stem}-*{output.path.suffix}"))
-
-    def discard(self) -> None:
-        """Remove everything that was begun; an earlier run's files stay."""
-        shutil.rmtree(self.staging, ignore_errors=True)
-        self._remove_made()
-
-    def _remove_made(self) -> None:
-        for folder in self._made:
-            try:
-                folder.rmdir()
-            except OSError:  # somebody else put a file there meanwhile, or it was never made
-                return

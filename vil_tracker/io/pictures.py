@@ -42,7 +42,7 @@ class AnnotatedVideo:
         pixel_aspect: Fraction = Fraction(1),
         sound: Sound | None = None,
     ) -> None:
-        self._sink = VideoSink(folder, "annotated", fps, codec, pixel_aspect=pixel_aspect, sound=sound)
+        self._sink = VideoSink(folder, "annotated.partial", fps, codec, pixel_aspect=pixel_aspect, sound=sound)
         self.path = self._sink.path
 
     def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
@@ -65,12 +65,12 @@ class TargetClips:
         self._folder, self._fps, self._codec, self._size, self._factor = folder, fps, codec, size, factor
         self._sinks: dict[int, VideoSink] = {}
         self._sides: dict[int, float] = {}
-        self.path = folder / f"target{VideoSink(folder, 'target', fps, codec).path.suffix}"
+        self.path = folder / f"target.partial{VideoSink(folder, 'target', fps, codec).path.suffix}"
 
     def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
         for number, result in results.items():
             if number not in self._sinks:
-                self._sinks[number] = VideoSink(self._folder, f"target-{number}", self._fps, self._codec)
+                self._sinks[number] = VideoSink(self._folder, f"target-{number}.partial", self._fps, self._codec)
             geometry = geometry_for_box(result.box, self._factor, self._size)
             side = 0.9 * self._sides.get(number, geometry.side) + 0.1 * geometry.side
             self._sides[number] = side

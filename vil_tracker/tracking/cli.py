@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vil_tracker.config.command_line import add_model_options, add_track_options, track_config
-from vil_tracker.errors import UserError
+from vil_tracker.errors import UserError, check_folder
 from vil_tracker.models.loading import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
@@ -88,12 +88,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     output = parser.add_argument_group("output")
     output.add_argument("--output", "-o", metavar="DIR", help="folder of the results (default: NAME_tracked)")
+    output.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace the files of another run in that folder (default: the files go to DIR-2)",
+    )
     output.add_argument("--no-video", action="store_true", help="do not write the annotated video")
     output.add_argument(
         "--format",
         default="csv",
         metavar="LIST",
-        help="box files: csv, jsonl, mot, coco, yolo; joined by commas (default csv)",
+        help="box files: csv, jsonl, mot, coco, yolo, cvat, label-studio; joined by commas (default csv)",
     )
     output.add_argument(
         "--video-codec",
@@ -207,13 +212,16 @@ def _track_opened(
             strip=args.strip,
             contact_sheet=args.contact_sheet,
             score_plot=args.score_plot,
+            overwrite=args.overwrite,
+            reads=(Path(args.boxes),) if args.boxes else (),
         )
+        check_folder(settings.folder)  # again when it is made, but after the weights are loaded
         viewer = Viewer(window, source.fps / args.stride) if args.show and window is not None else None
         if viewer is not None and not quiet:
             print(viewer.KEYS, file=sys.stderr)
         summary = track_source(
             source,
-            _chooser(fixed, window),
+            _chooser(args, fixed, window),
             _Lazy(load),
             settings,
             stride=args.stride,
@@ -227,6 +235,8 @@ def _track_opened(
             window.close()
     if not quiet:
         print(describe(summary, settings, args.weights))
+    if summary.fault is not None:
+        raise summary.fault
     return 0 if summary.signal is None else 128 + summary.signal
 
 
@@ -277,12 +287,14 @@ def _fixed_targets(args: argparse.Namespace) -> list[Target] | None:
     return targets_from_boxes([parse_box(text) for text in args.box]) if args.box else None
 
 
-def _chooser(fixed: list[Target] | None, window: Window | None) -> Callable[[Frame], list[Target]]:
-    from vil_tracker.tracking.select import select_targets
+def _chooser(
+    args: argparse.Namespace, fixed: list[Target] | None, window: Window | None
+) -> Callable[[Frame], list[Target]]:
+    from vil_tracker.tracking.select import read_targets, select_targets
 
     def choose(first: Frame) -> list[Target]:
-        if fixed is not None:
-            return fixed
+        if fixed is not None:  # read before, for its faults; which rows count is up to the frame
+            return read_targets(args.boxes, first.number) if args.boxes and first.number else fixed
         assert window is not None  # --select opens one
         return select_targets(window, first.image)
 
@@ -299,6 +311,8 @@ _LABELS = {
     "boxes.mot.txt": "boxes, MOT",
     "boxes.coco.json": "boxes, COCO",
     "labels": "boxes, YOLO",
+    "boxes.cvat.xml": "boxes, CVAT",
+    "boxes.label-studio.json": "boxes, Label Studio",
     "annotated": "annotated video",
     "strip.png": "key frames",
     "contact-sheet.png": "contact sheet",
@@ -318,6 +332,8 @@ def describe(summary: Summary, settings: OutputSettings, weights: str) -> str:
     ]
     if summary.signal is not None:
         lines.insert(0, f"interrupted by {summary.signal.name}; the files are complete up to frame {summary.last}")
+    if summary.fault is not None:
+        lines.insert(0, f"ended early; the files are complete up to frame {summary.last}")
     if summary.dropped:
         hint = "" if weights == "nano" else ": --weights nano is faster"
         lines.append(f"{summary.dropped} frames arrived while the tracker was busy and were dropped{hint}")

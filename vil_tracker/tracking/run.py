@@ -20,7 +20,8 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 
 from vil_tracker.boxes import BoxLike, check_box
 from vil_tracker.errors import UserError
-from vil_tracker.io.box_writers import BOX_FORMATS, Output, OutputFolder
+from vil_tracker.io.box_writers import BOX_FORMATS, CsvBoxes, Output
+from vil_tracker.io.output_folder import OutputFolder, partial_name
 from vil_tracker.io.pictures import AnnotatedVideo, KeyFrames, ScorePlot, TargetClips
 from vil_tracker.io.source import Frame, Source
 from vil_tracker.io.threads import BackgroundWriter, prefetch
@@ -30,6 +31,8 @@ from vil_tracker.tracking.select import Target, Viewer
 from vil_tracker.tracking.tracker import Tracker, update_together
 
 log = logging.getLogger(__name__)
+
+MIN_SIDE = 4  # pixels of a box to start from
 
 
 class TrackerLike(Protocol):
@@ -54,6 +57,8 @@ class OutputSettings:
         strip: write eight key frames in a row, ``strip.png``.
         contact_sheet: write twelve key frames as a sheet, ``contact-sheet.png``.
         score_plot: draw the score over time, ``scores.png``.
+        overwrite: replace another run's files in the folder, instead of taking the folder's name with ``-2``.
+        reads: files that the run reads; see :class:`vil_tracker.io.output_folder.OutputFolder`.
     """
 
     folder: Path
@@ -65,9 +70,14 @@ class OutputSettings:
     strip: bool = False
     contact_sheet: bool = False
     score_plot: bool = False
+    overwrite: bool = False
+    reads: tuple[Path, ...] = ()
 
-    def open(self, staging: Path, source: Source, stride: int = 1) -> list[Output]:
-        """Begin the outputs in folder ``staging``, of a source of which every stride-th frame is given.
+    def open(self, folder: Path, source: Source, stride: int = 1) -> list[Output]:
+        """Begin the outputs in a folder, of a source of which every stride-th frame is given.
+
+        They have the names of :func:`vil_tracker.io.output_folder.partial_name`. A table of the boxes is among them in
+        any case, for a run that is killed.
 
         Raises:
             UserError: one of them cannot be written here; none is left open.
@@ -77,18 +87,20 @@ class OutputSettings:
         try:
             for name in self.formats:
                 file, kind = BOX_FORMATS[name]
-                outputs.append(kind(staging / file))
+                outputs.append(kind(folder / partial_name(file)))
+            if "csv" not in self.formats:
+                outputs.append(CsvBoxes(folder / partial_name("boxes.csv"), keep=False))
             if self.video:
                 sound = source.sound if self.sound else None
-                outputs.append(AnnotatedVideo(staging, fps, self.codec, source.pixel_aspect, sound))
+                outputs.append(AnnotatedVideo(folder, fps, self.codec, source.pixel_aspect, sound))
             if self.target_clip:
-                outputs.append(TargetClips(staging, fps, self.codec))
+                outputs.append(TargetClips(folder, fps, self.codec))
             if self.strip:
-                outputs.append(KeyFrames(staging / "strip.png"))
+                outputs.append(KeyFrames(folder / partial_name("strip.png")))
             if self.contact_sheet:
-                outputs.append(KeyFrames(staging / "contact-sheet.png", count=12, columns=4))
+                outputs.append(KeyFrames(folder / partial_name("contact-sheet.png"), count=12, columns=4))
             if self.score_plot:
-                outputs.append(ScorePlot(staging / "scores.png"))
+                outputs.append(ScorePlot(folder / partial_name("scores.png")))
         except BaseException:
             for output in outputs:
                 output.abandon()
@@ -109,6 +121,7 @@ class Summary:
         timing: where the time went, one line.
         states: by target id, how many frames were in which state.
         signal: the signal that ended the run, or None.
+        fault: why the source could not be read to its end, or None.
         dropped: frames that a live source delivered and nobody had time for.
         reconnections: how often a live source had to be connected again.
     """
@@ -122,6 +135,7 @@ class Summary:
     timing: str = ""
     states: dict[int, Counter[str]] = field(default_factory=dict)
     signal: signal.Signals | None = None
+    fault: UserError | None = None
     dropped: int = 0
     reconnections: int = 0
 
@@ -168,7 +182,12 @@ class TargetGroup:
                     f"{first.number}: start there, or give a box for the first frame"
                 )
             if target.frame is None or target.frame == first.number:
-                check_box(target.box, width, height)
+                x, y, w, h = check_box(target.box, width, height)
+                if min(w, h) < MIN_SIDE:
+                    raise UserError(
+                        f"box {x:g},{y:g},{w:g},{h:g} has a side below {MIN_SIDE} pixels, too little to follow: give "
+                        "x,y,w,h in pixels, draw it around more, or scale the video up first (ffmpeg -vf scale=4*iw:-2)"
+                    )
         begins = {target.number: max(target.frame or 0, first.number) for target in targets}
         for item in self._corrections:
             if item.number not in begins:
@@ -223,7 +242,7 @@ def _update_all(trackers: list[TrackerLike], image: np.ndarray) -> list[Result]:
 
 
 class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM arrived."""
+    """SIGINT, SIGTERM or SIGHUP arrived."""
 
     def __init__(self, number: signal.Signals) -> None:
         super().__init__(number.name)
@@ -244,12 +263,17 @@ class Gate:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[Gate]:
-    """Let the first SIGINT or SIGTERM raise :class:`Interrupted` in the ``with`` block (in the main thread only)."""
+    """Let the first SIGINT, SIGTERM or SIGHUP raise :class:`Interrupted` in the ``with`` block (main thread only).
+
+    One that is ignored, as ``nohup`` wants it, stays ignored.
+    """
     gate = Gate()
     if threading.current_thread() is not threading.main_thread():
         yield gate
         return
-    before = {number: signal.signal(number, gate) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM))  # Windows has no SIGHUP
+    heard = {number for number in numbers if signal.getsignal(number) != signal.SIG_IGN}
+    before = {number: signal.signal(number, gate) for number in heard}
     try:
         yield gate
     finally:
@@ -274,7 +298,8 @@ def track_source(
 ) -> Summary:
     """Follow targets through a source and write what ``settings`` asks for.
 
-    An error leaves nothing behind; SIGINT and SIGTERM leave complete files up to that frame.
+    An error leaves nothing behind; SIGINT, SIGTERM, SIGHUP and a source that cannot be read any further leave complete
+    files up to that frame; a killed process leaves the boxes up to then, see :mod:`vil_tracker.io.output_folder`.
 
     Args:
         source: from :func:`vil_tracker.io.files.open_source`.
@@ -306,10 +331,10 @@ def track_source(
         begin = time.perf_counter()
         results = group.step(first)
         summary = Summary(first=first.number)
-        folder = OutputFolder(settings.folder)
+        folder = OutputFolder(settings.folder, overwrite=settings.overwrite, reads=settings.reads)
         writer: BackgroundWriter | None = None
         try:
-            outputs = settings.open(folder.staging, source, stride)
+            outputs = settings.open(folder.path, source, stride)
             writer = BackgroundWriter(outputs, timer)
             total = source.total if limit is None else min(limit, source.total or limit)
             bar = tqdm(total=total, unit="frame", disable=None if progress else True, leave=False, dynamic_ncols=True)
@@ -323,14 +348,17 @@ def track_source(
                             summary.count(frame, results)
                             bar.update()
                             proceed = (on_frame is None or on_frame(frame, results) is not False) and proceed
-                            frame = next(frames, None) if proceed and summary.frames != limit else None
+                            try:
+                                frame = next(frames, None) if proceed and summary.frames != limit else None
+                            except UserError as error:
+                                summary.fault, frame = error, None
                             if frame is not None:
                                 results = group.step(frame)
                     gate.open = False
                 except Interrupted as interrupt:
                     summary.signal = interrupt.signal
                 writer.finish()
-                summary.files = folder.publish(outputs)
+                summary.files = folder.publish()
         except BaseException:
             if writer is not None:
                 writer.abandon()
@@ -341,7 +369,7 @@ def track_source(
     summary.timing = timer.report(summary.frames)
     summary.dropped = getattr(source, "dropped", 0)
     summary.reconnections = getattr(source, "reconnections", 0)
-    if group.missing() and summary.signal is None:
+    if group.missing() and summary.signal is None and summary.fault is None:
         log.warning("the source ended before %s", ", ".join(group.missing()))
     return summary
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import logging
 import os
 import re
@@ -25,6 +26,7 @@ from vil_tracker.results import Result
 
 log = logging.getLogger(__name__)
 
+_COLUMNS = ("frame", "id", "x", "y", "w", "h")
 MAX_TARGETS = 64  # more than that is a ground-truth file given by mistake
 
 
@@ -61,23 +63,20 @@ def parse_correction(text: str) -> Target:
     return Target(int(number or 1), parse_box(box), int(frame))
 
 
-def read_targets(path: str | os.PathLike[str]) -> list[Target]:
+def read_targets(path: str | os.PathLike[str], start: int = 0) -> list[Target]:
     """Read targets from a file.
 
-    Either one ``x,y,w,h`` per line, all on the first frame; or a CSV file with the header ``frame,id,x,y,w,h`` (more
-    columns are ignored), such as a ``boxes.csv`` written before, of which each id's first row counts.
+    Either one ``x,y,w,h`` per line, all on the first frame; or a table with a header that names ``frame,id,x,y,w,h``
+    (more columns are ignored), such as a ``boxes.csv`` written before, of which each id's first row from frame
+    ``start`` on counts on which the target is not lost. Semicolons and tabs separate as well, with decimal commas.
 
     Raises:
-        UserError: the file cannot be read, holds no box, or too many.
+        UserError: the file cannot be read, holds no box, too many, or for a target none from ``start`` on.
     """
     path = Path(path)
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            header = stream.readline(200)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read box file {path} ({reason(error)}): check the path") from error
-    if "frame" in header:
-        targets = _read_table(path)
+    text = _read_text(path)
+    if "frame" in text[:200].lower():
+        targets = _read_table(path, text, start)
     else:
         targets = targets_from_boxes(list(read_boxes_file(path)))
     if not targets:
@@ -90,27 +89,60 @@ def read_targets(path: str | os.PathLike[str]) -> list[Target]:
     return targets
 
 
-def _read_table(path: Path) -> list[Target]:
-    targets: dict[int, Target] = {}
+def _read_text(path: Path) -> str:
+    """A text file as spreadsheets write it: UTF-8, or UTF-16 with its mark."""
     try:
-        with open(path, encoding="utf-8-sig", newline="") as stream:
-            table = csv.DictReader(stream, strict=True, skipinitialspace=True)
-            missing = {"frame", "id", "x", "y", "w", "h"} - set(table.fieldnames or ())
-            if missing:
-                raise UserError(f"box file {path}: column {sorted(missing)[0]} is missing; needed are frame,id,x,y,w,h")
-            for row in table:
-                number, frame = int(row["id"]), int(row["frame"])
-                if frame < 0 or number < 1:
-                    raise ValueError("frame numbers start at 0, ids at 1")
-                if number not in targets or frame < (targets[number].frame or 0):
-                    targets[number] = Target(number, np.array([float(row[key]) for key in "xywh"]), frame)
-                if len(targets) > MAX_TARGETS:
-                    break
-    except (ValueError, TypeError, OverflowError, csv.Error, OSError) as error:
+        data = path.read_bytes()
+        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read box file {path} ({reason(error)}): check the path") from error
+
+
+def _read_table(path: Path, text: str, start: int) -> list[Target]:
+    lines = io.StringIO(text, newline="")
+    if re.match(r"sep=.\r?\n", text):  # a line for Excel
+        lines.readline()
+    place = lines.tell()
+    header = lines.readline()
+    lines.seek(place)
+    delimiter = max(",;\t", key=header.count)
+    targets: dict[int, Target] = {}
+
+    def rank(frame: int) -> tuple[bool, int]:
+        return (False, frame) if frame >= start else (True, -frame)
+
+    table = csv.DictReader(lines, strict=True, skipinitialspace=True, delimiter=delimiter)
+    try:
+        table.fieldnames = [name.strip().lower() for name in table.fieldnames or ()]
+        missing = set(_COLUMNS) - set(table.fieldnames)
+        if missing:
+            raise UserError(f"box file {path}: column {sorted(missing)[0]} is missing; needed are frame,id,x,y,w,h")
+        for row in table:
+            values = [float(row[key] if delimiter == "," else row[key].replace(",", ".")) for key in _COLUMNS]
+            frame, number = (_whole(value) for value in values[:2])
+            if frame < 0 or number < 1:
+                raise ValueError(f"frame {frame}, id {number}: frames start at 0, ids at 1")
+            if row.get("state") != "lost" and (number not in targets or rank(frame) < rank(targets[number].frame or 0)):
+                targets[number] = Target(number, np.array(values[2:]), frame)
+            if len(targets) > MAX_TARGETS:
+                break
+    except (ValueError, TypeError, AttributeError, OverflowError, csv.Error) as error:
         raise UserError(
             f"box file {path}, line {table.line_num} is no row of numbers ({error}): write frame,id,x,y,w,h"
         ) from error
-    return [targets[number] for number in sorted(targets)]
+    early = [target for _, target in sorted(targets.items()) if (target.frame or 0) < start]
+    for target in early:
+        fault = f"the last box of target {target.number} is for frame {target.frame}, but tracking begins at {start}"
+        if len(early) == len(targets):
+            raise UserError(f"box file {path}: {fault}: start there, or give a box for frame {start}")
+        log.warning("%s: it is left out", fault)
+    return [target for _, target in sorted(targets.items()) if target not in early]
+
+
+def _whole(value: float) -> int:
+    if value != int(value):
+        raise ValueError(f"{value} is no whole number")
+    return int(value)
 
 
 class Window(Protocol):

@@ -33,6 +33,7 @@ MEDIA_TYPES = {
     ".csv": "text/csv",
     ".txt": "text/plain",
     ".json": "application/json",
+    ".xml": "application/xml",
     ".zip": "application/zip",
     ".jsonl": "application/x-ndjson",
 }

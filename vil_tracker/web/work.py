@@ -271,7 +271,7 @@ def run_track(
     ]
     begin, note = time.monotonic(), ""
     try:
-        written = track_source(
+        summary = track_source(
             source,
             lambda first: [boxes[0] for boxes in drawn],
             make_tracker,
@@ -281,7 +281,10 @@ def run_track(
             on_frame=on_frame,
             corrections=[box for boxes in drawn for box in boxes[1:]],
             known=known_results(earlier, targets),
-        ).files
+        )
+        written = summary.files
+        if summary.fault is not None:
+            note = f"The video could not be read any further: {summary.fault}"
     except (UserError, OSError) as error:
         if not kept or not _is_full(error):
             raise
@@ -324,17 +327,17 @@ def _write_boxes(
     settings: OutputSettings, source: Source, kept: list[tuple[Frame, Mapping[int, Result]]]
 ) -> list[Path]:
     """The box files alone, from memory; what the video took is free again."""
-    from vil_tracker.io.box_writers import OutputFolder
+    from vil_tracker.io.output_folder import OutputFolder
 
     folder = OutputFolder(settings.folder)
     try:
-        outputs = settings.open(folder.staging, source)
+        outputs = settings.open(folder.path, source)
         for frame, results in kept:
             for output in outputs:
                 output.write(frame, results)
         for output in outputs:
             output.finish()
-        return folder.publish(outputs)
+        return folder.publish()
     except BaseException:
         folder.discard()
         raise

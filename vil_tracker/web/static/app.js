@@ -10,7 +10,7 @@ import { Zoom } from "./zoom.js";
 const VIEWS = ["bring", "draw", "run", "result"];
 const HEADINGS = { bring: "bring-title", draw: "title", run: "title", result: "title" };
 const POLL = 350, LOOK = 2000; // milliseconds between questions, in a run and elsewhere
-const FORMATS = { jsonl: "JSON lines", mot: "MOT", coco: "COCO", yolo: "YOLO", cvat: "CVAT" };
+const FORMATS = { jsonl: "JSON lines", mot: "MOT", coco: "COCO", yolo: "YOLO", cvat: "CVAT", "label-studio": "Label Studio" };
 let limits = null;
 let video = null; // the server's latest word about the video
 let problems = []; // frames on which doubt begins
