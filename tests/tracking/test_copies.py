@@ -21,7 +21,7 @@ from vil_tracker.errors import UserError
 from vil_tracker.models.inference import InferenceNetwork
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.results import Result
-from vil_tracker.tracking.state_bytes import HEADER, state_from_bytes, state_to_bytes
+from vil_tracker.tracking.state_bytes import state_from_bytes, state_to_bytes
 from vil_tracker.tracking.tracker import update_together
 
 FRAMES, BOXES = scene(3, 12)
@@ -162,13 +162,15 @@ def test_bytes_that_are_no_state_are_named(network) -> None:
     other = Tracker(network).model
     with pytest.raises(UserError, match="4 sublayers of width 16, this one has"):
         state_from_bytes(data, other)
-    with pytest.raises(UserError, match="begin with b'nonsense'"):
+    with pytest.raises(UserError, match="begin with b'nonsense' are no state"):
         state_from_bytes(b"nonsense", other)
-    for cut in (len(HEADER), len(HEADER) + 5, len(data) // 2, len(data) - 1):
-        with pytest.raises(UserError, match="damaged"):
+    for cut in (0, 7, 100, len(data) // 2, len(data) - 1):
+        with pytest.raises(UserError, match="no state of a tracker, or a damaged one"):
             state_from_bytes(data[:cut], tracker.model)
-    with pytest.raises(UserError, match="system is no part of a state"):
-        state_from_bytes(HEADER + b"cposix\nsystem\n(S'true'\ntR.", tracker.model)
+    with pytest.raises(UserError, match="of version 'vil-tracker state 9'"):
+        state_from_bytes(data.replace(b"vil-tracker state 1", b"vil-tracker state 9"), tracker.model)
+    with pytest.raises(UserError, match="damaged"):
+        state_from_bytes(data.replace(b"TemplateMemory", b"TemplateWemory"), tracker.model)
 
 
 def test_mistakes_say_what_was_given(network) -> None:

@@ -1,17 +1,17 @@
 """A tracker's state as bytes, to go on with a video in another process or on another day.
 
-The bytes are a pickle in which arrays and tensors stand as their raw values and no class occurs but those of a state,
-so that reading bytes from elsewhere runs no code of theirs.
+The bytes are a safetensors file: arrays and tensors with their raw values, and as metadata the structure that holds
+them, as JSON. Reading them runs no code from them.
 """
 
 from __future__ import annotations
 
-import io
-import pickle
+import json
 from collections import deque
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 
 from vil_tracker.errors import UserError
@@ -24,22 +24,41 @@ from vil_tracker.tracking.motion import BoxFilter, MotionModel
 from vil_tracker.tracking.redetect import RedetectionCandidate, SlidingWindowSearch
 from vil_tracker.tracking.state import Phase, TemplateMemory, TrackState
 
-HEADER = b"vil-tracker state 1\n"
-_CLASSES: dict[str, type] = {
+FORMAT = "vil-tracker state 1"
+_OBJECTS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
-        *(TrackState, TemplateMemory, Phase, MLSTMState, TemporalContext, ConfidenceState, Appearance),
-        *(BoxFilter, MotionModel, RedetectionCandidate, SlidingWindowSearch, deque),
+        *(TrackState, TemplateMemory, Phase, TemporalContext, ConfidenceState, Appearance),
+        *(BoxFilter, MotionModel, RedetectionCandidate, SlidingWindowSearch),
     )
 }
+_ROWS: dict[str, Any] = {"tuple": tuple, "list": list, "deque": deque, "MLSTMState": lambda parts: MLSTMState(*parts)}
 
 
 def state_to_bytes(state: TrackState) -> bytes:
     """What :func:`state_from_bytes` reads: a few megabytes, most of them the memory of the template."""
-    stream = io.BytesIO(HEADER)
-    stream.seek(len(HEADER))
-    _Pickler(stream, protocol=5).dump(state)
-    return stream.getvalue()
+    tensors: dict[str, torch.Tensor] = {}
+    names: dict[int, str] = {}  # by identity: the memory of one template stands in a state twice
+
+    def encode(value: Any) -> Any:
+        kind = type(value).__name__
+        if value is None or isinstance(value, bool | int | str) or type(value) is float:
+            return value
+        if isinstance(value, torch.Tensor | np.ndarray | np.generic):
+            if id(value) not in names:
+                names[id(value)] = str(len(tensors))
+                whole = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+                tensors[names[id(value)]] = whole.detach().cpu().contiguous().clone()
+            form = "tensor" if isinstance(value, torch.Tensor) else "array" if kind == "ndarray" else "number"
+            return {form: names[id(value)]}
+        if kind in _ROWS:
+            return {kind: [encode(item) for item in value]}
+        assert _OBJECTS.get(kind) is type(value), f"a state holds a {kind}, which cannot be saved"
+        content = value.__getstate__() if isinstance(value, MotionModel) else vars(value)
+        return {kind: {name: encode(item) for name, item in content.items()}}
+
+    structure = encode(state)
+    return bytes(safetensors.torch.save(tensors, {"format": FORMAT, "state": json.dumps(structure)}))
 
 
 def state_from_bytes(data: bytes, model: SearchModel) -> TrackState:
@@ -53,14 +72,17 @@ def state_from_bytes(data: bytes, model: SearchModel) -> TrackState:
         UserError: they are no state, damaged, of another version, or of a network of another shape.
     """
     cure = "save it again with state_to_bytes"
-    if not data.startswith(HEADER):
-        raise UserError(f"{len(data)} bytes that begin with {data[:20]!r} are no state of this version: {cure}")
     try:
-        state = _Unpickler(io.BytesIO(data[len(HEADER) :]), model.device).load()
-        C = state.memory.first[0].C
-        shape = len(state.memory.first), C.shape[-1]
-    except Exception as error:  # damaged bytes may ask for anything
-        raise UserError(f"the state cannot be read ({type(error).__name__}: {error}), it is damaged: {cure}") from error
+        tensors = safetensors.torch.load(data)
+        metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        if metadata["format"] != FORMAT:
+            raise UserError(f"the state is of version {metadata['format']!r}, not {FORMAT!r}: {cure}")
+        state = _decode(json.loads(metadata["state"]), tensors, model.device)
+        shape = len(state.memory.first), state.memory.first[0].C.shape[-1]
+    except (safetensors.SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{len(data)} bytes that begin with {data[:16]!r} are no state of a tracker, or a damaged one: {cure}"
+        ) from error
     expected = model.config.depth, 2 * model.config.dim // HEADS
     if shape != expected:
         raise UserError(
@@ -70,28 +92,21 @@ def state_from_bytes(data: bytes, model: SearchModel) -> TrackState:
     return state
 
 
-class _Pickler(pickle.Pickler):
-    def persistent_id(self, value: object) -> tuple[str, str, tuple[int, ...], bytes] | None:
-        if isinstance(value, torch.Tensor):
-            array, kind = value.detach().cpu().numpy(), "tensor"
-        elif isinstance(value, np.ndarray | np.generic):
-            array, kind = np.asarray(value), "array" if isinstance(value, np.ndarray) else "number"
-        else:
-            return None
-        return kind, array.dtype.str, array.shape, array.tobytes()
-
-
-class _Unpickler(pickle.Unpickler):
-    def __init__(self, stream: io.BytesIO, device: torch.device) -> None:
-        super().__init__(stream)
-        self._device = device
-
-    def persistent_load(self, parts: tuple[str, str, tuple[int, ...], bytes]) -> Any:
-        kind, dtype, shape, values = parts
-        array = np.frombuffer(values, np.dtype(dtype)).reshape(shape).copy()
-        return torch.from_numpy(array).to(self._device) if kind == "tensor" else array if kind == "array" else array[()]
-
-    def find_class(self, module: str, name: str) -> type:
-        if name not in _CLASSES or _CLASSES[name].__module__ != module:
-            raise pickle.UnpicklingError(f"{module}.{name} is no part of a state")
-        return _CLASSES[name]
+def _decode(value: Any, tensors: dict[str, torch.Tensor], device: torch.device) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content].to(device)
+    if kind in ("array", "number"):
+        array = tensors[content].numpy()
+        return array if kind == "array" else array[()]
+    if kind in _ROWS:
+        return _ROWS[kind]([_decode(item, tensors, device) for item in content])
+    made: Any = object.__new__(_OBJECTS[kind])
+    parts = {name: _decode(item, tensors, device) for name, item in content.items()}
+    if isinstance(made, MotionModel):
+        made.__setstate__(parts)
+    else:
+        vars(made).update(parts)
+    return made
