@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import difflib
 import importlib
+import io
 import logging
 import os
 import re
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from vil_tracker import __version__
-from vil_tracker.errors import UserError, require_extra
+from vil_tracker.errors import UserError, library_cure, require_extra
 
 PROGRAM = "vil-tracker"
 
@@ -214,6 +215,12 @@ def guarded(action: Callable[[], int]) -> int:
     except UserError as error:
         print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except ImportError as error:
+        cure = library_cure(error)
+        if cure is None:
+            raise
+        print(f"{PROGRAM}: a package cannot be loaded ({' '.join(str(error).split())}): {cure}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)
         return 130
@@ -237,6 +244,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return the exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a name that the terminal's encoding has no letters for
+            stream.reconfigure(errors="backslashreplace")
     if not words:
         print(FIRST_STEPS, end="")
         return 0

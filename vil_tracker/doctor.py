@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vil_tracker.errors import UserError
+from vil_tracker.errors import UserError, library_cure
 
 Status = Literal["ok", "note", "fail"]
 _PACKAGE = "vil-tracker"
@@ -65,9 +65,12 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; 0 if all that was asked for works, else 1."""
-    checks = [*check_packages(), *check_device(), *check_video(), *check_weights(), *check_extras()]
-    found, data_checks = check_data(args.data_root, args.scan, args.cache_dir)
-    checks += data_checks
+    checks = check_packages()
+    found: list[dict[str, Any]] = []
+    if not any(check.status == "fail" for check in checks):  # without a package, nothing else works
+        checks += [*check_device(), *check_video(), *check_weights(), *check_extras()]
+        found, data_checks = check_data(args.data_root, args.scan, args.cache_dir)
+        checks += data_checks
     failed = [check for check in checks if check.status == "fail"]
     if args.json:
         content = {"ok": not failed, "checks": [asdict(check) for check in checks], "data": found}
@@ -78,15 +81,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print(checks: list[Check], found: list[dict[str, Any]], every_layout: bool) -> None:
-    for area in _AREAS:
+    for area in (area for area in _AREAS if any(check.area == area for check in checks)):
         print(f"{area}:")
         for check in (check for check in checks if check.area == area):
             print(f"  {_MARKS[check.status]}  {check.name}: {check.text}")
             if check.cure:
                 print(f"        -> {check.cure}")
         print()
-    _print_layouts(set() if every_layout else {entry["name"] for entry in found})
     failed = [check for check in checks if check.status == "fail"]
+    if all(check.area == "packages" for check in checks):
+        print("The rest was not looked at: without these packages, nothing works.")
+    else:
+        _print_layouts(set() if every_layout else {entry["name"] for entry in found})
     if failed:
         print(f"{len(failed)} problem(s): {'; '.join(f'{check.area}: {check.name}' for check in failed)}")
     else:
@@ -119,7 +125,7 @@ def check_packages() -> list[Check]:
             version = str(getattr(importlib.import_module(module), "__version__", "present"))
             checks.append(Check("packages", module, "ok", version))
         except (ImportError, OSError) as error:  # OSError: a shared library is missing
-            cure = f"pip install --upgrade --force-reinstall {_PACKAGE}"
+            cure = library_cure(error) or f"pip install --upgrade --force-reinstall {_PACKAGE}"
             checks.append(Check("packages", module, "fail", f"cannot be imported ({error})", cure))
     return checks
 
@@ -160,6 +166,8 @@ def check_device() -> list[Check]:
     fault = unavailable_reason("sublayer") or unavailable_reason("passes")
     text = "compiled" if fault is None else f"not compiled ({fault}); PyTorch's operations are used, slower by a half"
     cure = "install a C++ compiler, such as g++" if fault is not None and sys.platform == "linux" else ""
+    if fault is not None and "cache folder" in fault:
+        cure = "set VIL_CACHE to a folder that can be written"
     checks.append(Check("device", "cpu kernel", "ok" if fault is None else "note", text, cure))
     limit = os.environ.get("OMP_NUM_THREADS")
     if limit and limit.isdigit() and int(limit) < cores // 2:

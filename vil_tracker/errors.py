@@ -6,6 +6,7 @@ import contextlib
 import errno
 import importlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,6 +38,19 @@ def require_extra(module: str, extra: str, purpose: str) -> ModuleType:
         raise UserError(
             f"{module} is needed to {purpose} ({error}): install it with  pip install 'vil-tracker[{extra}]'"
         ) from error
+
+
+def library_cure(error: BaseException) -> str | None:
+    """What to do where a package's shared library cannot be loaded; None if that is not what ``error`` says."""
+    text = str(error)
+    if isinstance(error, ModuleNotFoundError) or not re.search(r"\.so\b|\.dylib|DLL load failed", text):
+        return None
+    if re.search(r"libGL|libEGL|libgthread|libglib|libSM|libICE|libX|libxcb", text):  # what OpenCV's windows need
+        return (
+            "install the system's library (apt install libgl1 libglib2.0-0), or OpenCV without windows "
+            "(pip uninstall opencv-python; pip install opencv-python-headless)"
+        )
+    return "install that library with the system's package manager, or install the package again"
 
 
 def reason(error: BaseException) -> str:

@@ -96,11 +96,17 @@ def leave_process_group() -> None:
 
 
 def cache_folder(choice: str | os.PathLike[str] | None = None) -> Path:
-    """Where indices and compiled kernels are kept: ``choice``, else VIL_CACHE, else the user's cache folder."""
+    """Where indices and compiled kernels are kept: ``choice``, else VIL_CACHE, else the user's cache folder.
+
+    A user without a home folder has none: then it is a path that nothing can be written to.
+    """
     if choice or os.environ.get("VIL_CACHE"):
         return Path(choice or os.environ["VIL_CACHE"])
     base = os.environ.get("LOCALAPPDATA" if os.name == "nt" else "XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "vil-tracker"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "vil-tracker"
+    except RuntimeError:
+        return Path(os.devnull, "no-home-folder", "vil-tracker")
 
 
 class StageTimer:

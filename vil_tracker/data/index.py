@@ -289,7 +289,11 @@ def load_index(
     if cached is not None:
         return cached
     if not _writable(cache):
-        log.warning("cannot write to %s, so %s is indexed at each start: give a --cache-dir", cache, reader.title)
+        log.warning(
+            "cannot write to %s, so %s is indexed at each start: set VIL_CACHE to a folder that can be",
+            cache,
+            reader.title,
+        )
         return _scan(reader, folder, split, io.BytesIO(), None)[0]
     began = time.time()
     with FileLock(path.with_suffix(".lock")):

@@ -43,15 +43,27 @@ def attempt(name: str) -> tuple[ctypes.CDLL | None, str | None]:
         return ctypes.CDLL(str(build(name, cache_folder() / "native"))), None
     except (OSError, subprocess.SubprocessError) as error:
         fault = _first_line(error)
-        _log.info("%s.cpp is not used: %s", name, fault)
+        if isinstance(error, CacheFault):
+            _warn_of_cache(fault)
+        else:
+            _log.info("%s.cpp is not used: %s", name, fault)
         return None, fault
+
+
+class CacheFault(OSError):
+    """Compiled programs cannot be kept."""
+
+
+@functools.cache
+def _warn_of_cache(fault: str) -> None:
+    _log.warning("%s, so that tracking is slower: set VIL_CACHE to a folder that can be", fault)
 
 
 def build(name: str, folder: Path) -> Path:
     """Compile ``name``.cpp into a folder, unless that was done before for this source, compiler and processor.
 
     Raises:
-        OSError: no compiler, another system than Linux, or the folder cannot be written.
+        OSError: no compiler, another system than Linux, or (:class:`CacheFault`) the folder cannot be written.
         subprocess.SubprocessError: the compiler failed.
         UserError: VIL_ISA names instructions that this processor has not.
     """
@@ -69,8 +81,12 @@ def build(name: str, folder: Path) -> Path:
     if target.is_file():
         return target
     _log.info("compiling %s with %s, once", source.name, version)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as own:  # so that no other process sees half a file
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        place = tempfile.TemporaryDirectory(dir=folder)  # so that no other process sees half a file
+    except OSError as error:
+        raise CacheFault(f"the cache folder {folder} cannot be written ({error.strerror})") from error
+    with place as own:
         made = Path(own) / target.name
         _run([compiler, *_FLAGS, architecture, "-o", str(made), str(source)])
         os.replace(made, target)

@@ -342,7 +342,7 @@ def describe(summary: Summary, settings: OutputSettings, weights: str) -> str:
     for number, states in summary.states.items():
         shares = ", ".join(f"{state} {states[state]}" for state in STATES if states[state])
         lines.append(f"target {number}: {shares}")
-    if summary.slowest == "write":
+    if summary.slowest == "write" and settings.video:
         lines.append("writing took most of the time: --video-codec h264 is quicker, --no-video quicker still")
     for path in summary.files:
         label = _LABELS.get(path.name) or _LABELS.get(path.stem) or path.stem.replace("-", " ")
