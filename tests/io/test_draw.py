@@ -67,6 +67,17 @@ def test_thumbnail_scales_boxes_with_the_picture() -> None:
     assert abs(xs.min() - 100) <= 2 and abs(xs.max() - 150) <= 2
 
 
+@pytest.mark.parametrize("state", ["tracking", "lost"])
+def test_a_small_target_is_seen_in_its_box(state: str) -> None:
+    image = np.full((720, 1280, 3), 90, np.uint8)
+    image[300:316, 400:420] = (250, 0, 200)  # four by five pixels of a thumbnail
+    plain = thumbnail(Frame(0, 0.0, image), {}, 320).image
+    drawn = thumbnail(Frame(0, 0.0, image), {1: Result(np.array([400.0, 300, 20, 16]), 0.9, state)}, 320).image
+    there = plain[..., 0] > 200
+    assert there.sum() == 20 and (drawn[there] == plain[there]).all()
+    assert close_to(drawn, STATE_COLOURS[state]).any()
+
+
 def test_contact_sheet_lays_out_rows() -> None:
     frame = Frame(0, 0.0, np.zeros((90, 160, 3), np.uint8))
     cells = [thumbnail(frame, {}, 160) for _ in range(5)]

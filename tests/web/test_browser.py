@@ -6,9 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import web_fakes as fakes
 from web_browser import PATIENCE, at_frame, bring, draw, expect, numbers
+
+from vil_tracker.boxes import iou
 
 
 def test_from_a_video_to_its_result(page: Any, clip: Path, tmp_path: Path) -> None:
@@ -59,6 +62,12 @@ def test_from_a_video_to_its_result(page: Any, clip: Path, tmp_path: Path) -> No
         .read_text()
         .startswith("frame,id,x,y,w,h,score,time,state\n0,1,8.000,36.000,24.000,24.000,1.0")
     )
+
+    names = {"jsonl": "JSON lines", "mot": "MOT", "coco": "COCO", "yolo": "YOLO", "cvat": "CVAT"}
+    for role, name in (names | {"label-studio": "Label Studio"}).items():
+        with page.expect_download() as download:
+            page.get_by_role("link", name=name, exact=True).click()
+        assert Path(download.value.path()).read_bytes() == visitor.file(video, role).body
 
     page.reload()  # the result is still there
     page.wait_for_selector("#get-video >> visible=true")
@@ -207,3 +216,22 @@ def test_stop_redraw_go_on(page: Any, tmp_path: Path) -> None:
     page.click("#start")
     expect(page.locator("#result-text")).to_contain_text("40 frames", timeout=PATIENCE)
     assert rows_of(page, tmp_path)[:last] == before[:last]
+
+
+def test_a_click_is_enough(page: Any, clip: Path) -> None:
+    bring(page, clip)
+    shown = page.locator("#overlay").bounding_box()
+    page.mouse.click(shown["x"] + 20 / 160 * shown["width"], shown["y"] + 48 / 96 * shown["height"])
+    expect(page.locator("#proposal")).to_be_visible(timeout=PATIENCE)
+    count = int(page.inner_text("#proposal-text").split()[3])
+    boxes = [numbers(page)]
+    for number in range(2, count + 1):
+        page.keyboard.press("Tab")
+        expect(page.locator("#proposal-text")).to_have_text(f"Box {number} of {count} for this click.")
+        boxes.append(numbers(page))
+    assert max(iou(np.array(box), np.array(fakes.BOX)) for box in boxes) > 0.6
+    page.click("#next-proposal")  # from the last to the first
+    assert numbers(page) == boxes[0] and page.locator("#start").is_enabled()
+    draw(page, [100, 5, 30, 20])  # drawing ends it
+    assert page.locator("#proposal").is_hidden()
+    assert numbers(page) == pytest.approx([100, 5, 30, 20], abs=0.3)

@@ -95,6 +95,7 @@ def test_token_names_and_slow_clients(tmp_path: Path, clip: Path) -> None:
 
 
 def test_a_full_disk_keeps_the_boxes(tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vil_tracker.io.box_writers import BOX_FORMATS
     from vil_tracker.io.pictures import AnnotatedVideo
 
     plain = AnnotatedVideo.write
@@ -113,7 +114,7 @@ def test_a_full_disk_keeps_the_boxes(tmp_path: Path, clip: Path, monkeypatch: py
         )
 
     whole = run("whole")
-    assert set(whole["files"]) == {"video", "csv", "jsonl", "mot", "coco", "yolo"} and not whole["note"]
+    assert set(whole["files"]) == {"video", *BOX_FORMATS} and not whole["note"]
     written.clear()
     monkeypatch.setattr(AnnotatedVideo, "write", write)
     result = run("full")

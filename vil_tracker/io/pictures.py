@@ -94,14 +94,23 @@ class Thumbnail:
 
 
 def thumbnail(frame: Frame, results: Mapping[int, Result], width: int) -> Thumbnail:
-    """Shrink a frame to ``width`` pixels and draw the results at that size, so that labels stay legible."""
+    """Shrink a frame to ``width`` pixels and draw the results at that size, so that labels stay legible.
+
+    A box is drawn around its target, with some room around a small one, so that its line hides nothing of it.
+    """
     h, w = frame.image.shape[:2]
     scale = width / w
     size = (width, max(1, min(round(h * scale), 4 * width)))
     image = cv2.resize(frame.image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
     factors = np.array([size[0] / w, size[1] / h] * 2)
-    scaled = {number: replace(result, box=result.box * factors) for number, result in results.items()}
+    scaled = {number: replace(result, box=_with_room(result.box * factors)) for number, result in results.items()}
     return Thumbnail(draw_results(image, scaled), f"frame {frame.number}   {frame.time:.2f} s")
+
+
+def _with_room(box: np.ndarray) -> np.ndarray:
+    """An xywh box whose line, three pixels wide with its halo, lies outside; the inside is at least 16 pixels wide."""
+    room = 2.0 + np.maximum(0.0, 16.0 - box[2:]) / 2
+    return np.concatenate((box[:2] - room, box[2:] + 2 * room))
 
 
 def contact_sheet(thumbnails: Sequence[Thumbnail], columns: int, gap: int = 12) -> np.ndarray:

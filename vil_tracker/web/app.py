@@ -41,6 +41,7 @@ _PAGE_FILES = {
     "zoom.js": "text/javascript",
     "picture.js": "text/javascript",
     "plot.js": "text/javascript",
+    "proposals.js": "text/javascript",
     "icon.svg": "image/svg+xml",
 }
 CSRF_HEADER = "x-vil-tracker"  # a header that no foreign page can send without asking first
@@ -96,6 +97,7 @@ class Application:
             Route("/api/videos/{id}", self._answer(self._status)),
             Route("/api/videos/{id}", self._answer(self._delete), methods=["DELETE"]),
             Route("/api/videos/{id}/draft", self._answer(self._save_draft), methods=["PUT"]),
+            Route("/api/videos/{id}/propose", self._answer(self._propose), methods=["POST"]),
             Route("/api/videos/{id}/track", self._answer(self._track), methods=["POST"]),
             Route("/api/videos/{id}/stop", self._answer(self._stop), methods=["POST"]),
             Route("/api/videos/{id}/frames/{frame}", self._answer(self._frame)),
@@ -354,6 +356,18 @@ class Application:
         video, frame = self._video(request, visitor), number(request.path_params["frame"])
         answer = await self._look(video, {"path": str(video.path), "frame": frame})
         return Response(base64.b64decode(answer["jpeg"]), media_type="image/jpeg", headers=_HEADERS)
+
+    async def _propose(self, request: Request, visitor: str) -> Response:
+        """Boxes for a click, best first."""
+        video, content = self._video(request, visitor), await json_body(request)
+        frame, point = content.get("frame"), content.get("point")
+        if type(frame) is not int or not 0 <= frame < 10**9 or not isinstance(point, list) or len(point) != 2:
+            raise RequestError(400, "a click needs a frame and a point: x, y in pixels")
+        sizes = (video.info["width"], video.info["height"])
+        if not all(type(v) in (int, float) and 0 <= v <= size for v, size in zip(point, sizes, strict=True)):
+            raise RequestError(400, "the click lies outside the frame")
+        answer = await self._look(video, {"path": str(video.path), "frame": frame, "point": point})
+        return JSONResponse(answer, headers=_HEADERS)
 
     async def _look(self, video: Video, request: dict[str, Any]) -> Any:
         """Ask the process that looks at single frames; visitors wait in turn, a few requests each."""

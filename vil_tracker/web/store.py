@@ -60,7 +60,7 @@ class Video:
         status: "ready", "waiting", "running", "done", "stopped" or "failed".
         run: number of the run.
         targets: of the run.
-        rows: ``[frame, target, score, state, x, y, w, h]`` of the run so far.
+        rows: ``[frame, target, score, state, x, y, w, h, seconds]`` of the run so far.
         tracked: frames tracked so far.
         result: what :func:`vil_tracker.web.work.run_track` returned.
         error: why the run failed.

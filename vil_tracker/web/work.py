@@ -70,7 +70,8 @@ def probe_setup(limits: Limits) -> Handler:
         if "sample" in request:
             return paint_sample(Path(request["sample"]))
         if "frame" in request:
-            return {"jpeg": base64.b64encode(frames.jpeg(Path(request["path"]), request["frame"])).decode()}
+            image = frames.read(Path(request["path"]), request["frame"])
+            return propose(image, request["point"]) if "point" in request else jpeg(image)
         return probe(Path(request["probe"]), limits)
 
     return handle
@@ -92,6 +93,13 @@ class FrameReader:
         Raises:
             UserError: the video cannot be read, is over a limit, or has no such frame.
         """
+        try:
+            return self._read(path, number)
+        except UserError as error:
+            self.close()
+            raise UserError(_without_path(error, path)) from None
+
+    def _read(self, path: Path, number: int) -> np.ndarray:
         from vil_tracker.videos import VideoReader
 
         if path != self._path:
@@ -114,21 +122,25 @@ class FrameReader:
             self._frames = {k: self._frames[k] for k in kept}
         return self._frames[number]
 
-    def jpeg(self, path: Path, number: int) -> bytes:
-        """The same as a JPEG file."""
-        import cv2
-
-        try:
-            image = self.read(path, number)
-        except UserError as error:
-            self.close()
-            raise UserError(_without_path(error, path)) from None
-        return bytes(cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes())
-
     def close(self) -> None:
         if self._reader is not None:
             self._reader.close()
         self._path, self._reader, self._next, self._frames = None, None, 0, {}
+
+
+def jpeg(image: np.ndarray) -> dict[str, str]:
+    """An RGB image as a JPEG file in base64."""
+    import cv2
+
+    data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
+    return {"jpeg": base64.b64encode(data.tobytes()).decode()}
+
+
+def propose(image: np.ndarray, point: list[float]) -> dict[str, list[list[float]]]:
+    """Boxes for a click, best first."""
+    from vil_tracker.tracking.proposals import propose_boxes
+
+    return {"boxes": [box.round(1).tolist() for box in propose_boxes(image, point)]}
 
 
 def probe(path: Path, limits: Limits) -> dict[str, Any]:
@@ -222,9 +234,9 @@ def run_track(
 ) -> dict[str, Any]:
     """Track one video exactly as ``vil-tracker track`` does, with every format of boxes.
 
-    Events are lists of rows ``[frame, target, score, state, x, y, w, h]``. Meanwhile a picture of the latest frame is
-    kept beside the video. ``targets`` are as of :func:`vil_tracker.web.targets.check_targets`; what of the run in
-    folder ``earlier`` still holds for them is taken over.
+    Events are lists of rows ``[frame, target, score, state, x, y, w, h, seconds]``. Meanwhile a picture of the latest
+    frame is kept beside the video. ``targets`` are as of :func:`vil_tracker.web.targets.check_targets`; what of the
+    run in folder ``earlier`` still holds for them is taken over.
 
     Returns:
         frames tracked, seconds, files by their role, whether it was stopped, and whether the frame limit ended it.
@@ -248,7 +260,7 @@ def run_track(
         check_size(frame.image.shape[1], frame.image.shape[0], limits)
         kept.append((replace(frame, image=np.broadcast_to(np.uint8(0), frame.image.shape)), dict(results)))
         rows.extend(
-            [frame.number, number, round(r.score, 4), r.state, *r.box.round(1).tolist()]
+            [frame.number, number, round(r.score, 4), r.state, *r.box.round(1).tolist(), round(frame.time, 4)]
             for number, r in results.items()
         )
         now = time.monotonic()

@@ -4,7 +4,8 @@ import { BoxEditor } from "./boxes.js";
 import { bringFile, bringSample, list } from "./bring.js";
 import { Picture } from "./picture.js";
 import { band, drawPlot, frameAt } from "./plot.js";
-import { doubts, keyOf, numbersOf, readout, rowOf, shareOf } from "./readings.js";
+import { Proposals } from "./proposals.js";
+import { doubts, dueAt, keyOf, numbersOf, readout, rowOf, shareOf, timesOf } from "./readings.js";
 import { Zoom } from "./zoom.js";
 
 const VIEWS = ["bring", "draw", "run", "result"];
@@ -14,7 +15,8 @@ const FORMATS = { jsonl: "JSON lines", mot: "MOT", coco: "COCO", yolo: "YOLO", c
 let limits = null;
 let video = null; // the server's latest word about the video
 let problems = []; // frames on which doubt begins
-let rows = []; // [frame, target, score, state, x, y, w, h] of its latest run
+let rows = []; // [frame, target, score, state, x, y, w, h, seconds] of its latest run
+let times = []; // seconds of its frames
 let polling = 0; // number of the current watch; an older one ends by itself
 
 const view = () => document.body.dataset.view;
@@ -47,10 +49,12 @@ let shown = 0; // the frame in the draw view
 
 const editor = new BoxEditor($("canvas"), $("overlay"), $("targets"), {
   changed: () => { allow(); saveDraft(); },
+  begun: () => proposals.close(),
   found: (index) => resultOf(index, shown),
   go: (frame) => seek(frame),
-  clicked: () => {},
+  clicked: (point) => proposals.ask(video.id, point),
 });
+const proposals = new Proposals(editor);
 const picture = new Picture($("picture"));
 const zoom = new Zoom($("canvas"), () => editor.cancel());
 
@@ -58,7 +62,7 @@ const zoom = new Zoom($("canvas"), () => editor.cancel());
 function resultOf(index, frame) {
   const begins = editor.content().find((_, position) => position === index)?.boxes[0].join();
   const number = video.targets.findIndex((target) => target.boxes[0].join() === begins) + 1;
-  return number ? rowOf(rows, number, frame)?.slice(4) || null : null;
+  return number ? rowOf(rows, number, frame)?.slice(4, 8) || null : null;
 }
 
 function allow() {
@@ -85,6 +89,7 @@ function saveDraft() {
 function openDraw(frame) {
   problems = doubts(rows);
   zoom.reset();
+  proposals.close();
   shown = Math.min(Math.max(0, frame || 0), lastFrame());
   editor.open(video.width, video.height, video.draft, shown);
   allow();
@@ -104,6 +109,7 @@ async function start() {
 
 // --- frames: of the video while drawing, of the result afterwards --------------------------------------------------
 
+const secondsOf = (frame) => times[frame - firstFrame()] ?? frame / video.fps;
 const firstFrame = () => (rows.length ? rows[0][0] : 0);
 
 // The last frame that can be shown; a container need not say how many there are.
@@ -115,14 +121,15 @@ function lastFrame() {
 // The frame that is seen: a player shows one until the next one is due.
 function currentFrame() {
   if (view() !== "result") return shown;
-  return Math.min(lastFrame(), firstFrame() + Math.floor($("player").currentTime * video.fps + 1e-3));
+  return firstFrame() + dueAt(times, $("player").currentTime);
 }
 
 function seek(frame) {
   const result = view() === "result", at = Math.min(Math.max(frame, result ? firstFrame() : 0), lastFrame());
   if (result) {
     $("player").pause();
-    $("player").currentTime = (at - firstFrame() + 0.5) / video.fps; // its middle, as times are rounded
+    const place = at - firstFrame(), next = times[place + 1] ?? times[place] + 1 / video.fps;
+    $("player").currentTime = (times[place] + next) / 2 - times[0]; // its middle, as times are rounded
   } else if (at !== shown) {
     shown = at;
     editor.show(at);
@@ -136,7 +143,7 @@ function showFrame(frame = currentFrame()) {
   const result = view() === "result", slider = $("slider");
   Object.assign(slider, { min: result ? firstFrame() : 0, max: lastFrame(), value: frame });
   slider.setAttribute("aria-valuetext", `frame ${frame}`);
-  $("frame-text").textContent = `frame ${frame}${video.frames || result ? ` of ${lastFrame()}` : ""} · ${(frame / video.fps).toFixed(2)} s`;
+  $("frame-text").textContent = `frame ${frame}${video.frames || result ? ` of ${lastFrame()}` : ""} · ${secondsOf(frame).toFixed(2)} s`;
   $("problem").hidden = $("plot-box").hidden = !rows.length;
   $("problem").disabled = !problems.length;
   plot();
@@ -145,7 +152,7 @@ function showFrame(frame = currentFrame()) {
 function nextDoubt() {
   const now = currentFrame(), next = problems.find((frame) => frame > now) ?? problems[0];
   seek(next);
-  say(readout(rows, next, video.fps, nameOf));
+  say(readout(rows, next, secondsOf(next), nameOf));
 }
 
 // --- run ----------------------------------------------------------------------------------------------------------
@@ -165,6 +172,7 @@ async function watch() {
       failures = 0;
       video = answer;
       rows.push(...answer.rows);
+      times = timesOf(rows);
       if (!running()) break;
       showProgress();
     } catch (error) {
@@ -259,8 +267,8 @@ function plot() {
   if (!video || view() === "bring") return;
   const seen = view() === "draw" || (view() === "result" && $("player").readyState);
   const frame = hovered ?? (seen ? currentFrame() : null);
-  drawPlot($("plot"), rows, { ...span(), fps: video.fps, frame });
-  $("plot-readout").textContent = frame === null ? "" : readout(rows, frame, video.fps, nameOf);
+  drawPlot($("plot"), rows, { ...span(), fps: video.fps, times, frame });
+  $("plot-readout").textContent = frame === null ? "" : readout(rows, frame, secondsOf(frame), nameOf);
   const names = numbersOf(rows).map(nameOf);
   if ($("key").dataset.shown !== names.join("\n")) {
     $("key").dataset.shown = names.join("\n");
@@ -305,6 +313,7 @@ function open(answer, part = "", frame = 0) {
   const width = `min(100%, calc(62vh * ${video.width / video.height}), ${Math.max(video.width * 2, 480)}px)`;
   $("stage").style.setProperty("--shown-width", width);
   rows = answer.rows;
+  times = timesOf(rows);
   if (video.status === "ready" || part === "draw") openDraw(frame);
   else watch();
 }

@@ -13,10 +13,10 @@ function make(tag, properties, ...children) {
 }
 
 export class BoxEditor {
-  // changed: called after every change; found(target): the box that tracking gave on this frame, or null;
+  // changed: called after every change; begun: when something else than a proposal is done; found(target): the box that tracking gave on this frame, or null;
   // go(frame): shows another frame; clicked(point): a click that drew nothing.
-  constructor(area, overlay, list, { changed, found, go, clicked }) {
-    Object.assign(this, { area, overlay, list, changed, found, go, clicked, targets: [], active: 0, frame: 0, width: 1, height: 1, drag: null });
+  constructor(area, overlay, list, { changed, begun, found, go, clicked }) {
+    Object.assign(this, { area, overlay, list, changed, begun, found, go, clicked, targets: [], active: 0, frame: 0, width: 1, height: 1, drag: null });
     area.addEventListener("pointerdown", (event) => this.press(event));
     area.addEventListener("pointermove", (event) => this.move(event));
     area.addEventListener("pointerup", (event) => this.release(event));
@@ -40,15 +40,17 @@ export class BoxEditor {
     this.refresh();
   }
 
-  show(frame) { this.frame = frame; this.cancel(); this.refresh(); }
+  show(frame) { this.begun(); this.frame = frame; this.cancel(); this.refresh(); }
 
   add() {
+    this.begun();
     this.targets.push({ name: "", boxes: new Map() });
     this.active = this.targets.length - 1;
     this.refresh();
   }
 
   remove(index) {
+    this.begun();
     this.targets.splice(index, 1);
     if (!this.targets.length) this.targets.push({ name: "", boxes: new Map() });
     this.active = Math.min(this.active, this.targets.length - 1);
@@ -77,6 +79,7 @@ export class BoxEditor {
     if (event.button !== 0) return;
     event.preventDefault();
     this.area.focus({ preventScroll: true });
+    this.begun();
     this.area.setPointerCapture(event.pointerId);
     this.drag = { from: this.at(event), before: this.box };
   }
@@ -99,6 +102,13 @@ export class BoxEditor {
     else this.changed();
   }
 
+  // Take a box that was proposed.
+  offer(box) {
+    this.put(this.active, box.map(round));
+    this.refresh();
+    this.changed();
+  }
+
   cancel() {
     if (this.drag) this.put(this.active, this.drag.before);
     this.drag = null;
@@ -117,6 +127,7 @@ export class BoxEditor {
   }
 
   choose(index) {
+    this.begun();
     this.active = index;
     [...this.list.children].forEach((row, position) => {
       row.classList.toggle("active", position === index);
@@ -168,6 +179,7 @@ export class BoxEditor {
   }
 
   typed(index, numbers) {
+    this.begun();
     const inputs = [...numbers.querySelectorAll("input")], values = inputs.map((input) => parseFloat(input.value));
     const whole = values.every(Number.isFinite) && values[2] > 0 && values[3] > 0;
     if (!whole && inputs.some((input) => input.value) && !this.targets[index].boxes.has(this.frame)) return; // not yet

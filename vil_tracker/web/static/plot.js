@@ -45,7 +45,7 @@ export function frameAt(svg, clientX, first, total) {
   return first + Math.floor(Math.min(1, Math.max(0, share)) * (total - 1));
 }
 
-export function drawPlot(svg, rows, { first, total, fps, frame }) {
+export function drawPlot(svg, rows, { first, total, fps, times, frame }) {
   const { width, height } = svg.getBoundingClientRect();
   if (!width) return;
   const parts = [], add = (tag, attributes, text) => parts.push(node(tag, attributes, text));
@@ -60,11 +60,17 @@ export function drawPlot(svg, rows, { first, total, fps, frame }) {
     add("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: y(score), y2: y(score) });
     add("text", { x: LEFT - 8, y: y(score) + 4, "text-anchor": "end" }, score.toFixed(1));
   }
-  const begin = first / fps, end = (first + total - 1) / fps;
+  const known = times.length, rest = (total - known) / fps; // frames to come are expected at even distances
+  const begin = known ? times[0] : first / fps, end = (known ? times[known - 1] + rest : begin + (total - 1) / fps);
+  const frameOf = (at) => {
+    const next = times.findIndex((time) => time >= at);
+    if (next > 0) return first + next - (times[next] - at) / (times[next] - times[next - 1]);
+    return next === 0 ? first : first + Math.max(0, known - 1) + (at - (known ? times[known - 1] : begin)) * fps;
+  };
   const step = tickStep(end - begin, Math.max(3, Math.floor(inner / 90)));
   for (let at = Math.ceil(begin / step - 1e-6) * step; at <= end + 1e-6; at += step) {
     const label = at >= 60 ? `${Math.floor(at / 60)}:${String(Math.round(at % 60)).padStart(2, "0")}` : `${+at.toFixed(1)} s`;
-    add("text", { x: x(at * fps), y: height - 5, "text-anchor": at - begin < step / 4 ? "start" : "middle" }, label);
+    add("text", { x: x(frameOf(at)), y: height - 5, "text-anchor": at - begin < step / 4 ? "start" : "middle" }, label);
   }
 
   numbers.forEach((number, index) => {

@@ -1,4 +1,4 @@
-// What the rows of a run say; a row is [frame, target, score, state, x, y, w, h], rows are in the order of their frames.
+// What the rows of a run say; a row is [frame, target, score, state, x, y, w, h, seconds], rows are in the order of their frames.
 import { STATES, band, node, stretches, targetColour, targetDashes } from "./plot.js";
 
 export const numbersOf = (rows) => [...new Set(rows.map((row) => row[1]))].sort();
@@ -12,6 +12,24 @@ export function rowOf(rows, number, frame) {
   }
   for (; low < rows.length && rows[low][0] === frame; low++) if (rows[low][1] === number) return rows[low];
   return null;
+}
+
+// The seconds of the frames from the first one on. A video need not have them at even distances.
+export function timesOf(rows) {
+  const times = [];
+  for (const row of rows) if (times.length === row[0] - rows[0][0]) times.push(row[8]);
+  return times;
+}
+
+// The last frame that is due at some seconds after the first one, as a position among them.
+export function dueAt(times, seconds) {
+  let low = 0, high = times.length; // players round times to a thousandth
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (times[middle] - times[0] <= seconds + 6e-4) low = middle + 1;
+    else high = middle;
+  }
+  return Math.max(0, low - 1);
 }
 
 // The first frames of the stretches on which a target is uncertain or lost, in order.
@@ -56,8 +74,8 @@ export function keyOf(name, index) {
   return item;
 }
 
-export function readout(rows, frame, fps, nameOf) {
+export function readout(rows, frame, seconds, nameOf) {
   const numbers = numbersOf(rows), words = numbers.map((number) => [number, rowOf(rows, number, frame)]).filter(([, row]) => row)
     .map(([number, row]) => `${numbers.length > 1 ? `${nameOf(number)} ` : ""}${row[2].toFixed(2)} ${row[3]}`);
-  return [`frame ${frame}`, `${(frame / fps).toFixed(2)} s`, ...words].join(" · ");
+  return [`frame ${frame}`, `${seconds.toFixed(2)} s`, ...words].join(" · ");
 }
