@@ -51,8 +51,8 @@ class ScriptedWindow:
     def key(self, milliseconds: int) -> str:
         return self.keys.pop(0) if self.keys else ""
 
-    def select(self, image: np.ndarray, hint: str) -> np.ndarray | None:
-        return self.boxes.pop(0) if self.boxes else None
+    def select(self, image: np.ndarray, hint: str) -> tuple[np.ndarray | None, bool]:
+        return (self.boxes.pop(0) if self.boxes else None), bool(self.boxes)
 
     def close(self) -> None:
         self.closed = True

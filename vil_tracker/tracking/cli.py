@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from vil_tracker.io.source import Frame, Source
     from vil_tracker.models.inference import Precision
     from vil_tracker.tracking.run import OutputSettings, Summary, TrackerLike
-    from vil_tracker.tracking.select import Target, Window
+    from vil_tracker.tracking.select import Target
+    from vil_tracker.tracking.window import Window
 
 EPILOG = """\
 examples:
@@ -32,7 +33,8 @@ examples:
   vil-tracker track rtsp://camera/stream --box 120,80,64,48 --frames 3000
   ffmpeg -i in.mp4 -f image2pipe -c:v mjpeg - | vil-tracker track - --box 120,80,64,48
 
-keys with --show: space pause, s step, 1-9 choose a target, r draw its box anew, q quit
+keys with --show: h shows them, space pause, s step, 1-9 choose a target, r draw its box anew, q quit
+with --select: draw a box; Enter starts, Space draws another one, c gives up
 """
 
 
@@ -190,7 +192,8 @@ def _track_opened(
     from vil_tracker.io.box_writers import parse_formats
     from vil_tracker.io.video_writer import choose_codec
     from vil_tracker.tracking.run import OutputSettings, track_source
-    from vil_tracker.tracking.select import OpenCVWindow, Viewer, parse_correction
+    from vil_tracker.tracking.select import parse_correction
+    from vil_tracker.tracking.window import OpenCVWindow, Viewer
 
     quiet = getattr(args, "quiet", False)
     fixed = _fixed_targets(args)
@@ -290,7 +293,8 @@ def _fixed_targets(args: argparse.Namespace) -> list[Target] | None:
 def _chooser(
     args: argparse.Namespace, fixed: list[Target] | None, window: Window | None
 ) -> Callable[[Frame], list[Target]]:
-    from vil_tracker.tracking.select import read_targets, select_targets
+    from vil_tracker.tracking.select import read_targets
+    from vil_tracker.tracking.window import select_targets
 
     def choose(first: Frame) -> list[Target]:
         if fixed is not None:  # read before, for its faults; which rows count is up to the frame

@@ -27,8 +27,9 @@ from vil_tracker.io.source import Frame, Source
 from vil_tracker.io.threads import BackgroundWriter, prefetch
 from vil_tracker.results import Result
 from vil_tracker.runtime import StageTimer
-from vil_tracker.tracking.select import Target, Viewer
+from vil_tracker.tracking.select import Target
 from vil_tracker.tracking.tracker import Tracker, update_together
+from vil_tracker.tracking.window import Viewer
 
 log = logging.getLogger(__name__)
 
