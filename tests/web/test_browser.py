@@ -135,6 +135,12 @@ def test_any_frame_corrections_and_a_second_tab(page: Any, clip: Path, tmp_path:
     assert page.locator("#targets .numbers input").first.input_value() == ""  # nothing is drawn here
     expect(page.locator("#targets .chips").first).to_have_text("begins on frame 10")
     page.wait_for_timeout(500)
+    due = """async ([times, moments]) => {
+      const { dueAt } = await import("/readings.js");
+      return moments.map((seconds) => dueAt(times, seconds));
+    }"""
+    uneven = [[5, 5.04, 5.2, 5.24], [0, 0.039, 0.04, 0.19, 9]]
+    assert page.evaluate(due, uneven) == [0, 0, 1, 1, 3]  # the frame that is seen
     page.reload()  # keeps what is drawn, and where
     at_frame(page, 11)
     expect(page.locator("#targets .chips").first).to_have_text("begins on frame 10")
@@ -186,6 +192,9 @@ def test_any_frame_corrections_and_a_second_tab(page: Any, clip: Path, tmp_path:
     expect(other.locator("#targets li")).to_have_count(1, timeout=PATIENCE)
     page.bring_to_front()
     page.click("[aria-label='Remove the box of target 1 on frame 30']")
+    page.click("#undo")
+    expect(page.locator("#targets .chips").first).to_have_text("begins on frame 10×corrected on frame 30×")
+    page.click("[aria-label='Remove the box of target 1 on frame 30']")
     page.click("#start")
     page.wait_for_selector("#get-video >> visible=true")
     expect(other.locator("#get-video")).to_be_visible(timeout=PATIENCE)
@@ -203,6 +212,8 @@ def test_stop_redraw_go_on(page: Any, tmp_path: Path) -> None:
     bring(page, fakes.write_video(tmp_path / "slow.mp4", fakes.frames(40, 0, slow=True)))
     draw(page, fakes.BOX)
     page.click("#start")
+    expect(page.locator("#run-text")).to_contain_text("frames per second", timeout=PATIENCE)
+    page.reload()  # goes on watching
     expect(page.locator("#run-text")).to_contain_text("frames per second", timeout=PATIENCE)
     page.click("#stop")
     expect(page.locator("#result-title")).to_have_text("Stopped", timeout=PATIENCE)
@@ -232,6 +243,9 @@ def test_a_click_is_enough(page: Any, clip: Path) -> None:
     assert max(iou(np.array(box), np.array(fakes.BOX)) for box in boxes) > 0.6
     page.click("#next-proposal")  # from the last to the first
     assert numbers(page) == boxes[0] and page.locator("#start").is_enabled()
+    page.click("#undo")
+    page.click("#undo")  # one proposal after another, and the last one is taken back as well
+    assert page.locator("#undo").is_visible() and page.locator("#proposal").is_hidden()
     draw(page, [100, 5, 30, 20])  # drawing ends it
     assert page.locator("#proposal").is_hidden()
     assert numbers(page) == pytest.approx([100, 5, 30, 20], abs=0.3)

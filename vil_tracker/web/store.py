@@ -56,7 +56,7 @@ class Video:
         info: width, height, fps, frames as :func:`vil_tracker.web.work.probe` found them.
         draft: targets as drawn last, whether they were tracked or not; see :mod:`vil_tracker.web.targets`.
         edits: how often the draft was changed.
-        touched: time of the upload or of the end of the last run, whichever is later.
+        touched: time of the latest of upload, change of the draft, and end of a run.
         status: "ready", "waiting", "running", "done", "stopped" or "failed".
         run: number of the run.
         targets: of the run.
@@ -101,7 +101,7 @@ class Video:
 
     def save_draft(self, targets: list[dict[str, Any]]) -> None:
         with self.lock:
-            self.draft, self.edits = targets, self.edits + 1
+            self.draft, self.edits, self.touched = targets, self.edits + 1, time.time()
 
     def file(self, role: str) -> Path | None:
         """The file of a role: first, preview, video, or a format of boxes; None where there is none (yet)."""

@@ -70,6 +70,7 @@ function allow() {
   $("start").disabled = known.length === 0;
   $("start").textContent = video.files.csv ? "Track with these boxes" : "Start tracking";
   $("result").hidden = !video.files.csv;
+  $("undo").hidden = !editor.past.length;
   $("add").hidden = !limits || editor.targets.length >= limits.targets || known.length < editor.targets.length;
   $("draw-title").textContent = video.files.csv ? "Correct the boxes" : "Draw a box around the target";
 }
@@ -341,6 +342,7 @@ on("file", "change", () => bringFile($("file").files[0], limits, go));
 on("sample", "click", () => bringSample(go));
 on("start", "click", start);
 on("add", "click", () => { editor.add(); allow(); });
+on("undo", "click", () => { proposals.close(); editor.undo(); });
 on("result", "click", () => go(video.id));
 on("again", "click", () => go(`${video.id}/draw`));
 on("correct", "click", () => go(`${video.id}/draw/${currentFrame()}`));

@@ -16,7 +16,7 @@ export class BoxEditor {
   // changed: called after every change; begun: when something else than a proposal is done; found(target): the box that tracking gave on this frame, or null;
   // go(frame): shows another frame; clicked(point): a click that drew nothing.
   constructor(area, overlay, list, { changed, begun, found, go, clicked }) {
-    Object.assign(this, { area, overlay, list, changed, begun, found, go, clicked, targets: [], active: 0, frame: 0, width: 1, height: 1, drag: null });
+    Object.assign(this, { area, overlay, list, changed, begun, found, go, clicked, targets: [], past: [], active: 0, frame: 0, width: 1, height: 1, drag: null });
     area.addEventListener("pointerdown", (event) => this.press(event));
     area.addEventListener("pointermove", (event) => this.move(event));
     area.addEventListener("pointerup", (event) => this.release(event));
@@ -34,10 +34,25 @@ export class BoxEditor {
   open(width, height, targets, frame = 0) {
     const known = targets.map(({ name, boxes }) => ({ name, boxes: new Map(boxes.map(([at, ...box]) => [at, box])) }));
     Object.assign(this, { width, height, frame, drag: null, targets: known.length ? known : [{ name: "", boxes: new Map() }] });
+    Object.assign(this, { past: [], known: this.content() });
     this.active = Math.min(this.active, this.targets.length - 1);
     this.overlay.setAttribute("viewBox", `0 0 ${width} ${height}`);
     this.overlay.setAttribute("preserveAspectRatio", "none");
     this.refresh();
+  }
+
+  // Take note of a change, for undo.
+  note() {
+    this.past.push(this.known);
+    this.known = this.content();
+    this.changed();
+  }
+
+  undo() {
+    const before = this.past.pop(), { past } = this;
+    this.open(this.width, this.height, before, this.frame);
+    this.past = past;
+    this.changed();
   }
 
   show(frame) { this.begun(); this.frame = frame; this.cancel(); this.refresh(); }
@@ -55,7 +70,7 @@ export class BoxEditor {
     if (!this.targets.length) this.targets.push({ name: "", boxes: new Map() });
     this.active = Math.min(this.active, this.targets.length - 1);
     this.refresh();
-    this.changed();
+    this.note();
   }
 
   // Set or remove (null) the box of a target on the frame that is shown.
@@ -99,14 +114,14 @@ export class BoxEditor {
     this.drag = null;
     this.refresh();
     if (slip) this.clicked(from);
-    else this.changed();
+    else this.note();
   }
 
   // Take a box that was proposed.
   offer(box) {
     this.put(this.active, box.map(round));
     this.refresh();
-    this.changed();
+    this.note();
   }
 
   cancel() {
@@ -143,7 +158,7 @@ export class BoxEditor {
     dot.style.setProperty("--c", targetColour(index + 1));
     const name = make("input", { className: "name", value: target.name, placeholder: `Target ${index + 1}`, maxLength: 40 });
     name.setAttribute("aria-label", `Name of target ${index + 1}`);
-    name.addEventListener("change", () => { target.name = name.value.trim(); this.draw(); this.changed(); });
+    name.addEventListener("change", () => { target.name = name.value.trim(); this.draw(); this.note(); });
     const remove = make("button", { className: "remove", type: "button", textContent: "×", title: "Remove this target" });
     remove.setAttribute("aria-label", `Remove target ${index + 1}`);
     remove.addEventListener("click", (event) => { event.stopPropagation(); this.remove(index); });
@@ -170,7 +185,7 @@ export class BoxEditor {
       const drop = make("button", { type: "button", textContent: "×" });
       drop.setAttribute("aria-label", `Remove the box of target ${index + 1} on frame ${frame}`);
       go.addEventListener("click", () => this.go(frame));
-      drop.addEventListener("click", () => { target.boxes.delete(frame); this.refresh(); this.changed(); });
+      drop.addEventListener("click", () => { target.boxes.delete(frame); this.refresh(); this.note(); });
       const chip = make("span", { className: frame === this.frame ? "here" : "" }, go);
       if (target.boxes.size > 1) chip.append(drop);
       chips.append(chip);
@@ -185,7 +200,7 @@ export class BoxEditor {
     if (!whole && inputs.some((input) => input.value) && !this.targets[index].boxes.has(this.frame)) return; // not yet
     this.put(index, whole ? values : null);
     this.draw();
-    this.changed();
+    this.note();
     this.list.children[index].querySelector(".chips").replaceWith(this.frames(this.targets[index], index));
   }
 
