@@ -53,6 +53,16 @@ def library_cure(error: BaseException) -> str | None:
     return "install that library with the system's package manager, or install the package again"
 
 
+def mistaken_for(data: bytes) -> str | None:
+    """What stands in a file's place after a download that went wrong, from its first bytes; None if nothing known."""
+    head = data[:200].lstrip().lower()
+    if head.startswith(b"version https://git-lfs"):
+        return "it is a pointer of Git LFS, not the file itself (git lfs pull)"
+    if head.startswith((b"<!doctype html", b"<html")):
+        return "it is a web page, not the file that it offers"
+    return None
+
+
 def reason(error: BaseException) -> str:
     """Why something could not be read, in a few words without the path, which our own messages name."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__

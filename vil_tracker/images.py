@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from vil_tracker.errors import UserError, atomic_write
+from vil_tracker.errors import UserError, atomic_write, mistaken_for
 from vil_tracker.packed import read_file
 
 log = logging.getLogger(__name__)
@@ -170,7 +170,10 @@ def _check_header(data: bytes, name: str) -> int:
         limit = f"over the limit of {MAX_PIXELS} pixels"
         raise UserError(f"image {name} is {limit} ({error}): scale it down first") from error
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
-        raise UserError(f"{name} is not an image that can be read: give a JPEG, PNG, BMP, WebP or TIFF file") from error
+        why = f" ({what})" if (what := mistaken_for(data)) else ""
+        raise UserError(
+            f"{name} is not an image that can be read{why}: give a JPEG, PNG, BMP, WebP or TIFF file"
+        ) from error
     return orientation if orientation in range(1, 9) else 1
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vil_tracker.config import ModelConfig
 from vil_tracker.errors import UserError
+from vil_tracker.images import read_image
 from vil_tracker.models import pretrained
 from vil_tracker.models.network import ViLTrackerNet, build_network
 from vil_tracker.models.pretrained import load_model, load_official_vil, load_weights, resolve_device, save_model
@@ -206,3 +207,34 @@ def test_devices() -> None:
     for wrong in ("gpu", "cuda:99", "meta"):
         with pytest.raises(UserError):
             resolve_device(wrong)
+
+
+@pytest.mark.parametrize("wrapper", ["module.", "_orig_mod.", "module._orig_mod."])
+def test_weights_saved_with_their_wrapper(wrapper: str, tmp_path: Path) -> None:
+    """DataParallel and torch.compile put their own name before the network's."""
+    network = small_network()
+    save_model(network, tmp_path / "a.safetensors")
+    with safetensors.safe_open(tmp_path / "a.safetensors", "pt") as stored:
+        metadata = stored.metadata()
+    wrapped = {f"{wrapper}{name}": value for name, value in load_file(tmp_path / "a.safetensors").items()}
+    save_file(wrapped, tmp_path / "b.safetensors", metadata)
+    found = load_model(tmp_path / "b.safetensors", "cpu").state_dict()
+    assert all(torch.equal(found[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d\nsize 12345\n", "pointer of Git LFS"),
+        (b"\n<!DOCTYPE html><html><body>Sign in</body></html>", "web page"),
+    ],
+)
+def test_what_a_download_left_in_place_of_weights_is_named(data: bytes, message: str, tmp_path: Path) -> None:
+    for name in ("a.safetensors", "a.pth"):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError, match=message):
+            load_weights(small_network(), tmp_path / name)
+    with pytest.raises(UserError, match=message):
+        load_model(tmp_path / "a.safetensors", "cpu")
+    with pytest.raises(UserError, match=message):
+        read_image(tmp_path / "a.pth")

@@ -259,6 +259,15 @@ def test_two_runs_at_once_do_not_share_a_folder(tmp_path: Path) -> None:
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["boxes.csv"]
 
 
+def test_a_long_name_is_shortened_for_the_folder(tmp_path: Path, clip: Path, monkeypatch) -> None:
+    long = tmp_path / ("é" * 100 + ".mp4")
+    long.write_bytes(clip.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert track(long, "--box", BOX, "--no-video", "--frames", 2) == 0
+    assert (tmp_path / ("é" * 60 + "_tracked-2") / "boxes.csv").is_file()
+
+
 def test_labels_of_ones_own_are_not_overwritten(tmp_path: Path, clip: Path) -> None:
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "mine.txt").write_text("0 0.5 0.5 0.1 0.1\n")

@@ -80,7 +80,9 @@ def open_source(
         from vil_tracker.io.live import LiveSource
 
         if start != Start():
-            raise UserError(f"{text} is live and has no earlier frames to start at: leave --start out")
+            raise UserError(
+                f"{text} is read as it comes and cannot begin later: leave --start out, or download the video first"
+            )
         return LiveSource(int(text) if text.isdigit() else text, stride=stride, timeout=stream_timeout)
     if not exists:
         shown = text[:300] or "the empty name"

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from vil_tracker.config import DEFAULT_WEIGHTS, ModelConfig, config_to_dict, model_config_from_dict
-from vil_tracker.errors import UserError, atomic_write, require_extra
+from vil_tracker.errors import UserError, atomic_write, mistaken_for, require_extra
 from vil_tracker.models.network import ViLTrackerNet, build_network
 from vil_tracker.models.vil import PositionEmbedding, ViL, resize_grid
 
@@ -304,12 +304,28 @@ def _read_own(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
             metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
     except (safetensors.SafetensorError, OSError, ValueError) as error:
-        raise UserError(
-            f"cannot read weights {path} ({error}), it is damaged or no safetensors file: check the path"
-        ) from error
+        fault = _fault(path) or f"it is damaged or no safetensors file ({error})"
+        raise UserError(f"cannot read weights {path}: {fault}; check the path") from error
     if metadata.get("format") != FORMAT:
         raise UserError(f"{path} is not a weights file of this project: write one with vil-tracker train")
-    return tensors, metadata
+    return _without_wrapper(tensors), metadata
+
+
+def _fault(path: Path) -> str | None:
+    """What a file that cannot be read is mistaken for, if that is known."""
+    try:
+        with open(path, "rb") as stream:
+            return mistaken_for(stream.read(200))
+    except OSError:
+        return None
+
+
+def _without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors by their names in the network itself, not in what it was wrapped in when it was saved."""
+    for wrapper in ("module.", "_orig_mod."):  # DataParallel and its kin; torch.compile
+        if tensors and all(name.startswith(wrapper) for name in tensors):
+            return _without_wrapper({name.removeprefix(wrapper): value for name, value in tensors.items()})
+    return tensors
 
 
 def _stored_config(path: Path, metadata: dict[str, str]) -> ModelConfig:
@@ -344,14 +360,14 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     ) as error:
         # PyTorch's own message advises to load the file unsafely, so it is not passed on.
         raise UserError(
-            f"cannot read checkpoint {path}, it is damaged or holds more than weights: check the path, or save its "
-            "state dict as safetensors"
+            f"cannot read checkpoint {path}: {_fault(path) or 'it is damaged or holds more than weights'}; check the "
+            "path, or save its state dict as safetensors"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise UserError(f"{path} holds no state dict: give a checkpoint of weights")
-    return content
+    return _without_wrapper(content)
 
 
 def _check_names(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

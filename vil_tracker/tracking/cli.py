@@ -306,7 +306,8 @@ def _chooser(
 
 
 def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", name).strip("._") or "source"
+    name = re.sub(r"[^\w.-]+", "_", name).strip("._") or "source"
+    return name.encode()[:120].decode(errors="ignore")  # file systems take 143 to 255 bytes, and more is appended
 
 
 _LABELS = {
