@@ -163,6 +163,13 @@ def _whole_blocks(low: int, high: int, limit: int, k: int) -> tuple[int, int]:
     return (low - before, high + after) if before + after == missing else (low, high)
 
 
+def _constant(values: tuple[float, ...], like: torch.Tensor) -> torch.Tensor:
+    """The numbers on the device of ``like``, filled in there: a copy from the host would wait for it."""
+    if like.device.type == "cpu":
+        return like.new_tensor(values)
+    return torch.cat([like.new_full((1,), value) for value in values])
+
+
 def to_input(
     crops: np.ndarray | torch.Tensor, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> torch.Tensor:
@@ -174,8 +181,7 @@ def to_input(
     columns = tensor.shape[-2]
     # A whole row of pixels at a time: three numbers would be too few for the processor's vectors.
     rows = tensor.to(device, non_blocking=True).to(dtype).flatten(-2)
-    mean = torch.tensor(IMAGENET_MEAN, device=device, dtype=dtype).mul_(255).repeat(columns)
-    std = torch.tensor(IMAGENET_STD, device=device, dtype=dtype).mul_(255).repeat(columns)
+    mean, std = (_constant(values, rows).mul_(255).repeat(columns) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return (rows - mean).div_(std).unflatten(-1, (columns, 3)).movedim(-1, -3)
 
 

@@ -74,8 +74,8 @@ def decode_maps(
     index_B21 = best_B1[:, None].expand(-1, 2, -1)
     offset_B2 = offset.float().flatten(2).gather(2, index_B21).squeeze(2).nan_to_num(0.5)
     size_B2 = size.float().flatten(2).gather(2, index_B21).squeeze(2).nan_to_num(0.0).clamp(MIN_SIZE, 1.0)
-    column_row_B2 = torch.cat([best_B1 % columns, best_B1 // columns], dim=1)
-    centre_B2 = (column_row_B2 + offset_B2) / torch.tensor([columns, rows], device=offset.device)
+    x_B1, y_B1 = (best_B1 % columns + offset_B2[:, :1]) / columns, (best_B1 // columns + offset_B2[:, 1:]) / rows
+    centre_B2 = torch.cat([x_B1, y_B1], dim=1)
     boxes_B4 = torch.cat([centre_B2 - size_B2 / 2, centre_B2 + size_B2 / 2], dim=1)
     return boxes_B4, score_BS.gather(1, best_B1).squeeze(1)
 

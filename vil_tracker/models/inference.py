@@ -198,6 +198,11 @@ def _fast_stem(stem: nn.Module, dtype: torch.dtype, *, kernel: bool) -> Callable
     return run
 
 
+def is_bounded(steepest: list[Tensor]) -> bool:
+    """Whether no sublayer's decay over a chunk exceeds :data:`MAX_DECAY`; waits for the device once."""
+    return torch.stack(steepest).amax().item() <= MAX_DECAY
+
+
 class InferenceNetwork:
     """What a tracking session calls, for a network whose weights stand still.
 
@@ -291,10 +296,13 @@ class InferenceNetwork:
     def _scan(self, x_BSD: Tensor, grid: Grid, memory: Memory, condition: Condition | None) -> Tensor:
         """All sublayers, with the temporal modulation behind some of them."""
         steepest: list[Tensor] = []
+        bounded = self._compiled
+        if bounded is None and x_BSD.device.type != "cpu":  # where each sublayer's own check would wait for the device
+            bounded = FastSublayer.bounded
 
-        def compiled(sublayer: FastSublayer, x: Tensor, state: MLSTMState) -> Tensor:
-            assert self._compiled is not None
-            x, exponent = self._compiled(sublayer, x, grid, state)
+        def unchecked(sublayer: FastSublayer, x: Tensor, state: MLSTMState) -> Tensor:
+            assert bounded is not None
+            x, exponent = bounded(sublayer, x, grid, state)
             steepest.append(exponent)
             return x
 
@@ -306,10 +314,10 @@ class InferenceNetwork:
                     x = self.modulation.modulate(x, index, condition)
             return x
 
-        if self._compiled is not None:
-            y_BSD = scan(compiled)
-            if torch.stack(steepest).amax().item() <= MAX_DECAY:
-                return y_BSD  # else a decay is too strong for the compiled form
+        if bounded is not None:
+            y_BSD = scan(unchecked)
+            if is_bounded(steepest):
+                return y_BSD  # else a decay is too strong for this form
         return scan(lambda sublayer, x, state: sublayer(x, grid, state))
 
     def decode(self, output: NetworkOutput, window: Tensor | None = None) -> tuple[Tensor, Tensor]:

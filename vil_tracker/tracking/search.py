@@ -114,11 +114,11 @@ def run_search(
         output = model.forward_search(search, memory, join_contexts(contexts))
         windows = torch.stack([window if r.windowed else torch.ones_like(window) for r in requests])
         boxes_B4, peaks_B = model.decode(output, windows)
-        in_crop = boxes_B4.double().cpu().numpy()
-        peaks = peaks_B.cpu().numpy()
-        logits, offsets, sizes = (
-            maps.float().cpu().numpy() for maps in (output.score_logits[:, 0], output.offset, output.size)
-        )
+        maps = (output.score_logits, output.offset, output.size)
+        # In one copy: each makes the host wait for the device.
+        host = to_host(torch.cat([boxes_B4, peaks_B[:, None], *(part.float().flatten(1) for part in maps)], dim=1))
+        in_crop, peaks = host[:, :4].astype(np.float64), host[:, 4]
+        logits, offsets, sizes = np.split(host[:, 5:].reshape(len(host), 5, *window.shape), [1, 3], axis=1)
     return [
         SearchOutput(
             request.geometry,
@@ -126,7 +126,7 @@ def run_search(
             request.geometry.to_image(in_crop[i]),
             in_crop[i],
             float(peaks[i]),
-            logits[i],
+            logits[i, 0],
             offsets[i],
             sizes[i],
             output.features[i],
@@ -134,6 +134,11 @@ def run_search(
         )
         for i, request in enumerate(requests)
     ]
+
+
+def to_host(values: Tensor) -> np.ndarray:
+    """The values in this process's memory: waits for the device."""
+    return values.cpu().numpy()
 
 
 Steps = Generator[list[SearchRequest], list[SearchOutput], Result]

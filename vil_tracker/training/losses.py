@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torchvision.ops import box_convert, generalized_box_iou_loss
+from torchvision.ops import box_convert
 
 from vil_tracker.models.network import NetworkOutput
 
@@ -69,6 +69,20 @@ def focal_loss(logits_Bgg: Tensor, target_Bgg: Tensor) -> Tensor:
     return torch.where(positive, pull, push).flatten(1).sum(1)
 
 
+def giou_loss(found_B4: Tensor, truth_B4: Tensor) -> Tensor:
+    """1 - GIoU (Rezatofighi et al., CVPR 2019) of boxes xyxy, (B,).
+
+    As torchvision's ``generalized_box_iou_loss``, whose mask of overlapping boxes makes the host wait for the device.
+    """
+    sides = torch.minimum(found_B4[:, 2:], truth_B4[:, 2:]) - torch.maximum(found_B4[:, :2], truth_B4[:, :2])
+    inside = torch.where((sides > 0).all(dim=1), sides[:, 0] * sides[:, 1], 0.0)
+    areas = [(box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) for box in (found_B4, truth_B4)]
+    union = areas[0] + areas[1] - inside
+    around = torch.maximum(found_B4[:, 2:], truth_B4[:, 2:]) - torch.minimum(found_B4[:, :2], truth_B4[:, :2])
+    enclosing = around[:, 0] * around[:, 1]
+    return 1 - (inside / (union + 1e-7) - (enclosing - union) / (enclosing + 1e-7))
+
+
 def tracking_loss(
     output: NetworkOutput, boxes_B4: Tensor, present_B: Tensor, weights: LossWeights
 ) -> tuple[Tensor, Terms]:
@@ -102,7 +116,7 @@ def tracking_loss(
     centre = (corner + offset.gather(2, index).squeeze(2)) / grid
     predicted = torch.cat([centre, size.gather(2, index).squeeze(2).clamp(min=MIN_SIZE)], dim=1)  # cxcywh
     truth = box_convert(boxes, "xyxy", "cxcywh")
-    giou_B = generalized_box_iou_loss(box_convert(predicted, "cxcywh", "xyxy"), boxes, reduction="none")
+    giou_B = giou_loss(box_convert(predicted, "cxcywh", "xyxy"), boxes)
     giou = (giou_B * present).mean()  # over all images, so that the mean over ranks is the mean of the global batch
     around = heat.flatten(1) * (heat.flatten(1) > 0.3)
     around = around / around.sum(1, keepdim=True).clamp(min=1e-6)

@@ -3,7 +3,7 @@
 Phase 1 sees pairs. Phase 2 runs each clip as a session does: the template is scanned once into a memory, then frame by
 frame the crop is cut around the last box (or, for a share of the frames, around a jittered truth), the temporal context
 is registered to it, and the answer moves the box and teaches the context. No gradient crosses from one frame to the
-next.
+next. Each frame makes one copy to the device, its crops with their numbers, and one back, the boxes found.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import TemporalContext, register_context, unregistered_context, updated_context
 from vil_tracker.models.head import hann_window
 from vil_tracker.models.network import NetworkOutput, ViLTrackerNet
+from vil_tracker.tracking.search import to_host
 from vil_tracker.training.deep_supervision import ForegroundProbes
 from vil_tracker.training.losses import LossWeights, Terms, tracking_loss
 from vil_tracker.training.teacher import Teacher, TeacherLosses, TeacherProjections, TeacherTargets
@@ -155,36 +156,72 @@ class ClipObjective(nn.Module):
         window = self.window.to(device)
         teaches = network.temporal is not None and self.config.track.temporal
         context: TemporalContext | None = None
-        last_B4 = batch.anchors[:, 0].numpy()
+        labels = (batch.boxes, batch.present, batch.anchors, batch.use_truth)
+        boxes_BK4, present_BK, anchors_BK4, use_truth_BK = (label.numpy() for label in labels)
+        clips = [clip.numpy() for clip in batch.frames]
+        last_B4 = anchors_BK4[:, 0]
         scale_B = scales(last_B4)  # that the session's crops go by
         size = settings.search_size
-        crops_BSS3 = np.empty((len(batch.frames), size, size, 3), np.uint8)
-        for k in range(batch.boxes.shape[1]):
-            anchors_B4, anchored_B = batch.anchors[:, k].numpy(), batch.use_truth[:, k].numpy()
+        upload = FrameUpload(len(batch.frames), size, device)
+        for k in range(boxes_BK4.shape[1]):
+            anchors_B4, anchored_B = anchors_BK4[:, k], use_truth_BK[:, k]
             around_B4 = np.where(anchored_B[:, None], anchors_B4, last_B4)
             scale_B = np.where(anchored_B, scales(anchors_B4), scale_B)
             regions = [
                 geometry_for_box(centred_box(box_centre(box), np.array([scale, scale])), settings.search_factor, size)
                 for box, scale in zip(around_B4, scale_B, strict=True)
             ]
-            frames = [clip[k].numpy() for clip in batch.frames]
-            for frame, region, out in zip(frames, regions, crops_BSS3, strict=True):
+            frames = [clip[k] for clip in clips]
+            for frame, region, out in zip(frames, regions, upload.crops_BSS3, strict=True):
                 crop(frame, region, out=out)
-            crops_B3 = torch.tensor([[r.cx, r.cy, r.side] for r in regions], dtype=torch.float32, device=device)
+            inside_B4, seen_B = truth_in_crops(boxes_BK4[:, k], present_BK[:, k], regions)
+            pixels_BSS3, crops_B3, boxes_B4, present_B = upload.send(regions, inside_B4, seen_B)
             if not self.config.track.registration:
                 context = unregistered_context(context, crops_B3)
             registered = None if context is None else register_context(context, crops_B3, self.grid)
-            output = network.forward_search(to_input(crops_BSS3, device), memory, registered)
-            boxes_B4, present_B = truth_in_crops(batch.boxes[:, k].numpy(), batch.present[:, k].numpy(), regions)
-            yield Located(output, boxes_B4.to(device), present_B.to(device))
+            output = network.forward_search(to_input(pixels_BSS3, device), memory, registered)
+            yield Located(output, boxes_B4, present_B)
 
             with torch.no_grad():
                 found_B4, scores_B = network.decode(output, window)
                 if teaches:
                     trusted_B = (scores_B >= self.config.track.context_confidence).float()
                     context = updated_context(context, output.features.float(), self.grid, crops_B3, trusted_B)
-            last_B4 = boxes_in_frames(found_B4, regions, frames)
+            last_B4 = boxes_in_frames(to_host(found_B4), regions, frames)
             scale_B = ema_scale(scale_B, scales(last_B4), self.config.track.size_gain)
+
+
+class FrameUpload:
+    """A host buffer for one frame of B clips, crops and numbers side by side, so that a frame is one copy.
+
+    Attributes:
+        crops_BSS3: (B, S, S, 3) uint8, to be filled before :meth:`send`.
+    """
+
+    _NUMBERS = 8  # float32 before each crop: its geometry (3), the true box (4), whether the target is there
+
+    def __init__(self, count: int, size: int, device: torch.device) -> None:
+        shape = (count, 4 * self._NUMBERS + size * size * 3)
+        if device.type == "cuda" and torch.cuda.is_available():  # page-locked, so that the copy runs beside the host
+            self._rows = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+        else:
+            self._rows = np.empty(shape, np.uint8)
+        self._device, self._size = device, size
+        self.crops_BSS3 = self._rows[:, 4 * self._NUMBERS :].reshape(count, size, size, 3)
+
+    def send(
+        self, regions: list[CropGeometry], boxes_B4: np.ndarray, present_B: np.ndarray
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Copy a frame to the device: its crops (B, S, S, 3) uint8, their geometry (B, 3), true boxes (B, 4) and which
+        targets are there (B,). The buffer is free again once something that was computed from them has been read.
+        """
+        numbers = self._rows[:, : 4 * self._NUMBERS].view(np.float32)
+        numbers[:, :3] = [[region.cx, region.cy, region.side] for region in regions]
+        numbers[:, 3:7], numbers[:, 7] = boxes_B4, present_B
+        there = torch.from_numpy(self._rows).to(self._device, non_blocking=True)
+        numbers_B8 = there[:, : 4 * self._NUMBERS].clone().view(torch.float32)  # on a CPU, "there" is the buffer itself
+        pixels = there[:, 4 * self._NUMBERS :].unflatten(1, (self._size, self._size, 3))
+        return pixels, numbers_B8[:, :3], numbers_B8[:, 3:7], numbers_B8[:, 7] > 0
 
 
 def build_objective(
@@ -222,19 +259,20 @@ def scales(boxes_B4: np.ndarray) -> np.ndarray:
     return np.array([box_scale(box) for box in boxes_B4])
 
 
-def truth_in_crops(boxes_B4: np.ndarray, present_B: np.ndarray, regions: list[CropGeometry]) -> tuple[Tensor, Tensor]:
+def truth_in_crops(
+    boxes_B4: np.ndarray, present_B: np.ndarray, regions: list[CropGeometry]
+) -> tuple[np.ndarray, np.ndarray]:
     """True boxes (B, 4) as xyxy in units of the crops, and whether each crop holds the (visible) target's centre."""
     inside = np.stack([region.to_crop(box) for region, box in zip(regions, boxes_B4, strict=True)])
     centre = (inside[:, :2] + inside[:, 2:]) / 2
     seen = present_B & (centre >= 0).all(1) & (centre <= 1).all(1)
-    return torch.from_numpy(inside.astype(np.float32)), torch.from_numpy(seen)
+    return inside.astype(np.float32), seen
 
 
-def boxes_in_frames(found_B4: Tensor, regions: list[CropGeometry], frames: list[np.ndarray]) -> np.ndarray:
+def boxes_in_frames(found_B4: np.ndarray, regions: list[CropGeometry], frames: list[np.ndarray]) -> np.ndarray:
     """Decoded boxes (B, 4) as xywh in pixels of the frames, clipped to them as a session does."""
-    found = found_B4.double().cpu().numpy()
     boxes = [
         clip_box(region.to_image(box), frame.shape[1], frame.shape[0])
-        for box, region, frame in zip(found, regions, frames, strict=True)
+        for box, region, frame in zip(found_B4.astype(np.float64), regions, frames, strict=True)
     ]
     return np.stack(boxes)
