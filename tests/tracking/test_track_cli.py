@@ -6,6 +6,7 @@ import io
 import json
 import os
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -169,6 +170,20 @@ def test_boxes_of_a_run_go_on_at_a_later_start(tmp_path: Path) -> None:
     assert [(t.number, t.frame) for t in select.read_targets(file)] == [(1, 0), (2, 12), (3, 0)]
     with pytest.raises(UserError, match="last box of target 1 is for frame 29, but tracking begins at 40"):
         select.read_targets(file, 40)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes here")
+@pytest.mark.parametrize("table", [True, False])
+def test_boxes_from_a_named_pipe(table: bool, tmp_path: Path, clip: Path) -> None:
+    """It gives its text once."""
+    os.mkfifo(tmp_path / "pipe")
+    text = "frame,id,x,y,w,h\n5,1,8,4,20,10\n" if table else "8,4,20,10\n"
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_text(text), daemon=True)
+    writer.start()
+    words = ["--boxes", tmp_path / "pipe", "--start", 5, "--frames", 2, "--no-video"]
+    assert track(clip, *words, "-o", tmp_path / "out") == 0
+    writer.join(timeout=10)
+    assert rows(tmp_path / "out" / "boxes.csv")[0]["x"] == "8.000"
 
 
 @pytest.mark.parametrize(

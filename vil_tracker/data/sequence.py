@@ -168,11 +168,16 @@ def read_boxes_file(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         UserError: naming file and line, if a line does not hold four (or eight) numbers.
     """
-    path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        text = Path(path).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read box file {path} ({reason(error)}): check the path") from error
+        raise UserError(f"cannot read box file {os.fspath(path)} ({reason(error)}): check the path") from error
+    return parse_boxes(text, Path(path))
+
+
+def parse_boxes(text: str, path: Path) -> np.ndarray:
+    """As :func:`read_boxes_file`, of the text of the file at ``path``."""
+    lines = text.splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
     rows = np.empty((len(lines), 4))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vil_tracker.config.command_line import add_model_options, add_track_options, track_config
-from vil_tracker.errors import UserError, check_folder
+from vil_tracker.errors import UserError, check_folder, writing
 from vil_tracker.models.loading import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def _track_opened(
             print(viewer.KEYS, file=sys.stderr)
         summary = track_source(
             source,
-            _chooser(args, fixed, window),
+            _chooser(fixed, window),
             _Lazy(load),
             settings,
             stride=args.stride,
@@ -237,7 +237,8 @@ def _track_opened(
         if window is not None:
             window.close()
     if not quiet:
-        print(describe(summary, settings, args.weights))
+        with writing("standard output"):
+            print(describe(summary, settings, args.weights), flush=True)
     if summary.fault is not None:
         raise summary.fault
     return 0 if summary.signal is None else 128 + summary.signal
@@ -276,29 +277,29 @@ def _check_targets_given(args: argparse.Namespace) -> None:
         raise UserError(f"{' and '.join(given)} exclude each other: give one of them")
 
 
-def _fixed_targets(args: argparse.Namespace) -> list[Target] | None:
-    """The targets of ``--box`` or ``--boxes``; None with ``--select``.
+def _fixed_targets(args: argparse.Namespace) -> Callable[[int], list[Target]] | None:
+    """Gives the targets of ``--box`` or ``--boxes`` for a first frame; None with ``--select``.
 
     Raises:
         UserError: the boxes cannot be read.
     """
     from vil_tracker.boxes import parse_box
-    from vil_tracker.tracking.select import read_targets, targets_from_boxes
+    from vil_tracker.tracking.select import read_targets, read_text, targets_from_boxes
 
     if args.boxes:
-        return read_targets(args.boxes)
-    return targets_from_boxes([parse_box(text) for text in args.box]) if args.box else None
+        text = read_text(args.boxes)
+        read_targets(args.boxes, text=text)  # for its faults; which rows count is up to the first frame
+        return lambda start: read_targets(args.boxes, start, text)
+    targets = targets_from_boxes([parse_box(box) for box in args.box or ()])
+    return (lambda start: targets) if targets else None
 
 
-def _chooser(
-    args: argparse.Namespace, fixed: list[Target] | None, window: Window | None
-) -> Callable[[Frame], list[Target]]:
-    from vil_tracker.tracking.select import read_targets
+def _chooser(fixed: Callable[[int], list[Target]] | None, window: Window | None) -> Callable[[Frame], list[Target]]:
     from vil_tracker.tracking.window import select_targets
 
     def choose(first: Frame) -> list[Target]:
-        if fixed is not None:  # read before, for its faults; which rows count is up to the frame
-            return read_targets(args.boxes, first.number) if args.boxes and first.number else fixed
+        if fixed is not None:
+            return fixed(first.number)
         assert window is not None  # --select opens one
         return select_targets(window, first.image)
 

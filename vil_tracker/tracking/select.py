@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from vil_tracker.boxes import parse_box
-from vil_tracker.data.sequence import read_boxes_file
+from vil_tracker.data.sequence import parse_boxes
 from vil_tracker.errors import UserError, reason
 
 log = logging.getLogger(__name__)
@@ -56,8 +56,8 @@ def parse_correction(text: str) -> Target:
     return Target(int(number or 1), parse_box(box), int(frame))
 
 
-def read_targets(path: str | os.PathLike[str], start: int = 0) -> list[Target]:
-    """Read targets from a file.
+def read_targets(path: str | os.PathLike[str], start: int = 0, text: str | None = None) -> list[Target]:
+    """Read targets from a file, whose ``text`` may be known already, as :func:`read_text` gives it.
 
     Either one ``x,y,w,h`` per line, all on the first frame; or a table with a header that names ``frame,id,x,y,w,h``
     (more columns are ignored), such as a ``boxes.csv`` written before, of which each id's first row from frame
@@ -67,11 +67,11 @@ def read_targets(path: str | os.PathLike[str], start: int = 0) -> list[Target]:
         UserError: the file cannot be read, holds no box, too many, or for a target none from ``start`` on.
     """
     path = Path(path)
-    text = _read_text(path)
+    text = read_text(path) if text is None else text
     if "frame" in text[:200].lower():
         targets = _read_table(path, text, start)
     else:
-        targets = targets_from_boxes(list(read_boxes_file(path)))
+        targets = targets_from_boxes(list(parse_boxes(text, path)))
     if not targets:
         raise UserError(f"box file {path} holds no box: write one x,y,w,h per line")
     if len(targets) > MAX_TARGETS:
@@ -82,13 +82,17 @@ def read_targets(path: str | os.PathLike[str], start: int = 0) -> list[Target]:
     return targets
 
 
-def _read_text(path: Path) -> str:
-    """A text file as spreadsheets write it: UTF-8, or UTF-16 with its mark."""
+def read_text(path: str | os.PathLike[str]) -> str:
+    """A box file as people have it, UTF-8 or UTF-16 with its mark. A named pipe gives it only once.
+
+    Raises:
+        UserError: it cannot be read.
+    """
     try:
-        data = path.read_bytes()
+        data = Path(path).read_bytes()
         return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read box file {path} ({reason(error)}): check the path") from error
+        raise UserError(f"cannot read box file {os.fspath(path)} ({reason(error)}): check the path") from error
 
 
 def _read_table(path: Path, text: str, start: int) -> list[Target]:
