@@ -30,6 +30,9 @@ from vil_tracker.tracking.confidence_model import ConfidenceModel
 from vil_tracker.training.calibrate import calibrate, mixed_clips, rescale, training_clips, video_clips
 
 
+VIDEO_FRAMES = 100  # of each video of --scale-on
+
+
 def main() -> int:
     parser = weights_parser(__doc__)
     parser.add_argument("--data-root", type=Path, help="folder of photos to train on (default: $VIL_DATA)")
@@ -97,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
 def scaled(model: ViLTrackerNet, calibration: ConfidenceModel, folder: Path) -> ConfidenceModel:
     """With temperature and bias from the videos of a folder."""
     sequences = open_folder(folder, split="validation" if (folder / HELD_OUT).is_file() else "")
-    calibration, data = rescale(model, calibration, tqdm(sequences, unit="video", disable=None))
+    calibration, data = rescale(model, calibration, tqdm(sequences, unit="video", disable=None), frames=VIDEO_FRAMES)
     print(
         f"{len(sequences)} videos, {len(data.correct)} answers, {data.correct.mean():.0%} right: "
         f"temperature {calibration.temperature:.2f}"

@@ -113,11 +113,13 @@ def num_perturbed_clips(count: int) -> int:
     return (count + 1) // 2
 
 
-def judge_clip(tracker: Tracker, clip: Clip, number: int, rng: np.random.Generator | None = None) -> Judgements:
-    """Track a clip and note every box judged; with ``rng``, move the box now and then."""
+def judge_clip(
+    tracker: Tracker, clip: Clip, number: int, rng: np.random.Generator | None = None, frames: int | None = None
+) -> Judgements:
+    """Track a clip, or its first ``frames``, and note every box judged; with ``rng``, move the box now and then."""
     evidence, boxes, truth, reported = [], [], [], []
     tracker.init(clip.frames[0], clip.boxes[0])
-    for index in range(1, len(clip.frames)):
+    for index in range(1, min(len(clip.frames), frames or len(clip.frames))):
         frame, state = clip.frames[index], tracker.state
         assert state is not None and state.confidence is not None
         known = state.confidence
@@ -255,18 +257,20 @@ def rescale(
     calibration: ConfidenceModel,
     clips: Iterable[Clip],
     config: TrackConfig | None = None,
+    frames: int | None = None,
 ) -> tuple[ConfidenceModel, Judgements]:
     """Fit temperature and bias again, to what the tracker answers on real videos that the network was not trained on.
 
     Generated clips are easier than videos, and videos of the training easier than others: how often a box is right at
-    the same evidence has to be seen on videos of neither kind. The network's own ``calibration`` is set to the answer.
+    the same evidence has to be seen on videos of neither kind. Of each, the first ``frames`` count, so that long ones do
+    not weigh more. The network's own ``calibration`` is set to the answer.
 
     Returns:
         The calibration, and what the tracker judged with the former one.
     """
     model.calibration = calibration.to_json()
     tracker = Tracker(model, replace(config or TrackConfig(), calibrated=True))
-    data = Judgements.join([judge_clip(tracker, clip, number) for number, clip in enumerate(clips)])
+    data = Judgements.join([judge_clip(tracker, clip, number, frames=frames) for number, clip in enumerate(clips)])
     data = data.rows(data.reported)
     temperature, bias = fit_scaling(calibration.logit(data.evidence), data.correct)
     output = np.append(calibration.output[:-1], calibration.output[-1] + bias)
