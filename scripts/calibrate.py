@@ -29,7 +29,6 @@ from vil_tracker.models.verifier import VerifierNet
 from vil_tracker.tracking.confidence_model import ConfidenceModel
 from vil_tracker.training.calibrate import calibrate, mixed_clips, rescale, training_clips, video_clips
 
-
 VIDEO_FRAMES = 100  # of each video of --scale-on
 
 

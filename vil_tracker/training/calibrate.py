@@ -262,8 +262,8 @@ def rescale(
     """Fit temperature and bias again, to what the tracker answers on real videos that the network was not trained on.
 
     Generated clips are easier than videos, and videos of the training easier than others: how often a box is right at
-    the same evidence has to be seen on videos of neither kind. Of each, the first ``frames`` count, so that long ones do
-    not weigh more. The network's own ``calibration`` is set to the answer.
+    the same evidence has to be seen on videos of neither kind. Of each, the first ``frames`` count, so that long ones
+    do not weigh more. The network's own ``calibration`` is set to the answer.
 
     Returns:
         The calibration, and what the tracker judged with the former one.
