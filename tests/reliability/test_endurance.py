@@ -20,7 +20,7 @@ from faulty_files import picture, tiny_network
 from vil_tracker import cli
 from vil_tracker.config import TrackConfig
 from vil_tracker.io.box_writers import BOX_FORMATS
-from vil_tracker.io.source import Frame
+from vil_tracker.io.source import Frame, Source
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.results import Result
 from vil_tracker.tracking.confidence_model import CONFIDENCE_FEATURES, ConfidenceModel
@@ -128,7 +128,7 @@ def test_many_videos_one_after_another(count: int) -> None:
     assert len({str(answers) for answers in first.values()}) == 20
 
 
-class Endless:
+class Endless(Source):
     """A source of so many frames, made on the spot."""
 
     name, fps, live = "endless", 25.0, False
