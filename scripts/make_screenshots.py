@@ -1,4 +1,4 @@
-"""Take the pictures of the documentation: ``python scripts/make_screenshots.py [--weights nano]``.
+"""Take the pictures of the documentation: ``python scripts/make_screenshots.py [--weights tiny]``.
 
 Needs the extras ``demo`` and ``plots``, Playwright and an installed Chromium. The page is shown with the sample clip;
 the picture of the demo comes from a folder of ``make demo``, that of the report from one of ``vil-tracker evaluate``.
@@ -20,14 +20,14 @@ from vil_tracker.cli import guarded
 from vil_tracker.errors import UserError, atomic_write, require_extra
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs/images"
-SIZE = {"width": 1280, "height": 860}
-COLOURS = ("#2ecc71", "#ffb020", "#f04848", "#4895ff", "#12875a", "#2463b3", "#7db4ff", "#16202e", "#5d6b7e", "#f4f6f9")
+SIZE = {"width": 1366, "height": 768}
+COLOURS = ("#2ecc71", "#ffb020", "#f04848", "#4895ff", "#0c7a4f", "#2463b3", "#7db4ff", "#16202e", "#566377", "#f4f6f9")
 PATIENCE = 600_000  # milliseconds
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", default="nano", help="of the page (default: nano)")
+    parser.add_argument("--weights", default="tiny", help="of the page (default: tiny)")
     parser.add_argument("--demo", type=Path, help="folder of make demo")
     parser.add_argument("--report", type=Path, help="folder of vil-tracker evaluate")
     parser.add_argument("--no-page", action="store_true", help="leave the web page's pictures as they are")
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def take_page(browser, weights: str) -> None:  # type: ignore[no-untyped-def]
-    """The four steps of the web page."""
+    """Drawing, the result and a correction on the web page."""
     from vil_tracker.tracking.cli import load_tracker_factory
     from vil_tracker.web.server import running
 
@@ -70,7 +70,6 @@ def take_page(browser, weights: str) -> None:  # type: ignore[no-untyped-def]
         page.set_default_timeout(PATIENCE)
         page.goto(address)
         page.wait_for_selector("#fine:has-text('frames')")
-        save_png(page.screenshot(), IMAGES / "page-bring.png")
         page.click("#sample")
         page.wait_for_selector("#picture[src] >> visible=true")
         page.locator("#picture").evaluate("image => image.decode()")
@@ -83,15 +82,16 @@ def take_page(browser, weights: str) -> None:  # type: ignore[no-untyped-def]
         save_png(page.screenshot(), IMAGES / "page-draw.png")
         page.mouse.up()
         page.click("#start")
-        while int(page.inner_text("#percent").split()[0]) < 40:
-            page.wait_for_timeout(100)
-        page.wait_for_timeout(400)
-        save_png(page.screenshot(), IMAGES / "page-run.png")
         page.wait_for_selector("#get-video >> visible=true")
-        page.locator("#player").evaluate("video => { video.pause(); video.currentTime = 2.4; }")
+        page.locator("#slider").fill("45")
         page.mouse.move(640, 4)
         page.wait_for_timeout(2500)
         save_png(page.screenshot(full_page=True), IMAGES / "page-result.png")
+        page.click("#problem")
+        page.click("#correct")
+        page.mouse.move(640, 4)
+        page.wait_for_timeout(2500)
+        save_png(page.screenshot(full_page=True), IMAGES / "page-correct.png")
 
 
 def save_png(data: bytes, path: Path) -> None:

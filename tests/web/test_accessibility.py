@@ -109,7 +109,7 @@ def test_axe_finds_nothing_and_focus_follows(page: Any, axe: str, clip: Path, tm
 def test_on_a_phone(phone: Any, axe: str, clip: Path) -> None:
     assert phone.locator("#drop").inner_text().startswith("Choose a video")
     bring(phone, clip)
-    assert "Tap on it" in phone.inner_text(".panel >> visible=true")
+    assert "Tap on the target" in phone.inner_text(".panel >> visible=true")
     assert faults(phone, axe) == []
     wide = "() => document.documentElement.scrollWidth > document.documentElement.clientWidth"
     assert not phone.evaluate(wide)
