@@ -12,6 +12,7 @@ import pytest
 
 from vil_tracker.data.dataset import SequenceDataset, open_dataset, open_folder
 from vil_tracker.data.readers import video_sequence
+from vil_tracker.data.readers.video_folder import VideoFolder
 from vil_tracker.errors import UserError
 
 
@@ -183,3 +184,29 @@ def test_unrecognised_folder(tmp_path: Path, opened) -> None:
     trees.frames(tmp_path / "pictures", ["1.jpg"])
     with pytest.raises(UserError, match="none of the known layouts"):
         opened(tmp_path / "pictures")
+
+
+def test_videos_of_any_ending_are_sequences(tmp_path: Path) -> None:
+    """No video with a box file beside it is passed over without a word."""
+    endings = [
+        "mp4",
+        "MTS",
+        "m2ts",
+        "3gp",
+        "GIF",
+        "ts",
+        "webm",
+        "MOV",
+        "mkv",
+        "vob",
+        "mxf",
+        "ogv",
+        "h264",
+        "f4v",
+        "3g2",
+    ]
+    for number, ending in enumerate(endings):
+        (tmp_path / f"v{number}.{ending}").touch()
+        (tmp_path / f"v{number}.txt").write_text("1,2,3,4\n")
+    found = VideoFolder().list_sequences(tmp_path, "all").candidates
+    assert [candidate.name for candidate in found] == [f"v{number}" for number in range(len(endings))]

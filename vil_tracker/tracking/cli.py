@@ -318,7 +318,7 @@ _LABELS = {
     "boxes.coco.json": "boxes, COCO",
     "labels": "boxes, YOLO",
     "boxes.cvat.xml": "boxes, CVAT",
-    "boxes.label-studio.json": "boxes, Label Studio",
+    "boxes.label-studio.json": "Label Studio",
     "annotated": "annotated video",
     "strip.png": "key frames",
     "contact-sheet.png": "contact sheet",
