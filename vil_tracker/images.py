@@ -15,7 +15,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vil_tracker.errors import UserError, atomic_write, mistaken_for
 from vil_tracker.packed import read_file
@@ -165,16 +165,27 @@ def _check_header(data: bytes, name: str) -> int:
             check_pixels(width, height, f"image {name}")
             # Looking for a PNG's EXIF chunk, Pillow decodes the picture; OpenCV turns TIFF files itself.
             if header.format != "TIFF" and (header.format != "PNG" or b"eXIf" in data):
-                orientation = header.getexif().get(0x0112, 1)
+                orientation = exif_orientation(header)
     except Image.DecompressionBombError as error:
         limit = f"over the limit of {MAX_PIXELS} pixels"
         raise UserError(f"image {name} is {limit} ({error}): scale it down first") from error
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, EOFError) as error:
+    except UserError:
+        raise
+    except Exception as error:  # of damaged files, Pillow's readers raise all kinds
         why = f" ({what})" if (what := mistaken_for(data)) else ""
         raise UserError(
             f"{name} is not an image that can be read{why}: give a JPEG, PNG, BMP, WebP or TIFF file"
         ) from error
-    return orientation if orientation in range(1, 9) else 1
+    return orientation
+
+
+def exif_orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an image that Pillow has opened, 1 to 8; 1, upright, where it says nothing sensible."""
+    try:
+        orientation = image.getexif().get(0x0112, 1)
+    except Exception:  # a damaged note leaves the picture as it is
+        return 1
+    return int(orientation) if orientation in range(1, 9) else 1
 
 
 def check_pixels(width: int, height: int, name: str) -> None:

@@ -121,6 +121,20 @@ def test_a_damaged_animation_is_one_line(tmp_path: Path) -> None:
         raise UserError("a.gif has fewer pictures")  # as far as its reader can tell
 
 
+@pytest.mark.parametrize("name", ["a.webp", "a.png", "a.gif", "a.tif", "a.avif"])
+def test_damage_anywhere_gives_frames_and_then_one_line(name: str, tmp_path: Path) -> None:
+    whole, rng = bytearray(animate(tmp_path / name).read_bytes()), np.random.default_rng(0)
+    for occasion in range(12):
+        data = whole[:]
+        for place in rng.integers(0, len(data) if occasion % 2 else 300, 3):
+            data[place] = rng.integers(256)
+        (tmp_path / name).write_bytes(data[: rng.integers(len(data))] if occasion % 3 == 0 else data)
+        try:
+            assert all(frame.image.dtype == np.uint8 for frame in open_source(tmp_path / name))
+        except UserError as error:
+            assert name in str(error) and "\n" not in str(error)
+
+
 # --- more than eight bits -------------------------------------------------------------------------------------------
 
 

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from vil_tracker.errors import UserError, reason
-from vil_tracker.images import ValueRange, check_pixels, to_rgb8, turn
+from vil_tracker.images import ValueRange, check_pixels, exif_orientation, to_rgb8, turn
 from vil_tracker.io.image_files import IMAGE_FPS
 from vil_tracker.io.source import Frame, Source, Start, beyond_the_end
 
+log = logging.getLogger(__name__)
+
 _ANIMATED = ("GIF", "PNG", "WEBP", "AVIF", "TIFF")  # of other formats, further pictures are previews
 _DEFAULT_DURATION = 0.1  # seconds; what browsers take where none is said
-_FAULTS = (
-    *(OSError, ValueError, SyntaxError, EOFError, IndexError, struct.error, cv2.error),
-    *(UnidentifiedImageError, Image.DecompressionBombError),
-)
 
 
 class AnimationSource(Source):
@@ -82,7 +80,7 @@ class AnimationSource(Source):
             self._image.seek(position)
             if self._pages is None:
                 self._image.load()  # WebP says the duration only then
-        except _FAULTS as error:
+        except Exception as error:  # of damaged files, Pillow raises all kinds
             raise self._damaged(position, error) from error
         check_pixels(self._image.width, self._image.height, f"picture {position} of {self._path}")
         seconds = float(self._image.info.get("duration") or 0) / 1000
@@ -101,8 +99,8 @@ class AnimationSource(Source):
                     raise ValueError("it cannot be decoded")
                 return pages[0]
             picture = np.asarray(self._image.convert("RGB"))[..., ::-1]
-            return turn(picture, self._image.getexif().get(0x0112, 1))
-        except _FAULTS as error:
+            return turn(picture, exif_orientation(self._image))
+        except Exception as error:  # as above, and OpenCV
             raise self._damaged(position, error) from error
 
     def _samples(self) -> Iterator[np.ndarray]:
@@ -114,7 +112,8 @@ class AnimationSource(Source):
                 continue
 
     def _damaged(self, position: int, error: BaseException) -> UserError:
-        return UserError(f"picture {position} of {self._path} is damaged ({reason(error)}): save the file again")
+        why = "it cannot be decoded" if isinstance(error, cv2.error) else " ".join(reason(error).split())[:120]
+        return UserError(f"picture {position} of {self._path} is damaged ({why}): save the file again")
 
     def close(self) -> None:
         self._image.close()
@@ -122,18 +121,23 @@ class AnimationSource(Source):
 
 def find_pictures(path: Path) -> list[int]:
     """Positions of the pictures in an image file; [0] for an ordinary one, or one that cannot be read."""
+    known = False
     try:
         with Image.open(path) as opened:
             image: Any = opened
-            count = getattr(image, "n_frames", 1)
-            if image.format not in _ANIMATED or count < 2:
+            if image.format not in _ANIMATED:
                 return [0]
-            check_pixels(image.width, image.height, f"image {path}")
+            known = True
+            count = getattr(image, "n_frames", 1)
+            if count < 2:
+                return [0]
             if image.format == "TIFF":
                 return [position for position in range(count) if not _is_preview(image, position)] or [0]
             # What a PNG shows where animations are not understood need not be one of its pictures.
             return list(range(int(getattr(image, "default_image", False)), count))
-    except _FAULTS:
+    except Exception:  # of damaged files, Pillow raises all kinds
+        if known:  # else reading it as a picture says what is wrong
+            log.warning("%s is damaged: its pictures cannot be counted, and the first one alone is read", path)
         return [0]
 
 
