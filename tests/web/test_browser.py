@@ -107,6 +107,14 @@ def test_what_cannot_be_tracked_is_told(page: Any, clip: Path, tmp_path: Path) -
     large.write_bytes(bytes(3 << 20))
     page.set_input_files("#file", large)
     expect(page.locator("#error-text")).to_contain_text("the limit is 2 MB")
+    bring(page, fakes.write_lie(tmp_path / "lie.avi", 12, 60))
+    page.locator("#slider").fill("9")
+    at_frame(page, 9)
+    page.locator("#slider").fill("40")  # there is no such frame, whatever the header says
+    expect(page.locator("#error-text")).to_contain_text("no frame 40", timeout=PATIENCE)
+    at_frame(page, 9)
+    page.click(".panel >> visible=true >> .anew")
+    page.wait_for_selector("#drop >> visible=true")
     named = tmp_path / "<b>bold<b>.mp4"
     shutil.copy(clip, named)
     page.set_input_files("#file", named)

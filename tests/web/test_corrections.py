@@ -146,7 +146,16 @@ def test_any_frame_can_be_seen(server: tuple[str, Path], clip: Path) -> None:
     picture = cv2.imdecode(np.frombuffer(answer.body, np.uint8), cv2.IMREAD_COLOR_RGB)
     assert answer.headers["content-type"] == "image/jpeg" and np.abs(picture.astype(int) - expected[33]).mean() < 4
     assert me.ask("GET", f"/api/videos/{video}/frames/50").status == 400
-    assert me.ask("GET", f"/api/videos/{video}/frames/-1").status == 400
+    for frame in ("-1", "120", "9" * 15, "x"):
+        assert me.ask("GET", f"/api/videos/{video}/frames/{frame}").status == 400
+    for click in (
+        {},
+        {"frame": 1},
+        {"frame": 120, "point": [1, 1]},
+        {"frame": 1, "point": [161, 1]},
+        {"frame": 1.0, "point": [1, 1]},
+    ):
+        assert me.ask("POST", f"/api/videos/{video}/propose", click).status == 400
     assert other.ask("GET", f"/api/videos/{video}/frames/3").status == 404
 
 

@@ -176,14 +176,8 @@ def test_limits_of_a_video(server: Server, clip: Path, tmp_path: Path) -> None:
 
 def test_a_video_that_hides_its_length_is_stopped_at_the_limit(server: Server, tmp_path: Path) -> None:
     """MPEG program streams do not state how many frames they hold."""
-    path = tmp_path / "long.avi"
-    data = fakes.write_video(path, fakes.frames(150, 0)).read_bytes()
-    at = data.index(b"avih") + 8 + 16  # dwTotalFrames
-    lie = data[:at] + struct.pack("<I", 30) + data[at + 4 :]
-    at = lie.index(b"strh") + 8 + 32  # dwLength of the stream
-    lie = lie[:at] + struct.pack("<I", 30) + lie[at + 4 :]
     me = Visitor(server[0])
-    answer = me.upload(lie, "long.avi")
+    answer = me.upload(fakes.write_lie(tmp_path / "long.avi", 150, 30), "long.avi")
     assert answer.status == 201 and answer.json["frames"] == 30
     assert me.track(answer.json["id"]).status == 202
     state = me.wait(answer.json["id"])
@@ -222,7 +216,7 @@ def uploaded(server: Server, clip: Path) -> tuple[Visitor, str]:
                 [[0, 1, 2, 3, 10**400]],
                 [[0, True, 2, 3, 4]],
                 [[-1, 1, 2, 3, 4]],
-                [[50, 1, 2, 3, 4]],
+                [[120, 1, 2, 3, 4]],
                 [[0.5, 1, 2, 3, 4]],
                 [[0, 1, 2, 3, 4], [0, 5, 6, 7, 8]],
                 [[frame, 1, 2, 3, 4] for frame in range(65)],

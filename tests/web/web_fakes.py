@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import struct
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -74,6 +75,15 @@ def write_video(path: Path, pictures: Iterator[np.ndarray] | list[np.ndarray], f
         writer.write(picture[..., ::-1])
     assert writer is not None
     writer.release()
+    return path
+
+
+def write_lie(path: Path, count: int, claimed: int) -> Path:
+    """An AVI file of ``count`` frames whose header claims another number."""
+    data = bytearray(write_video(path, frames(count, 0)).read_bytes())
+    for name, offset in ((b"avih", 16), (b"strh", 32)):  # dwTotalFrames, and dwLength of the stream
+        struct.pack_into("<I", data, data.index(name) + 8 + offset, claimed)
+    path.write_bytes(data)
     return path
 
 

@@ -354,6 +354,8 @@ class Application:
     async def _frame(self, request: Request, visitor: str) -> Response:
         """One frame of the video, as it is."""
         video, frame = self._video(request, visitor), number(request.path_params["frame"])
+        if frame >= self._limits.frames:
+            raise RequestError(400, "no video may have that many frames")
         answer = await self._look(video, {"path": str(video.path), "frame": frame})
         return Response(base64.b64decode(answer["jpeg"]), media_type="image/jpeg", headers=_HEADERS)
 
@@ -361,7 +363,12 @@ class Application:
         """Boxes for a click, best first."""
         video, content = self._video(request, visitor), await json_body(request)
         frame, point = content.get("frame"), content.get("point")
-        if type(frame) is not int or not 0 <= frame < 10**9 or not isinstance(point, list) or len(point) != 2:
+        if (
+            type(frame) is not int
+            or not 0 <= frame < self._limits.frames
+            or not isinstance(point, list)
+            or len(point) != 2
+        ):
             raise RequestError(400, "a click needs a frame and a point: x, y in pixels")
         sizes = (video.info["width"], video.info["height"])
         if not all(type(v) in (int, float) and 0 <= v <= size for v, size in zip(point, sizes, strict=True)):

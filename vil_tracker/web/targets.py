@@ -32,7 +32,7 @@ def check_targets(targets: Any, info: Mapping[str, Any], limits: Limits, *, leas
 
     Args:
         targets: whatever the request holds.
-        info: width, height and frames of the video (frames None where unknown).
+        info: width and height of the video; how many frames it has is not known before all are read.
         limits: of the number of targets, of the boxes of each, and of frames.
         least: number of targets needed.
 
@@ -58,7 +58,7 @@ def _check_target(target: Any, info: Mapping[str, Any], limits: Limits) -> dict[
         if not numbers or len(row) != 5:
             raise UserError("a box must be five numbers: frame, and x, y, w, h in pixels")
         frame, *box = row
-        if not isinstance(frame, int) or not 0 <= frame < (info["frames"] or limits.frames) or frame in checked:
+        if not isinstance(frame, int) or not 0 <= frame < limits.frames or frame in checked:
             raise UserError("a box is for a frame that the video does not have, or that has another box already")
         try:
             checked[frame] = [float(v) for v in check_box(box, info["width"], info["height"])]

@@ -50,12 +50,13 @@ let shown = 0; // the frame in the draw view
 const editor = new BoxEditor($("canvas"), $("overlay"), $("targets"), {
   changed: () => { allow(); saveDraft(); },
   begun: () => proposals.close(),
+  ready: () => picture.current,
   found: (index) => resultOf(index, shown),
   go: (frame) => seek(frame),
   clicked: (point) => proposals.ask(video.id, point),
 });
 const proposals = new Proposals(editor);
-const picture = new Picture($("picture"));
+const picture = new Picture($("picture"), (frame) => seek(frame));
 const zoom = new Zoom($("canvas"), () => editor.cancel());
 
 // The box that the latest run gave a target of the editor; a target is known by the box on which it begins.
@@ -116,7 +117,7 @@ const firstFrame = () => (rows.length ? rows[0][0] : 0);
 // The last frame that can be shown; a container need not say how many there are.
 function lastFrame() {
   if (view() === "result") return firstFrame() + Math.max(0, video.tracked - 1);
-  return Math.max(0, (video.frames || limits.frames) - 1);
+  return Math.max(0, (video.frames || limits.frames) - 1, rows.at(-1)?.[0] || 0); // it may be wrong, too
 }
 
 // The frame that is seen: a player shows one until the next one is due.

@@ -13,10 +13,11 @@ function make(tag, properties, ...children) {
 }
 
 export class BoxEditor {
-  // changed: called after every change; begun: when something else than a proposal is done; found(target): the box that tracking gave on this frame, or null;
+  // changed: called after every change; begun: when something else than a proposal is done; ready: whether the
+  // frame is seen; found(target): the box that tracking gave on this frame, or null;
   // go(frame): shows another frame; clicked(point): a click that drew nothing.
-  constructor(area, overlay, list, { changed, begun, found, go, clicked }) {
-    Object.assign(this, { area, overlay, list, changed, begun, found, go, clicked, targets: [], past: [], active: 0, frame: 0, width: 1, height: 1, drag: null });
+  constructor(area, overlay, list, { changed, begun, ready, found, go, clicked }) {
+    Object.assign(this, { area, overlay, list, changed, begun, ready, found, go, clicked, targets: [], past: [], active: 0, frame: 0, width: 1, height: 1, drag: null });
     area.addEventListener("pointerdown", (event) => this.press(event));
     area.addEventListener("pointermove", (event) => this.move(event));
     area.addEventListener("pointerup", (event) => this.release(event));
@@ -91,7 +92,7 @@ export class BoxEditor {
   }
 
   press(event) {
-    if (event.button !== 0) return;
+    if (event.button !== 0 || !this.ready()) return; // not while another frame is still seen
     event.preventDefault();
     this.area.focus({ preventScroll: true });
     this.begun();
