@@ -121,6 +121,7 @@ def test_a_damaged_animation_is_one_line(tmp_path: Path) -> None:
         raise UserError("a.gif has fewer pictures")  # as far as its reader can tell
 
 
+@pytest.mark.filterwarnings("ignore")  # Pillow's, which the command line keeps away
 @pytest.mark.parametrize("name", ["a.webp", "a.png", "a.gif", "a.tif", "a.avif"])
 def test_damage_anywhere_gives_frames_and_then_one_line(name: str, tmp_path: Path) -> None:
     whole, rng = bytearray(animate(tmp_path / name).read_bytes()), np.random.default_rng(0)
