@@ -62,6 +62,8 @@ def track(
         opened = open_source(name, start=parse_start(str(start)), stride=stride)
         frames: Iterator[tuple[int, np.ndarray]] = ((frame.number, frame.image) for frame in opened)
         close = opened.close
+    elif not hasattr(source, "__iter__"):
+        raise UserError(f"a source is a path, a camera's index or an iterable of frames, not {source!r:.80}")
     else:
         if str(start) != "0" or stride < 1:
             raise UserError(

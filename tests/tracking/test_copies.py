@@ -15,7 +15,7 @@ import pytest
 import torch
 from track_clips import scene, small_network
 
-from vil_tracker import Tracker, load_model
+from vil_tracker import Tracker, load_model, track
 from vil_tracker.config import TrackConfig
 from vil_tracker.errors import UserError
 from vil_tracker.models.inference import InferenceNetwork
@@ -182,6 +182,12 @@ def test_mistakes_say_what_was_given(network) -> None:
         Tracker(network).init(FRAMES[0], ("a", 2, 3, 4))
     with pytest.raises(UserError, match="None"):
         Tracker(network).init(FRAMES[0], None)
+    with pytest.raises(UserError, match="not 3"):
+        load_model(3)
+    with pytest.raises(UserError, match="not {'window': 0.3}"):
+        Tracker(network, {"window": 0.3})
+    with pytest.raises(UserError, match="not None"):
+        track(None, BOXES[0], model=network)
     one, two = Tracker(network), Tracker(network, TrackConfig(window=0.3))
     with pytest.raises(ValueError, match="trackers 0 and 1 of 2 do not share one configuration"):
         update_together([one, two], FRAMES[0])

@@ -242,6 +242,8 @@ def _from_official(name: str) -> str:
 
 def _find(name_or_path: str | os.PathLike[str]) -> Path:
     """The file of a name or path; shipped weights are verified on the way."""
+    if not isinstance(name_or_path, str | os.PathLike):
+        raise UserError(f"weights are a name, a file or a folder, not {name_or_path!r:.80}: give one such as 'nano'")
     text = os.fspath(name_or_path)
     shipped = shipped_weights()
     if text in shipped:

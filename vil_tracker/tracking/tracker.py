@@ -72,6 +72,8 @@ class Tracker:
                 f"a network with scan: {model.config.scan} has no template memory: train one with scan: prefix to track"
             )
         self.model: SearchModel = prepare_for_inference(model) if isinstance(model, ViLTrackerNet) else model
+        if not isinstance(config, TrackConfig | None):
+            raise UserError(f"config must be a TrackConfig, not {config!r:.80}: TrackConfig(window=0.3)")
         self.config = config or TrackConfig()
         self.timer = timer
         grid = model.config.search_size // model.config.patch_size
