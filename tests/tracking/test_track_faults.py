@@ -272,6 +272,11 @@ def test_labels_of_ones_own_are_not_overwritten(tmp_path: Path, clip: Path) -> N
     (tmp_path / "labels" / "mine.txt").write_text("0 0.5 0.5 0.1 0.1\n")
     assert track(clip, "--box", BOX, "-o", tmp_path, "--overwrite", "--no-video", "--frames", 2) == 0
     assert (tmp_path / "labels" / "mine.txt").exists() and (tmp_path / "boxes.csv").exists()
+    (tmp_path / "boxes.csv").unlink()
+    for words, place in ((["--format", "yolo"], tmp_path.with_name(f"{tmp_path.name}-2") / "labels"), ([], tmp_path)):
+        assert track(clip, "--box", BOX, "-o", tmp_path, "--no-video", "--frames", 2, *words) == 0
+        assert (place / ("000001.txt" if words else "boxes.csv")).exists()
+    assert [p.name for p in (tmp_path / "labels").iterdir()] == ["mine.txt"]
 
 
 def test_a_source_that_breaks_off_keeps_what_was_tracked(tmp_path: Path, capsys) -> None:

@@ -44,6 +44,7 @@ class OutputFolder:
             another run, or another run writes to it, the first of ``path-2``, ``path-3`` … that does not.
         overwrite: take the place of another run's files in ``path``, once this run's are complete.
         reads: files that this run reads, which are not to be removed as a killed run's leftovers.
+        labels: this run writes a folder ``labels``; without, one that is there alone is taken for a person's own.
 
     Attributes:
         path: the folder that was taken.
@@ -52,8 +53,15 @@ class OutputFolder:
         UserError: it cannot be written, or ``overwrite`` and another run writes to it now.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False, reads: Sequence[Path] = ()) -> None:
-        self._overwrite, self._reads = overwrite, {file.absolute() for file in reads}
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        reads: Sequence[Path] = (),
+        labels: bool = True,
+    ) -> None:
+        self._overwrite, self._reads, self._labels = overwrite, {file.absolute() for file in reads}, labels
         wanted = Path(path)
         for self.path in _numbered(wanted):
             with writing(self.path):
@@ -71,7 +79,8 @@ class OutputFolder:
         try:
             names = {child.name for child in self.path.iterdir()}
             leftovers = [self.path / name for name in sorted(names) if _PARTIAL.fullmatch(name)]
-            if not self._overwrite and any(_OUTPUT.fullmatch(name) for name in names):
+            former = {name for name in names if _OUTPUT.fullmatch(name)}
+            if not self._overwrite and former and (self._labels or former != {"labels"}):
                 return False
             if not self._overwrite and self._reads & {leftover.absolute() for leftover in leftovers}:
                 return False
@@ -95,10 +104,9 @@ class OutputFolder:
             made = [child for child in sorted(self.path.iterdir()) if _PARTIAL.fullmatch(child.name)]
             targets = [child.with_name(child.name.replace(".partial", "", 1)) for child in made]
             former = [child for child in self.path.iterdir() if _OUTPUT.fullmatch(child.name)]
-            if len(former) == 1 and former[0].name == "labels" and former[0] not in targets:
-                former = []  # a person's own, perhaps
             for child in former:
-                _remove(child)
+                if self._labels or len(former) > 1 or child.name != "labels":
+                    _remove(child)
             for child, target in zip(made, targets, strict=True):
                 child.replace(target)
                 final.append(target)

@@ -332,7 +332,9 @@ def track_source(
         begin = time.perf_counter()
         results = group.step(first)
         summary = Summary(first=first.number)
-        folder = OutputFolder(settings.folder, overwrite=settings.overwrite, reads=settings.reads)
+        folder = OutputFolder(
+            settings.folder, overwrite=settings.overwrite, reads=settings.reads, labels="yolo" in settings.formats
+        )
         writer: BackgroundWriter | None = None
         try:
             outputs = settings.open(folder.path, source, stride)
