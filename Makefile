@@ -14,6 +14,7 @@ test: .venv/installed
 	$(BIN)/pytest -m "not soak" -n 2
 
 soak: .venv/installed
+	$(BIN)/pip install --quiet -e ".[ray]"
 	$(BIN)/pytest -m soak
 
 bench: .venv/installed

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "vil_tracker"
 #: Layers, lowest first. A part may import from the layers below its own, and nothing else of the package.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "runtime"),
-    ("boxes", "config", "native", "packed"),
+    ("boxes", "config", "native", "packed", "tasks"),
     ("images", "results"),
     ("videos",),
     ("models",),

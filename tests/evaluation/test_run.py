@@ -169,6 +169,19 @@ def test_worker_processes_give_the_same_report(data: Path, tmp_path: Path, monke
     assert report_of(tmp_path / "one") == report_of(tmp_path / "two")
 
 
+@pytest.mark.soak
+def test_a_ray_cluster_gives_the_same_files(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray", reason="needs the ray extra")
+    monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
+    assert main(command(data, tmp_path / "one", DRIFT)) == 0
+    assert main(command(data, tmp_path / "ray", DRIFT, "--engine", "ray")) == 0
+    assert report_of(tmp_path / "one") == report_of(tmp_path / "ray")
+    for name in LENGTHS:
+        one, ray = (tmp_path / engine / "results" / "Drift" for engine in ("one", "ray"))
+        for file in (f"{name}.txt", f"scores/{name}.txt"):
+            assert (one / file).read_bytes() == (ray / file).read_bytes()
+
+
 def test_threads_do_not_depend_on_the_number_of_processes(data: Path, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("PYTHONPATH", environment()["PYTHONPATH"])
     before = torch.get_num_threads()

@@ -37,3 +37,16 @@ def track_config(args: argparse.Namespace) -> TrackConfig:
         if "=" in assignment and not assignment.startswith("track."):
             raise UserError(f"--set {assignment}: only track.KEY=VALUE acts on a session; train reads the others")
     return override(load_config(args.config) if args.config else Config(), args.set).track
+
+
+def add_engine_options(group: argparse._ActionsContainer) -> None:
+    """Add ``--engine`` and ``--address``: where many videos are tracked."""
+    group.add_argument(
+        "--engine",
+        choices=("processes", "ray"),
+        default="processes",
+        help="processes of this machine (default), or a Ray cluster whose nodes see the same files (extra ray)",
+    )
+    group.add_argument(
+        "--address", metavar="HOST:PORT", help="with --engine ray: the cluster's (default: one on this machine)"
+    )

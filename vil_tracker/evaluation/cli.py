@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vil_tracker.config.command_line import add_model_options, add_track_options, track_config
+from vil_tracker.config.command_line import add_engine_options, add_model_options, add_track_options, track_config
 from vil_tracker.errors import UserError, check_folder
 from vil_tracker.models.loading import PRECISIONS
 from vil_tracker.runtime import leave_process_group
@@ -105,6 +105,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         "--workers", type=int, metavar="N", help="processes (default: one per GPU, one on a machine without)"
     )
     running.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each process (default 1)")
+    add_engine_options(running)
     running.add_argument(
         "--keep-going", action="store_true", help="pass over sequences that fail, list them, and exit with status 1"
     )
@@ -202,6 +203,8 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--workers {args.workers} is below 1: give a number of processes, or leave it out")
     if args.threads < 1:
         raise UserError(f"--threads {args.threads} is below 1: give a number of CPU threads, or leave it out")
+    if args.address is not None and args.engine != "ray":
+        raise UserError("--address is that of a Ray cluster: give --engine ray, too")
 
 
 def _conventions(text: str) -> list[str]:
@@ -263,11 +266,14 @@ def _track(
 
     from vil_tracker.evaluation.results import ResultStore
     from vil_tracker.evaluation.run import Rank, run_tracker
+    from vil_tracker.tasks import Engine
 
     workers = args.workers
     if workers is None:
         alone = Rank.from_environment().world == 1 and args.device in ("auto", "cuda")
         workers = max(1, torch.cuda.device_count()) if alone else 1
+    gpu = args.device in ("auto", "cuda")
+    engine = Engine(args.engine, workers, args.address, args.threads, gpu)
     failures = []
     try:
         for spec in specs:
@@ -277,8 +283,7 @@ def _track(
                 ResultStore(output / "results" / spec.folder, benchmark.layout),
                 benchmark=benchmark.key,
                 repetitions=benchmark.repetitions,
-                workers=workers,
-                threads=args.threads,
+                engine=engine,
                 keep_going=args.keep_going,
             )
     finally:

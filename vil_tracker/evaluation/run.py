@@ -13,12 +13,8 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.queues import Queue
 from pathlib import Path
 
 import cv2
@@ -30,6 +26,7 @@ from vil_tracker.errors import UserError, atomic_write
 from vil_tracker.evaluation.results import ResultStore, Trajectory
 from vil_tracker.evaluation.trackers import SequenceTracker, TrackerSpec
 from vil_tracker.runtime import keep_freed_memory
+from vil_tracker.tasks import Engine
 
 _log = logging.getLogger(__name__)
 
@@ -106,8 +103,7 @@ def run_tracker(
     *,
     benchmark: str,
     repetitions: int = 1,
-    workers: int = 1,
-    threads: int = 1,
+    engine: Engine = Engine(),  # noqa: B008 - frozen
     keep_going: bool = False,
 ) -> list[Failure]:
     """Bring the results of a tracker on a list of sequences up to date.
@@ -118,9 +114,8 @@ def run_tracker(
         store: where results are and go.
         benchmark: its name; results of different benchmarks are not mixed.
         repetitions: runs per sequence; one is enough for a deterministic tracker.
-        workers: processes on this machine; 1 runs in this process.
-        threads: CPU threads of each process. Sums over another number of threads differ in their last bits, so the
-            results depend on it, and on the number of processes they do not.
+        engine: where sequences are tracked; one process runs in this one. Sums over another number of threads differ
+            in their last bits, so the results depend on it; on the number and place of processes they do not.
         keep_going: collect failures instead of stopping at the first.
 
     Returns:
@@ -141,7 +136,7 @@ def run_tracker(
     if len(open_tasks) < len(mine):
         _say(f"{spec.name}: {len(mine) - len(open_tasks)} of {len(mine)} results are already there")
     failures = []
-    for done, (task, outcome) in enumerate(_run_tasks(spec, open_tasks, workers, threads, rank), start=1):
+    for done, (task, outcome) in enumerate(_run_tasks(spec, open_tasks, engine, rank), start=1):
         if rank.index == 0:
             store.claim(identity)
         if isinstance(outcome, Failure):
@@ -171,33 +166,18 @@ def _longest_first(sequences: Iterable[Sequence]) -> list[Sequence]:
 
 
 def _run_tasks(
-    spec: TrackerSpec, tasks: list[Task], workers: int, threads: int, rank: Rank
+    spec: TrackerSpec, tasks: list[Task], engine: Engine, rank: Rank
 ) -> Iterator[tuple[Task, Trajectory | Failure]]:
     if not tasks:
         return
-    workers = max(1, min(workers, len(tasks)))
-    if workers == 1:
-        with _limited_threads(threads):
+    if engine.name == "processes" and min(engine.workers, len(tasks)) <= 1:
+        with _limited_threads(engine.threads):
             tracker = _for_device(spec, rank.local).build()
             for task in tasks:
                 yield task, _attempt(tracker, spec, task)
         return
-    context = get_context("spawn")
-    places: Queue[int] = context.Queue()
-    for place in range(workers):
-        places.put(place)
-    with ProcessPoolExecutor(workers, context, _start_worker, (spec, places, threads)) as pool:
-        futures = {pool.submit(_attempt_in_worker, task): task for task in tasks}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BrokenProcessPool as error:
-            raise UserError(
-                f"a worker process of {spec.name} was killed, most often for want of memory; finished sequences are "
-                "kept: run the same command with fewer --workers"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+    for number, outcome in engine.run(_Builder(spec, engine.threads), tasks):
+        yield tasks[number], outcome
 
 
 @contextlib.contextmanager
@@ -219,33 +199,20 @@ def _for_device(spec: TrackerSpec, place: int) -> TrackerSpec:
     return TrackerSpec(**{**vars(spec), "device": f"cuda:{place % torch.cuda.device_count()}"})
 
 
-@dataclass
-class _Worker:
+@dataclass(frozen=True)
+class _Builder:
+    """Builds a tracker in another process, and does tasks with it."""
+
     spec: TrackerSpec
-    tracker: SequenceTracker | UserError
+    threads: int
 
-
-# Set once in each worker process by its initialiser; the pool has no other way to hand a built tracker to its tasks.
-_worker: _Worker | None = None
-
-
-def _start_worker(spec: TrackerSpec, places: Queue[int], threads: int) -> None:
-    global _worker
-    keep_freed_memory()
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
-    spec = _for_device(spec, places.get())
-    try:
-        _worker = _Worker(spec, spec.build())
-    except UserError as error:  # an initialiser that raises would break the pool without a word
-        _worker = _Worker(spec, error)
-
-
-def _attempt_in_worker(task: Task) -> Trajectory | Failure:
-    assert _worker is not None
-    if isinstance(_worker.tracker, UserError):
-        raise _worker.tracker
-    return _attempt(_worker.tracker, _worker.spec, task)
+    def __call__(self, place: int) -> Callable[[Task], Trajectory | Failure]:
+        keep_freed_memory()
+        torch.set_num_threads(self.threads)
+        cv2.setNumThreads(self.threads)
+        spec = _for_device(self.spec, place)
+        tracker = spec.build()
+        return lambda task: _attempt(tracker, spec, task)
 
 
 def _attempt(tracker: SequenceTracker, spec: TrackerSpec, task: Task) -> Trajectory | Failure:

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vil_tracker.config.command_line import add_model_options, add_track_options, track_config
+from vil_tracker.config.command_line import add_engine_options, add_model_options, add_track_options, track_config
 from vil_tracker.errors import UserError, check_folder, writing
 from vil_tracker.models.loading import BACKENDS, PRECISIONS
 
@@ -29,6 +29,7 @@ examples:
   vil-tracker track video.mp4 --select --start 00:01:02      draw the box with the mouse
   vil-tracker track video.mp4 --box 120,80,64,48 --correct 250:300,90,60,45      where it had drifted
   vil-tracker track frames/ --box 120,80,64,48 --box 300,90,40,40 --format csv,mot
+  vil-tracker track videos.csv --workers 4 --no-video        many videos, each from its box; goes on after a stop
   vil-tracker track 0 --select --show                        webcam, with a window
   vil-tracker track rtsp://camera/stream --box 120,80,64,48 --frames 3000
   ffmpeg -i in.mp4 -f image2pipe -c:v mjpeg - | vil-tracker track - --box 120,80,64,48
@@ -50,7 +51,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "source",
         metavar="SOURCE",
         help="video file, image folder, glob in quotes, webcam index, rtsp:// or http:// address, "
-        "or - for JPEG or PNG images on standard input",
+        "- for JPEG or PNG images on standard input, or LIST.csv with a video,x,y,w,h[,start] per line",
     )
     target = parser.add_argument_group("target (one of --box, --select, --boxes)")
     target.add_argument(
@@ -124,11 +125,19 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--compile", action="store_true", help="let torch.compile make programs of the network first: for a GPU"
     )
     add_track_options(parser.add_argument_group("session"))
+    many = parser.add_argument_group("many videos (LIST.csv)")
+    many.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
+    many.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each (default 1)")
+    add_engine_options(many)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run ``track``; returns 0, or 128 plus the number of the signal that ended it."""
     config = track_config(args)
+    if args.source.lower().endswith(".csv"):
+        from vil_tracker.tracking.track_list import track_list
+
+        return track_list(args, config, load_tracker_factory, track)
 
     def load() -> Callable[[], TrackerLike]:
         return load_tracker_factory(
@@ -161,8 +170,12 @@ def track(
     args: argparse.Namespace,
     load: Callable[[], Callable[[], TrackerLike]],
     open_window: Callable[[], Window] | None = None,
+    on_done: Callable[[Summary], None] | None = None,
 ) -> int:
-    """Do what ``args`` says with trackers from ``load()``, which is called once the source and the boxes are known."""
+    """Do what ``args`` says with trackers from ``load()``, which is called once the source and the boxes are known.
+
+    ``on_done`` is called with the summary, where the source could be read to its end.
+    """
     from vil_tracker.io.files import open_source
     from vil_tracker.io.source import parse_start
 
@@ -178,7 +191,7 @@ def track(
         value_range=_parse_range(args.range),
     )
     try:
-        return _track_opened(source, args, load, open_window)
+        return _track_opened(source, args, load, open_window, on_done)
     finally:
         source.close()
 
@@ -188,6 +201,7 @@ def _track_opened(
     args: argparse.Namespace,
     load: Callable[[], Callable[[], TrackerLike]],
     open_window: Callable[[], Window] | None,
+    on_done: Callable[[Summary], None] | None,
 ) -> int:
     from vil_tracker.io.box_writers import parse_formats
     from vil_tracker.io.video_writer import choose_codec
@@ -241,6 +255,8 @@ def _track_opened(
             print(describe(summary, settings, args.weights), flush=True)
     if summary.fault is not None:
         raise summary.fault
+    if on_done is not None:
+        on_done(summary)
     return 0 if summary.signal is None else 128 + summary.signal
 
 
