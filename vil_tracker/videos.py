@@ -162,7 +162,7 @@ class VideoReader:
 
     def _decode(self) -> Iterator[tuple[VideoFrame, float]]:
         """Every frame of the stream with its time; parts that are damaged are left out."""
-        damaged = 0
+        damage: tuple[int, str] | None = None
         packets = self._container.demux(self._stream)
         while True:
             packet = None
@@ -176,12 +176,10 @@ class VideoReader:
             except (av.error.FFmpegError, OSError) as error:
                 frames = []
                 if not isinstance(error, av.error.EOFError):
-                    damaged += 1
-                    self._warn_once(damaged, error.strerror or str(error))
+                    damage = damage or (self._decoded, error.strerror or str(error))
             for frame in frames:
                 if frame.width * frame.height > self._max_pixels:
-                    damaged += 1
-                    self._warn_once(damaged, f"grows to {frame.width}x{frame.height}")
+                    damage = damage or (self._decoded, f"grows to {frame.width}x{frame.height}")
                     continue
                 if self._decoded == 0:
                     self._turn = _turn(frame)
@@ -193,12 +191,10 @@ class VideoReader:
         for shown in self._progressive(None):
             yield shown, self._clock(shown)
             self._decoded += 1
+        if damage is not None and self._decoded:  # without a frame, the whole file is at fault
+            log.warning("%s: damaged at frame %d (%s), left out", self._name, *damage)
         if self.broken and not self.endless:
             log.warning("%s cannot be read beyond frame %d (%s)", self._name, self._decoded, self.broken)
-
-    def _warn_once(self, occasion: int, reason: str) -> None:
-        if occasion == 1:
-            log.warning("%s: damaged at frame %d (%s), left out", self._name, self._decoded, reason)
 
     def _progressive(self, frame: VideoFrame | None) -> Iterator[VideoFrame]:
         """Deinterlace from the first interlaced frame on; None draws what the filter holds back."""
@@ -311,7 +307,11 @@ def _turn(frame: VideoFrame) -> tuple[bool, bool, bool]:
     FFmpeg's display matrix maps a stored point (x, y) to (a·x + c·y, b·x + d·y); turns that are no multiple of 90° are
     rounded to one.
     """
-    data: Any = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        data: Any = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:  # beside data of a kind that PyAV does not know, such as EXIF: the angle alone
+        quarter = round(frame.rotation / 90) % 4
+        return quarter % 2 == 1, quarter in (2, 3), quarter in (1, 2)
     if data is None:
         return False, False, False
     a, b, _, c, d = np.frombuffer(memoryview(data), np.int32)[:5]
