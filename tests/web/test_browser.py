@@ -69,7 +69,7 @@ def test_from_a_video_to_its_result(page: Any, clip: Path, tmp_path: Path) -> No
             page.get_by_role("link", name=name, exact=True).click()
         assert Path(download.value.path()).read_bytes() == visitor.file(video, role).body
 
-    page.reload()  # the result is still there
+    page.reload(wait_until="commit")  # the result is still there
     page.wait_for_selector("#get-video >> visible=true")
     page.click("#again")
     page.wait_for_selector("#canvas >> visible=true")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,10 @@ from vil_tracker.results import Result
 from vil_tracker.tracking.cli import track
 from vil_tracker.tracking.run import TrackerLike
 from vil_tracker.videos import VideoReader
+from vil_tracker.web.frames import FrameService
 from vil_tracker.web.limits import Limits
+from vil_tracker.web.requests import RequestError
+from vil_tracker.web.store import QuotaExceeded, Video
 from vil_tracker.web.work import FrameReader, run_track
 
 OTHER = [60.0, 10.0, 30.0, 20.0]
@@ -157,6 +162,31 @@ def test_any_frame_can_be_seen(server: tuple[str, Path], clip: Path) -> None:
     ):
         assert me.ask("POST", f"/api/videos/{video}/propose", click).status == 400
     assert other.ask("GET", f"/api/videos/{video}/frames/3").status == 404
+
+
+def test_no_video_stays_open(clip: Path) -> None:
+    requests: list[Any] = []
+
+    class Process:
+        def call(self, request: Any, timeout: float) -> Any:
+            requests.append(request)
+
+    async def visit() -> None:
+        service = FrameService(Process(), Limits())  # type: ignore[arg-type]
+        video = Video("id", "me", clip.parent, clip, "clip.mp4", {})
+        await service.rest()
+        await service.ask(video, 3)
+        await service.rest()
+        await service.rest()
+        with pytest.raises(RequestError, match="that many"):
+            await service.ask(video, 9000)
+        service._visitors += ["me"] * 8
+        with pytest.raises(QuotaExceeded):
+            await service.ask(video, 3)
+
+    with ThreadPoolExecutor(1) as pool:  # the browser of other tests has an event loop in this thread
+        pool.submit(asyncio.run, visit()).result()
+    assert requests == [{"path": str(clip), "frame": 3}, {"rest": True}]
 
 
 def test_a_draft_is_kept(server: tuple[str, Path], clip: Path) -> None:

@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 from vil_tracker.errors import UserError
 from vil_tracker.web.child import ChildFailure, WorkerProcess
+from vil_tracker.web.frames import FrameService
 from vil_tracker.web.jobs import Jobs
 from vil_tracker.web.limits import MIB, Limits
 from vil_tracker.web.requests import RequestError, chunks, drain, json_body, number
@@ -46,7 +47,6 @@ _PAGE_FILES = {
 }
 CSRF_HEADER = "x-vil-tracker"  # a header that no foreign page can send without asking first
 _HEAD, _CHUNK = 512, MIB
-_LOOKS = 8  # requests of one visitor for single frames that wait or go on
 _HEADERS = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; frame-ancestors 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -64,7 +64,7 @@ class Application:
         store: of the videos; closed when the application shuts down.
         jobs: running; closed likewise.
         prober: the process that opens uploads; closed likewise.
-        looker: the process that shows single frames; closed likewise.
+        frames: of the videos; closed likewise.
         cookie: name of the cookie, another one for each server of a machine.
     """
 
@@ -74,13 +74,11 @@ class Application:
         store: Store,
         jobs: Jobs,
         prober: WorkerProcess,
-        looker: WorkerProcess,
+        frames: FrameService,
         cookie: str = "vil_tracker",
     ) -> None:
         self._limits, self._store, self._jobs, self._cookie = limits, store, jobs, cookie
-        self._prober, self._looker = prober, looker
-        self._looking: list[str] = []  # visitors, once per request
-        self._look_lock = asyncio.Lock()
+        self._prober, self._frames = prober, frames
         self._uploads = asyncio.Semaphore(limits.uploads)
         self._uploads_of: dict[str, int] = {}  # by address, those that wait for all others included
         self._sample: dict[str, Any] | None = None
@@ -118,13 +116,14 @@ class Application:
         """End the processes and delete all files."""
         self._jobs.close()
         self._prober.close()
-        self._looker.close()
+        self._frames.close()
         self._store.close()
 
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(min(60.0, max(0.2, self._limits.keep_seconds / 4)))
             await run_in_threadpool(self._store.sweep)
+            await self._frames.rest()
 
     # --- the page ---------------------------------------------------------------------------------------------------
 
@@ -353,42 +352,19 @@ class Application:
 
     async def _frame(self, request: Request, visitor: str) -> Response:
         """One frame of the video, as it is."""
-        video, frame = self._video(request, visitor), number(request.path_params["frame"])
-        if frame >= self._limits.frames:
-            raise RequestError(400, "no video may have that many frames")
-        answer = await self._look(video, {"path": str(video.path), "frame": frame})
+        answer = await self._frames.ask(self._video(request, visitor), number(request.path_params["frame"]))
         return Response(base64.b64decode(answer["jpeg"]), media_type="image/jpeg", headers=_HEADERS)
 
     async def _propose(self, request: Request, visitor: str) -> Response:
         """Boxes for a click, best first."""
         video, content = self._video(request, visitor), await json_body(request)
         frame, point = content.get("frame"), content.get("point")
-        if (
-            type(frame) is not int
-            or not 0 <= frame < self._limits.frames
-            or not isinstance(point, list)
-            or len(point) != 2
-        ):
+        if type(frame) is not int or frame < 0 or not isinstance(point, list) or len(point) != 2:
             raise RequestError(400, "a click needs a frame and a point: x, y in pixels")
         sizes = (video.info["width"], video.info["height"])
         if not all(type(v) in (int, float) and 0 <= v <= size for v, size in zip(point, sizes, strict=True)):
             raise RequestError(400, "the click lies outside the frame")
-        answer = await self._look(video, {"path": str(video.path), "frame": frame, "point": point})
-        return JSONResponse(answer, headers=_HEADERS)
-
-    async def _look(self, video: Video, request: dict[str, Any]) -> Any:
-        """Ask the process that looks at single frames; visitors wait in turn, a few requests each."""
-        if self._looking.count(video.visitor) >= _LOOKS:
-            raise QuotaExceeded("many frames are asked for at once: try again in a moment")
-        self._looking.append(video.visitor)
-        try:
-            async with self._look_lock:
-                return await run_in_threadpool(self._looker.call, request, timeout=self._limits.probe_seconds)
-        except ChildFailure as error:
-            log.warning("a frame was not shown: %s", error)
-            raise RequestError(415, "this frame of the video cannot be decoded: it may be damaged") from error
-        finally:
-            self._looking.remove(video.visitor)
+        return JSONResponse(await self._frames.ask(video, frame, point=point), headers=_HEADERS)
 
     async def _file(self, request: Request, visitor: str) -> Response:
         video = self._video(request, visitor)

@@ -96,16 +96,17 @@ def build(
     uvicorn = require_extra("uvicorn", "demo", "serve the web page")
     require_extra("starlette", "demo", "serve the web page")
     from vil_tracker.web.app import Application
+    from vil_tracker.web.frames import FrameService
     from vil_tracker.web.guard import Guard, limited_protocol, own_names
     from vil_tracker.web.jobs import Jobs
 
     store = Store(limits, parent)
     prober = WorkerProcess(partial(probe_setup, limits), "probing process")
-    looker = WorkerProcess(partial(probe_setup, limits), "frame process")
+    frames = FrameService(WorkerProcess(partial(probe_setup, limits), "frame process"), limits)
     jobs = Jobs(partial(track_setup, load, limits), limits, store)
     local, cookie = is_loopback(host), f"vil_tracker_{listener.getsockname()[1]}"
     hosts = {host, *allow_hosts, *({"127.0.0.1", "localhost", "::1"} if local else own_names())}
-    application = Application(limits, store, jobs, prober, looker, cookie)
+    application = Application(limits, store, jobs, prober, frames, cookie)
     try:
         jobs.start()
         threading.Thread(target=_warm_up, args=(prober,), daemon=True).start()

@@ -69,6 +69,8 @@ def probe_setup(limits: Limits) -> Handler:
     def handle(request: Any, emit: Emit, stopped: Stopped) -> Any:
         if "sample" in request:
             return paint_sample(Path(request["sample"]))
+        if "rest" in request:
+            return frames.close()
         if "frame" in request:
             image = frames.read(Path(request["path"]), request["frame"])
             return propose(image, request["point"]) if "point" in request else jpeg(image)
