@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import pickle
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import lru_cache
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
 from typing import Any, Protocol
@@ -95,8 +94,8 @@ class Engine:
         try:
             gpus = 1 if self.gpu and ray.cluster_resources().get("GPU", 0) else 0
             remote = ray.remote(num_cpus=self.threads, num_gpus=gpus, max_retries=RETRIES)(_do_on_ray)
-            sent = ray.put(pickle.dumps(build))
-            waiting = {remote.remote(sent, piece): number for number, piece in enumerate(pieces)}
+            run, sent = secrets.token_hex(8), ray.put(build)
+            waiting = {remote.remote(run, sent, piece): number for number, piece in enumerate(pieces)}
             while waiting:
                 (done, *_), _ = ray.wait(list(waiting), num_returns=1)
                 try:
@@ -134,12 +133,12 @@ def _do(piece: Any) -> Any:
     return _work(piece)
 
 
-@lru_cache(maxsize=1)
-def _built(sent: bytes) -> Callable[[Any], Any]:
-    build: Builder = pickle.loads(sent)
-    return build(0)
+# What a process of Ray, which does many pieces, has built last, by the run that it is for.
+_kept: dict[str, Callable[[Any], Any]] = {}
 
 
-def _do_on_ray(sent: bytes, piece: Any) -> Any:
-    """Ray's processes do many pieces each, and build once."""
-    return _built(sent)(piece)
+def _do_on_ray(run: str, build: Builder, piece: Any) -> Any:
+    if run not in _kept:
+        _kept.clear()
+        _kept[run] = build(0)
+    return _kept[run](piece)
