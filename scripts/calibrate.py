@@ -113,12 +113,12 @@ def write(args: argparse.Namespace, output: Path, calibration: ConfidenceModel) 
 
 
 def read_verifier(path: Path | None) -> VerifierNet:
-    """The likeness network of a file, or that of the shipped weights."""
+    """The verifier network of a file, or that of the shipped weights."""
     if path is None:
         # Not by Calibration.from_json: this is how a calibration of another version is mended.
         text = json.loads(load_model(device="cpu").calibration or "{}").get("likeness")
         if text is None:
-            raise UserError("the shipped weights hold no likeness network: give a file of train_verifier.py")
+            raise UserError("the shipped weights hold no verifier network: give a file of train_verifier.py")
         return VerifierNet.from_text(text)
     try:
         return VerifierNet.from_text(path.read_text(encoding="ascii"))

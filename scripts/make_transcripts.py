@@ -1,7 +1,7 @@
 """Run the commands of the how-tos and write what they print: ``python scripts/make_transcripts.py [NAME ...]``.
 
 Each transcript is a page of ``docs/transcripts/``. The commands run one after another in one empty folder, in which the
-repository is known as ``vil-tracker``; ``--work`` keeps it, so that single transcripts can be made anew.
+repository is known as ``vil-tracker``; ``--work`` keeps it, so that single transcripts can be made again.
 """
 
 from __future__ import annotations

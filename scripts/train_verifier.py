@@ -1,4 +1,4 @@
-"""Train the likeness network, which tells the first frame's thing from others, on looks composed from photos.
+"""Train the verifier network, which tells the first frame's thing from others, on looks composed from photos.
 
 example: python scripts/train_verifier.py --data-root ~/data --output runs/verifier.txt --steps 6000
 """
@@ -22,7 +22,7 @@ from vil_tracker.training.verifier import train_verifier
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, help="folder of photos to train on (default: $VIL_DATA)")
-    parser.add_argument("--output", type=Path, required=True, help="file to write, for calibrate.py --likeness")
+    parser.add_argument("--output", type=Path, required=True, help="file to write, for calibrate.py --verifier")
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch", type=int, default=96, help="samples per step")
     parser.add_argument("--lr", type=float, default=2e-3)

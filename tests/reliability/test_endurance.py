@@ -110,7 +110,7 @@ def test_a_long_video(count: int) -> None:
         gauge.record(number)
     gauge.check(f"{count} frames")
     assert {"tracking", "uncertain", "lost"} <= states
-    tracker.init(frame(0), BOX)  # the same session begun anew answers as it did at first
+    tracker.init(frame(0), BOX)  # the same session begun again answers as it did at first
     assert [answer(tracker.update(frame(number))) for number in range(1, count // 5 + 1)] == first
 
 

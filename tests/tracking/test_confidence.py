@@ -119,7 +119,7 @@ def test_pooled_tokens_are_the_weighted_mean_of_the_covered_cells() -> None:
     assert np.array_equal(pool_tokens(features, np.array([2.0, 2.0, 3.0, 3.0]), (2, 2)), [0, 0])
 
 
-def test_the_likeness_network_answers_on_what_the_boxes_hold() -> None:
+def test_the_verifier_answers_on_what_the_boxes_hold() -> None:
     """Two answers more, those of the network itself on the two looks; 0 where there is no network."""
     torch.manual_seed(0)
     network = VerifierNet().eval()
@@ -180,7 +180,7 @@ def test_few_things_beside_the_target_are_remembered_the_latest_ones() -> None:
 
 @pytest.mark.parametrize("bias", [9.0, -9.0])
 def test_what_is_usual_is_learnt_from_sure_frames_alone(bias: float) -> None:
-    """A fading mean of the likeness to the first frame, and nothing at all where no frame was sure."""
+    """An exponential mean of the similarity to the first frame, and nothing at all where no frame was sure."""
     torch.manual_seed(0)
     network = small_network(calibrated=False)
     calibration = replace(peak_calibration(bias=bias, slope=0.0), verifier=VerifierNet().eval())
@@ -227,7 +227,7 @@ def test_a_sure_target_is_compared_with_the_first_frame_now_and_then(monkeypatch
     assert compared == [1, 4, 7, 9, 12]
 
 
-def test_the_likeness_network_is_stored_with_the_calibration() -> None:
+def test_the_verifier_is_stored_with_the_calibration() -> None:
     torch.manual_seed(0)
     network = VerifierNet().eval()
     stored = replace(peak_calibration(), verifier=network).to_json()

@@ -246,7 +246,7 @@ def test_mouse_selection_of_two_targets(tmp_path: Path, clip: Path) -> None:
 
 
 def test_keys_pause_step_correct_and_quit(tmp_path: Path, clip: Path) -> None:
-    # three frames, pause, two steps, draw the box anew, go on for three steps, quit
+    # three frames, pause, two steps, draw the box again, go on for three steps, quit
     keys = ["s", "s", "s", "", "", "s", "s", "r", "s", "s", "s", "q"]
     window = ScriptedWindow(keys, [np.array([50.0, 30, 12, 12])])
     assert run_with_window(clip, tmp_path, window, "--box", BOX, "--show") == 0

@@ -34,7 +34,7 @@ examples:
   vil-tracker track rtsp://camera/stream --box 120,80,64,48 --frames 3000
   ffmpeg -i in.mp4 -f image2pipe -c:v mjpeg - | vil-tracker track - --box 120,80,64,48
 
-keys with --show: h shows them, space pause, s step, 1-9 choose a target, r draw its box anew, q quit
+keys with --show: h shows them, space pause, s step, 1-9 choose a target, r draw its box again, q quit
 with --select: draw a box; Enter starts, Space draws another one, c gives up
 """
 

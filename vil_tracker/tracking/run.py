@@ -221,7 +221,7 @@ class TargetGroup:
             return dict(sorted(results.items()))
 
     def correct(self, number: int, frame: Frame, box: np.ndarray) -> Result:
-        """Go on with a target from a box that the user drew on this frame; a tracker that cannot begins anew."""
+        """Go on with a target from a box that the user drew on this frame; one that cannot correct begins again."""
         tracker = self._trackers[number]
         result: Result = getattr(tracker, "correct", tracker.init)(frame.image, box)
         return result

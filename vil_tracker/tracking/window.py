@@ -171,7 +171,7 @@ Action = Literal["next", "select", "quit"]
 class Viewer:
     """Shows results as they come and takes the keys of ``--show``.
 
-    space: pause and go on; s or .: pause, one frame on; 1 to 9: choose a target; r: draw the chosen target's box anew;
+    space: pause and go on; s or .: pause, one frame on; 1 to 9: choose a target; r: draw the chosen target's box again;
     h: show the keys in the window, or hide them; q or Esc: stop (the files are completed).
 
     Args:
@@ -179,7 +179,7 @@ class Viewer:
         fps: pictures are not shown faster than this.
     """
 
-    KEYS = "h keys · space pause · s step · 1-9 choose a target · r draw its box anew · q quit"
+    KEYS = "h keys · space pause · s step · 1-9 choose a target · r draw its box again · q quit"
 
     def __init__(self, window: Window, fps: float) -> None:
         self._window, self._period = window, 1.0 / fps
@@ -214,9 +214,9 @@ class Viewer:
                 return "next"
 
     def select(self, image: np.ndarray) -> np.ndarray | None:
-        """Let the user draw the box of target :attr:`chosen` anew; None if he cancelled."""
+        """Let the user draw the box of target :attr:`chosen` again; None if he cancelled."""
         self._paused = True  # look at the correction before going on
-        hint = f"Draw target {self.chosen} anew. Enter: go on from there    c: leave it as it is"
+        hint = f"Draw target {self.chosen} again. Enter: go on from there    c: leave it as it is"
         return self._window.select(image, hint)[0]
 
     def _with_help(self, picture: np.ndarray) -> np.ndarray:

@@ -32,7 +32,7 @@ class ChildFailure(Exception):
 
 
 class WorkerProcess:
-    """One worker process; started when it is first needed, and anew after it died.
+    """One worker process; started when it is first needed, and again after it died.
 
     Args:
         setup: called in the process (it is pickled on the way there); returns the function that answers requests:
