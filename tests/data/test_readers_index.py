@@ -188,7 +188,7 @@ def test_cache_that_cannot_be_written_is_done_without(data: Path, caplog, monkey
     caplog.set_level(logging.WARNING, "vil_tracker")
     (data / "cache").write_text("a file")
     assert opened(data)[1].boxes[3].tolist() == [4, 2, 5, 4]
-    assert "--cache-dir" in caplog.text
+    assert "VIL_CACHE" in caplog.text
 
 
 def test_cache_folder_choice(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

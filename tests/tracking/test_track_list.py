@@ -8,11 +8,13 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from data_trees import video
 
 from vil_tracker.cli import main
 from vil_tracker.config import ModelConfig
+from vil_tracker.images import write_image
 from vil_tracker.models.network import build_network
 from vil_tracker.models.pretrained import save_model
 
@@ -64,11 +66,18 @@ def test_two_processes_go_on_where_one_was_killed(listed: Path, alone: dict, tmp
 
 def test_a_video_that_cannot_be_tracked_is_named_and_the_others_are_done(listed: Path, tmp_path: Path, capsys) -> None:
     bad = tmp_path / "list.csv"
-    bad.write_text(f"{listed}/a.avi,10,8,20,16\n{tmp_path}/none.avi,1,1,20,20\n{listed}/c.avi,900,8,20,16\n")
+    (tmp_path / "broken").mkdir()
+    for number in range(3):
+        write_image(tmp_path / "broken" / f"{number}.png", np.full((48, 64, 3), 60 * number, np.uint8))
+    (tmp_path / "broken" / "2.png").write_bytes(b"\x89PNG")
+    lines = [f"{listed}/a.avi,10,8,20,16", f"{tmp_path}/none.avi,1,1,20,20", f"{listed}/c.avi,900,8,20,16"]
+    bad.write_text("\n".join([*lines, f"{tmp_path}/broken,10,8,20,16"]))
     options = ["--weights", str(listed / "t.safetensors"), "--no-video", "--device", "cpu"]
     assert main(["track", str(bad), "--output", str(tmp_path / "out"), *options]) == 1
     printed = capsys.readouterr().err
-    assert "none.avi" in printed and "c.avi" in printed and [p.name for p in (tmp_path / "out").iterdir()] == ["a"]
+    assert "none.avi" in printed and "c.avi" in printed and "2.png" in printed
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a", "broken.incomplete"]
+    assert len((tmp_path / "out" / "broken.incomplete" / "boxes.csv").read_text().splitlines()) == 1 + 2
 
 
 @pytest.mark.parametrize("text", ["", "a.avi,1,2,3\n", "a.avi,1,2,x,4\n"])

@@ -1,9 +1,9 @@
 """A cached index of a data set, so that a start neither lists nor reads what has not changed.
 
-One process scans a data set, every annotation and every folder of frames, while others wait. The result is JSON with
-names, and flat files that are mapped into memory and shared: a fixed-size row per frame, the numbers of each sequence,
-the numbering of its frames. A later start checks the modification times of folders and annotation files, never of
-frames; one that trusts the index checks nothing. An index is found by what the folder holds, not by its path.
+One process scans a data set while others wait. The result is JSON with names, and flat files that are mapped into
+memory and shared: a row per frame, the numbers of each sequence, the numbering of its frames. A later start checks the
+times of folders and annotation files, never of frames; one that trusts the index checks nothing. An index is found by
+what the folder holds, not by its path.
 """
 
 from __future__ import annotations
@@ -35,12 +35,10 @@ log = logging.getLogger(__name__)
 VERSION = 2
 #: One annotated frame on the disk. ``cut`` is 0, 1 or -1 for "not annotated".
 ROW = np.dtype([("box", "<f8", 4), ("cover", "<f4"), ("absent", "?"), ("exists", "?"), ("cut", "i1")])
-
+#: Consecutive frame names: prefix, digits (minimum), suffix, first number, count. Count 0 is one unnumbered name.
 Run = tuple[str, int, str, int, int]
-"""Consecutive frame names: prefix, digits (minimum), suffix, first number, count. Count 0 is one unnumbered name."""
 
 _ROWS, _COLUMNS, _LINES, _WATCHED = "rows", "columns", "lines", "watched"  # files of an index beside its JSON
-
 _CHUNK = 256  # sequences read between two writes; bounds memory on data sets of millions of frames
 
 
@@ -48,8 +46,7 @@ def encode_names(names: Iterable[str]) -> list[Run]:
     """Frame names as runs of consecutive numbers."""
     runs: list[Run] = []
     for name in names:
-        parts = split_number(name)
-        if parts is None:
+        if (parts := split_number(name)) is None:
             runs.append((name, 0, "", 0, 0))
             continue
         prefix, digits, suffix = parts
@@ -106,8 +103,7 @@ class Index:
         visible: (S,) number of frames on which the target can serve as template or target.
         attributes: challenge attributes of the sequences that have any.
         masks: path of the object's mask, for the stills that have one.
-        missing: sequences of the official list that are not on the disk.
-        missing_frames: number of annotated frames whose file is not there.
+        missing, missing_frames: sequences of the official list, number of annotated frames that are not on the disk.
         problems: sequences that cannot be used, and why.
         rows: the row file, or the rows themselves where no cache could be written.
     """

@@ -1,7 +1,7 @@
 """``vil-tracker track LIST.csv``: many videos, each from its box, on processes of this machine or on a Ray cluster.
 
 Each line of the list becomes a folder of results. It is made beside its place and renamed when it is complete, so that
-what is there is whole, and the same command passes over it.
+what is there is whole, and the same command passes over it; ``NAME.incomplete`` has what a source gave that broke off.
 """
 
 from __future__ import annotations
@@ -128,6 +128,11 @@ class ListTracker:
                 if not (self.folder / video.name).exists():  # a second process may have had the same video
                     os.replace(half, self.folder / video.name)
             except UserError as error:
+                # What a source gave before it broke off is complete up to there; the next run tracks it again.
+                if half.is_dir() and any(half.iterdir()):
+                    kept = self.folder / f"{video.name}.incomplete"
+                    shutil.rmtree(kept, ignore_errors=True)
+                    os.replace(half, kept)
                 return Outcome(0, str(error))
             finally:
                 shutil.rmtree(half, ignore_errors=True)
