@@ -12,11 +12,10 @@ import numpy as np
 
 from vil_tracker import cli
 from vil_tracker.boxes import iou
+from vil_tracker.config import DEFAULT_WEIGHTS
 from vil_tracker.data.synthetic.demo_clip import FPS, DemoClip
 from vil_tracker.errors import make_folder
 from vil_tracker.io.video_writer import VideoSink
-
-WEIGHTS = "tiny"  # they stay on the car; nano follows another one for a second
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,12 +23,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m vil_tracker.demo", description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("demo_output"), help="folder (default: demo_output)")
     parser.add_argument("--seed", type=int, default=0, help="another seed paints another clip (default: 0)")
-    parser.add_argument("--weights", default=WEIGHTS, help=f"shipped weights by name, or a file (default: {WEIGHTS})")
+    parser.add_argument(
+        "--weights", default=DEFAULT_WEIGHTS, help=f"shipped weights by name, or a file (default: {DEFAULT_WEIGHTS})"
+    )
     args = parser.parse_args(argv)
     return cli.guarded(lambda: run(args.output, args.seed, args.weights))
 
 
-def run(folder: Path, seed: int = 0, weights: str = WEIGHTS) -> int:
+def run(folder: Path, seed: int = 0, weights: str = DEFAULT_WEIGHTS) -> int:
     """Run the demo into ``folder``; returns the exit status of the tracking.
 
     Raises:

@@ -112,8 +112,9 @@ def test_onnx_gives_the_networks_outputs(network: ViLTrackerNet, onnx_folder: Pa
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("count", [25, pytest.param(100, marks=pytest.mark.soak)])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize(
+    "format, count", [("onnx", 25), *(pytest.param(name, 100, marks=pytest.mark.soak) for name in FORMATS)]
+)
 def test_trained_network_finds_the_same_boxes(
     footage: tuple[list[np.ndarray], np.ndarray], tmp_path: Path, format: Format, count: int
 ) -> None:
