@@ -1,15 +1,17 @@
 """Measure the boxes that a click proposes: ``python scripts/click_proposals.py --objects DIR [--count 200]``.
 
 DIR holds photos with boxes (``annotations.json``, ``images/``, ``masks/``). The objects are put in an order by a hash
-of their names; the first ``--count`` are measured. ``--fit N`` fits the order of the proposals to the N after them (and
-to the first frames of ``--videos``), and prints the weights for ``vil_tracker/tracking/proposals.py``. A click lies in
-the object's mask, off its rim; without a mask, near the middle of its box.
+of their names; the first ``--count`` are measured, and the first frames of ``--videos``. ``--fit N`` fits the order of
+the proposals to the N after them (and to those first frames), and prints the weights for
+``vil_tracker/tracking/proposals.py``. A click lies in the object's mask, off its rim; without a mask, near the middle
+of its box.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import sys
 import time
@@ -36,7 +38,7 @@ def main() -> int:
     parser.add_argument("--count", type=int, default=200, help="objects to measure (default 200)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the table there")
     parser.add_argument("--fit", type=int, metavar="N", help="fit to the N objects after those, and measure nothing")
-    parser.add_argument("--videos", type=Path, metavar="DIR", help="with --fit: also to the first frames of these")
+    parser.add_argument("--videos", type=Path, metavar="DIR", help="also the first frames of these, with their boxes")
     return guarded(lambda: run(parser.parse_args()))
 
 
@@ -45,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
         items = list(objects(args.objects, args.count, args.count + args.fit))
         print(repr(fit(items + (list(first_frames(args.videos)) if args.videos else []))))
         return 0
-    rows = [(kind, *serve(image, box, click)) for kind, image, box, click in objects(args.objects, 0, args.count)]
+    items = itertools.chain(objects(args.objects, 0, args.count), first_frames(args.videos) if args.videos else [])
+    rows = [(kind, *serve(image, box, click)) for kind, image, box, click in items]
     table = [summary("all", rows)] + [summary(kind, rows) for kind in sorted({row[0] for row in rows})]
     print("| objects | clicks | first box ≥ 0.5 | best of three ≥ 0.5 | seconds per click |\n|---|---|---|---|---|")
     for row in table:
