@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
         items = list(objects(args.objects, args.count, args.count + args.fit))
         print(repr(fit(items + (list(first_frames(args.videos)) if args.videos else []))))
         return 0
-    items = itertools.chain(objects(args.objects, 0, args.count), first_frames(args.videos) if args.videos else [])
-    rows = [(kind, *serve(image, box, click)) for kind, image, box, click in items]
+    measured = itertools.chain(objects(args.objects, 0, args.count), first_frames(args.videos) if args.videos else [])
+    rows = [(kind, *serve(image, box, click)) for kind, image, box, click in measured]
     table = [summary("all", rows)] + [summary(kind, rows) for kind in sorted({row[0] for row in rows})]
     print("| objects | clicks | first box ≥ 0.5 | best of three ≥ 0.5 | seconds per click |\n|---|---|---|---|---|")
     for row in table:
