@@ -1,4 +1,4 @@
-"""Take the pictures of the documentation: ``python scripts/make_screenshots.py [--weights tiny]``.
+"""Take the pictures of the documentation: ``python scripts/make_screenshots.py [--weights NAME]``.
 
 Needs the extras ``demo`` and ``plots``, Playwright and an installed Chromium. The page is shown with the sample clip;
 the picture of the demo comes from a folder of ``make demo``, that of the report from one of ``vil-tracker evaluate``.
@@ -17,6 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from vil_tracker.cli import guarded
+from vil_tracker.config import DEFAULT_WEIGHTS
 from vil_tracker.errors import UserError, atomic_write, require_extra
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs/images"
@@ -27,7 +28,7 @@ PATIENCE = 600_000  # milliseconds
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--weights", default="tiny", help="of the page (default: tiny)")
+    parser.add_argument("--weights", default=DEFAULT_WEIGHTS, help=f"of the page (default: {DEFAULT_WEIGHTS})")
     parser.add_argument("--demo", type=Path, help="folder of make demo")
     parser.add_argument("--report", type=Path, help="folder of vil-tracker evaluate")
     parser.add_argument("--no-page", action="store_true", help="leave the web page's pictures as they are")
