@@ -188,10 +188,10 @@ def exif_orientation(image: Image.Image) -> int:
     return int(orientation) if orientation in range(1, 9) else 1
 
 
-def check_pixels(width: int, height: int, name: str) -> None:
-    """Raise UserError if a width × height picture exceeds :data:`MAX_PIXELS`."""
-    if width * height > MAX_PIXELS:
-        raise UserError(f"{name} is {width}x{height}, over the limit of {MAX_PIXELS} pixels: scale it down first")
+def check_pixels(width: int, height: int, name: str, limit: int = MAX_PIXELS) -> None:
+    """Raise UserError if a width × height picture has more than ``limit`` pixels."""
+    if width * height > limit:
+        raise UserError(f"{name} is {width}x{height}, over the limit of {limit} pixels: scale it down first")
 
 
 def _opaque(image: np.ndarray) -> np.ndarray:

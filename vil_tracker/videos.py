@@ -23,7 +23,7 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
 from vil_tracker.errors import UserError
-from vil_tracker.images import MAX_PIXELS
+from vil_tracker.images import MAX_PIXELS, check_pixels
 
 log = logging.getLogger(__name__)
 
@@ -127,9 +127,7 @@ class VideoReader:
         """Read what the header states, and set up decoding."""
         stream, container = self._stream, self._container
         self.width, self.height = stream.codec_context.width, stream.codec_context.height
-        if self.width * self.height > self._max_pixels:
-            limit = f"over the limit of {self._max_pixels} pixels"
-            raise UserError(f"video {self._name} is {self.width}x{self.height}, {limit}: scale it down first")
+        check_pixels(self.width, self.height, f"video {self._name}", self._max_pixels)
         # Frames may grow on the way. FFmpeg rounds their size up before it compares, so each is looked at again.
         stream.codec_context.options = {"max_pixels": str(self._max_pixels + (1 << 20))}
         stream.thread_type = "SLICE" if self._network else "AUTO"  # threads by frames would delay a live picture
@@ -221,7 +219,7 @@ class VideoReader:
             return step
         if self._offset is None:
             self.origin, self._offset = stored, step - stored
-        if self._decoded and stored + self._offset < self._latest:
+        if stored + self._offset < self._latest:
             self._offset = self._latest + 1 / self.fps - stored
         self._latest = stored + self._offset
         return self._latest

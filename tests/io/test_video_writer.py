@@ -111,6 +111,16 @@ def test_sound_that_does_not_fit_is_left_out_with_a_word(tmp_path: Path, caplog:
     assert len(read_video(path)[1]) == 2
 
 
+def test_sound_that_breaks_off_does_not_end_the_pictures(tmp_path: Path) -> None:
+    """Of every length that a cut may leave, in the middle of packets and of their headers."""
+    sound = beep(tmp_path / "in.mkv", "libopus")
+    data = Path(sound.path).read_bytes()
+    for share in (0.4, 0.6, 0.61, 0.75, 0.9):
+        Path(sound.path).write_bytes(data[: int(len(data) * share)] + bytes(200))
+        path = write_numbers(VideoSink(tmp_path, "out", 25.0, sound=sound), [number / 25 for number in range(50)])
+        assert [read_number(frame) for frame in read_video(path)[1]] == list(range(50))
+
+
 @pytest.mark.parametrize(
     "codec, aspect, size", [("vp9", Fraction(4, 3), (128, 64)), ("h264", Fraction(1, 2), (96, 128))]
 )

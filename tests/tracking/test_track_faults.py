@@ -165,6 +165,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path: Path, clip: Path, cap
         ([clip, "--box", BOX, "--frames", 0], "--frames 0"),
         ([clip, "--box", BOX, "--format", "xml"], "xml is no box format"),
         ([clip, "--box", BOX, "--video-codec", "av9"], "invalid choice"),
+        ([clip, "--box", BOX, "--workers", "2"], "for many videos: give LIST.csv"),
         ([clip, "--boxes", tmp_path / "none.txt"], "none.txt"),
         ([clip, "--boxes", tmp_path / "late.csv", "--start", 5], "last box of target 1 is for frame 3, but tracking"),
         ([clip, "--box", BOX, "--output", tmp_path / "file"], "is a file, but a folder is needed"),

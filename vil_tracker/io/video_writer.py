@@ -113,6 +113,7 @@ class _SoundTrack:
         self._input = av.open(f"file:{sound.path}")
         self._packets: Iterator[Any] = iter(())
         self._waiting: Any = None
+        self._last = -1  # time of the last packet copied, in its stream's units
         for stream in self._input.streams.audio[:1]:
             name = stream.codec_context.name
             if name not in kind.sounds:
@@ -123,7 +124,7 @@ class _SoundTrack:
 
     def write_until(self, seconds: float) -> None:
         """Copy what is heard within so many seconds from the first picture."""
-        while (packet := self._waiting or next(self._packets, None)) is not None:
+        while (packet := self._waiting or self._next()) is not None:
             self._waiting = None
             if packet.pts is None:
                 continue  # the empty one at the end
@@ -131,10 +132,20 @@ class _SoundTrack:
             if at >= seconds:
                 self._waiting = packet
                 return
-            if at >= 0:
-                packet.pts = packet.dts = round(at / packet.time_base)
+            ticks = round(at / packet.time_base)
+            if ticks > self._last and at >= 0:  # a damaged file's clock may go back
+                self._last = packet.pts = packet.dts = ticks
                 packet.stream = self._copy
                 self._output.mux(packet)
+
+    def _next(self) -> Any:
+        """The source's next packet; none after a fault, since a damaged sound is no reason to end the pictures."""
+        try:
+            return next(self._packets, None)
+        except (av.error.FFmpegError, OSError) as error:
+            log.warning("the sound cannot be read any further (%s)", getattr(error, "strerror", None) or error)
+            self._packets = iter(())
+            return None
 
     def close(self) -> None:
         self._input.close()

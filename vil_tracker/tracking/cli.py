@@ -138,6 +138,8 @@ def run(args: argparse.Namespace) -> int:
         from vil_tracker.tracking.track_list import track_list
 
         return track_list(args, config, load_tracker_factory, track)
+    if (args.workers, args.threads, args.engine, args.address) != (1, 1, "processes", None):
+        raise UserError("--workers, --threads, --engine and --address are for many videos: give LIST.csv")
 
     def load() -> Callable[[], TrackerLike]:
         return load_tracker_factory(
