@@ -1,10 +1,11 @@
 """A rehearsal of the whole recipe, small: both phases of training on two processes with an interruption, evaluation on
-two benchmarks, a report, a submission. Stops with an error at the first step that does not do its work.
+two benchmarks, a report, two submissions. Stops with an error at the first step that does not do its work.
 
-Videos with boxes are laid out as LaSOT, GOT-10k, TrackingNet and COCO, with the official names and files, and the
-commands of docs/howto/training.md and docs/howto/evaluate.md are run on them, with a network of 64 channels.
+Videos with boxes are laid out as LaSOT (train, test), GOT-10k (train, val, test), TrackingNet (train, test) and COCO
+(train), with the official names and files, and the commands of docs/howto/training.md and docs/howto/evaluate.md are
+run on them, with a network of 64 channels. Training is validated on lasot:test and got10k:val.
 
-example: python scripts/rehearse.py --videos videos --work runs/rehearsal     (two CPU cores: about three minutes)
+example: python scripts/rehearse.py --videos videos --work runs/rehearsal     (two CPU cores: about two minutes)
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ def write_boxes(path: Path, boxes: np.ndarray) -> None:
 
 
 def lay_out(videos: Path, data: Path) -> None:
-    """The data sets of the recipes, a few sequences each, and GOT-10k's test split with all of its 180."""
+    """The data sets of the recipes, a few sequences each; the parts that a server scores, 180 and 511, are complete."""
     footage = Footage(videos)
     for name in (*split_list("lasot_train")[:4], *split_list("lasot_test")[:2]):
         frames, boxes = footage.take(LONG)
@@ -95,11 +96,14 @@ def lay_out(videos: Path, data: Path) -> None:
         write_boxes(folder / "groundtruth.txt", boxes[:1] if part == "test" else boxes)
         for label, value in (("absence", 0), ("cover", 8), ("cut_by_image", 0)) if part != "test" else ():
             (folder / f"{label}.label").write_text(f"{value}\n" * LONG)
-    for number in range(4):
-        frames, boxes = footage.take(LONG)
-        chunk = data / "TrackingNet" / f"TRAIN_{number}"
-        write_frames(chunk / "frames" / f"video_{number}", (f"{i}.jpg" for i in range(LONG)), frames)
-        write_boxes(chunk / "anno" / f"video_{number}.txt", boxes)
+        with (folder.parent / "list.txt").open("a") as listed:
+            listed.write(f"{name}\n")
+    for number in range(4 + 511):
+        part, count, known = ("TEST", SHORT, 1) if number >= 4 else (f"TRAIN_{number}", LONG, LONG)
+        frames, boxes = footage.take(count)
+        chunk, name = data / "TrackingNet" / part, f"video{number:06d}_0"
+        write_frames(chunk / "frames" / name, (f"{i}.jpg" for i in range(count)), frames)
+        write_boxes(chunk / "anno" / f"{name}.txt", boxes[:known])
     images, objects = [], []
     for number in range(12):
         frames, boxes = footage.take(1)
@@ -178,7 +182,8 @@ def run(args: argparse.Namespace) -> int:
     stage.tracker("index", "data", "index", "--data-root", "data", "lasot", "got10k:vot_train", "trackingnet", "coco")
 
     steps = args.steps
-    pairs = stage.training("small_pairs.yaml", "pairs", "train.init_from=", f"train.steps={steps}")
+    pairs = ["train.init_from=", f"train.steps={steps}", "train.validation_sequences=lasot:test"]
+    pairs = stage.training("small_pairs.yaml", "pairs", *pairs)
     first = stage.start(*pairs)
     deadline = time.monotonic() + 300
     while not list((work / "pairs" / "checkpoints").glob("*.pt")):
@@ -193,17 +198,32 @@ def run(args: argparse.Namespace) -> int:
     check(logged_steps(work / "pairs") == list(range(2, steps + 1, 2)), "the resumed run's log has other steps")
 
     start = ["train.init_from=pairs/weights.safetensors", f"train.steps={steps // 2}", "data.clip_length=3"]
+    start.append("train.validation_sequences=got10k:val")
     stage.run("phase 2", *stage.training("small_clips.yaml", "clips", *start))
 
+    for phase in ("pairs", "clips"):
+        check(
+            '"validation_auc"' in (work / phase / "log.jsonl").read_text(),
+            f"{phase}: no AUC on the sequences to validate on",
+        )
+
     weights = ["--weights", "clips/weights.safetensors", "--workers", "2"]
-    lasot = ["--benchmark", "lasot", "--data-root", "data/LaSOT", "--output", "lasot", "--sequences", "all"]
-    stage.tracker("evaluation on LaSOT, with a report", "evaluate", *lasot, *weights)
-    got10k = ["--benchmark", "got10k_test", "--data-root", "data/GOT-10k", "--output", "got10k"]
-    stage.tracker("GOT-10k's test split", "evaluate", *got10k, *weights, "--submission", "got10k.zip")
-    check((work / "lasot" / "report.html").is_file() and (work / "lasot" / "report.json").is_file(), "no report")
-    with zipfile.ZipFile(work / "got10k.zip") as archive:
-        names = {Path(name).parts[0] for name in archive.namelist()}
-    check(len(names) == 180, f"the submission holds {len(names)} sequences, expected 180")
+    for key, folder in (("lasot", "LaSOT"), ("got10k_val", "GOT-10k")):
+        part = ["--benchmark", key, "--data-root", f"data/{folder}", "--output", key, "--sequences", "all"]
+        stage.tracker(f"{key}, with a report", "evaluate", *part, *weights)
+        check(all((work / key / f"report.{kind}").is_file() for kind in ("html", "json")), f"{key}: no report")
+    for key, folder, files, count in (
+        ("got10k_test", "GOT-10k", "{0}/{0}_001.txt {0}/{0}_time.txt", 180),
+        ("trackingnet", "TrackingNet", "{0}.txt", 511),
+    ):
+        whole = ["--benchmark", key, "--data-root", f"data/{folder}", "--output", key]
+        stage.tracker(f"{key}, for its server", "evaluate", *whole, *weights, "--submission", f"{key}.zip")
+        frames = (work / "data" / folder).glob("test/*/" if key == "got10k_test" else "TEST/frames/*/")
+        wanted = {name for sequence in frames for name in files.format(sequence.name).split()}
+        with zipfile.ZipFile(work / f"{key}.zip") as archive:
+            lines = {len(archive.read(name).splitlines()) for name in archive.namelist()}
+            check(set(archive.namelist()) == wanted, f"{key}.zip has other files than its {count} sequences ask for")
+        check(lines == {SHORT}, f"{key}.zip has files of {lines} lines, expected {SHORT}")
     print(f"all done; what the commands printed is in {stage.log}")
     return 0
 
