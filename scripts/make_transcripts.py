@@ -77,8 +77,8 @@ for number, (split, start) in enumerate((("train", 0), ("train", 60), ("test", 1
 """
 ENTRY = r"""table=checked/vil_tracker/evaluation/benchmarks.py
 sed -i 's/^from .*import TNL2K.*/&\nfrom vil_tracker.data.readers.roadcam import RoadCam/' $table
-roadcam='"roadcam": lambda: Benchmark("roadcam", "RoadCam", RoadCam, "test", official=conventions.OTB),'
-sed -i "s/^    \"folder\": lambda/    $roadcam\n&/" $table
+roadcam='Benchmark("roadcam", "RoadCam", RoadCam, "test", official=conventions.OTB),'
+sed -i "s/^    Benchmark(\"folder\"/    $roadcam\n&/" $table
 """
 SMOKE = "vil-tracker train vil-tracker/configs/smoke.yaml --data-root painted"
 TWO_NODES = f"""\

@@ -101,9 +101,9 @@ def _print(checks: list[Check], found: list[dict[str, Any]], every_layout: bool)
 
 def _print_layouts(found: set[str]) -> None:
     from vil_tracker.data.readers import FOLDER_READERS
-    from vil_tracker.data.survey import all_readers
+    from vil_tracker.data.survey import OFFICIAL_READERS
 
-    wanted = [reader for reader in all_readers() if reader.name not in found]
+    wanted = [reader for reader in OFFICIAL_READERS if reader.name not in found]
     if wanted:
         print("layouts expected below the data root, up to two folders deep, under any name:\n")
     for reader in wanted:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vil_tracker.data.index import load_index
-from vil_tracker.data.readers import FOLDER_READERS, READERS, Reader
+from vil_tracker.data.readers import BENCHMARK_READERS, FOLDER_READERS, READERS, Reader
 from vil_tracker.data.root import search_folders
 from vil_tracker.errors import UserError
 
@@ -48,19 +48,8 @@ class DataSetReport:
     splits: tuple[SplitReport, ...]
 
 
-def benchmark_readers() -> list[Reader]:
-    """Readers of the data sets that are only evaluated on."""
-    from vil_tracker.data.readers.dtb70 import DTB70
-    from vil_tracker.data.readers.nfs import NfS
-    from vil_tracker.data.readers.otb import OTB
-    from vil_tracker.data.readers.uav import UAV20L, UAV123
-
-    return [OTB(), UAV123(), UAV20L(), NfS(), DTB70()]
-
-
-def all_readers() -> list[Reader]:
-    """Readers of everything with an official layout, training sets first."""
-    return [*READERS.values(), *benchmark_readers()]
+#: Readers of everything with an official layout, training sets first.
+OFFICIAL_READERS = (*READERS.values(), *BENCHMARK_READERS.values())
 
 
 def survey(root: Path, scan: bool = False, cache_dir: str | os.PathLike[str] | None = None) -> list[DataSetReport]:
@@ -73,7 +62,7 @@ def survey(root: Path, scan: bool = False, cache_dir: str | os.PathLike[str] | N
     """
     reports = []
     for folder, _ in search_folders(root):
-        official = [reader for reader in all_readers() if reader.matches(folder)]
+        official = [reader for reader in OFFICIAL_READERS if reader.matches(folder)]
         own = [reader for reader in FOLDER_READERS.values() if reader.matches(folder)]
         for reader in official or own[:1]:
             splits = reader.sizes or (reader.splits if official else reader.splits[:1])

@@ -6,12 +6,12 @@ through it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from vil_tracker.data.readers import FOLDER_READERS
 from vil_tracker.data.readers.base import (
     Candidate,
     Item,
@@ -23,27 +23,21 @@ from vil_tracker.data.readers.base import (
     subfolders,
 )
 from vil_tracker.data.readers.dtb70 import DTB70
-from vil_tracker.data.readers.frames_beside_boxes import FramesBesideBoxes
 from vil_tracker.data.readers.got10k import GOT10k
-from vil_tracker.data.readers.got10k_like import GOT10kLike
 from vil_tracker.data.readers.lasot import LaSOT
 from vil_tracker.data.readers.lasot_ext import LaSOTExtension
 from vil_tracker.data.readers.nfs import NfS
 from vil_tracker.data.readers.otb import OTB
-from vil_tracker.data.readers.otb_like import OTBLike
 from vil_tracker.data.readers.tnl2k import TNL2K
 from vil_tracker.data.readers.trackingnet import TrackingNet
 from vil_tracker.data.readers.uav import UAV20L, UAV123
 from vil_tracker.data.readers.vasttrack import VastTrack
-from vil_tracker.data.readers.video_folder import VideoFolder
 from vil_tracker.data.sequence import ArrayFrames, Frames, ImageFrames, Sequence, VideoFrames, make_sequence
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation import conventions
 from vil_tracker.evaluation.attributes import LASOT_ATTRIBUTES
 from vil_tracker.evaluation.conventions import Convention
 from vil_tracker.evaluation.results import name_key
-
-_FOLDER_READERS: tuple[type[Reader], ...] = (OTBLike, GOT10kLike, FramesBesideBoxes, VideoFolder)
 
 
 @dataclass(frozen=True)
@@ -57,7 +51,6 @@ class Benchmark:
         split: the reader's split.
         official: the convention of the benchmark's own toolkit.
         family: how pytracking and OSTrack treat it: "uav", "lasot", "lasot_ext" or "other".
-        names: official sequence names where there is a list, otherwise None.
         layout: of the result files, see `results.py`.
         repetitions: runs that its protocol asks of a tracker that is not deterministic.
         truth_withheld: the true boxes lie on a server; only the first of each sequence is public.
@@ -71,12 +64,16 @@ class Benchmark:
     split: str
     official: Convention
     family: str = "other"
-    names: tuple[str, ...] | None = None
     layout: str = "flat"
     repetitions: int = 1
     truth_withheld: bool = False
     attributes: tuple[str, ...] = ()
     gaps: bool = False
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """Official sequence names where there is a list, otherwise None."""
+        return None if self.reader is None else self.reader().names(self.split)
 
     @property
     def size(self) -> int | None:
@@ -88,64 +85,35 @@ class Benchmark:
         return conventions.convention_for(name, self.official, self.family)
 
 
-def _named(key: str, title: str, reader: type[OTB | UAV123 | NfS | LaSOT], split: str, **rest) -> Benchmark:
-    return Benchmark(key, title, reader, split, names=reader().names(split), **rest)
-
-
-def _got10k(split: str) -> Benchmark:
-    return Benchmark(
-        f"got10k_{split}",
-        f"GOT-10k {split}",
-        GOT10k,
-        split,
-        official=conventions.GOT10K,
-        names=tuple(f"GOT-10k_{split.title()}_{number:06d}" for number in range(1, 181)),
-        layout="got10k",
-        repetitions=3,
-        truth_withheld=split == "test",
-    )
-
-
-# Built when asked for: reading the lists costs a little, and `--help` needs the names alone.
-_BENCHMARKS: dict[str, Callable[[], Benchmark]] = {
-    "lasot": lambda: _named(
-        "lasot", "LaSOT", LaSOT, "test", official=conventions.LASOT, family="lasot", attributes=LASOT_ATTRIBUTES
-    ),
-    "lasot_ext": lambda: _named(
-        "lasot_ext",
-        "LaSOT_ext",
-        LaSOTExtension,
-        "test",
-        official=conventions.LASOT,
-        family="lasot_ext",
-        attributes=LASOT_ATTRIBUTES,
-    ),
-    "got10k_val": lambda: _got10k("val"),
-    "got10k_test": lambda: _got10k("test"),
-    "trackingnet": lambda: Benchmark(
+_GOT10K = Benchmark(
+    "got10k_val", "GOT-10k val", GOT10k, "val", official=conventions.GOT10K, layout="got10k", repetitions=3
+)
+_LASOT = Benchmark(
+    "lasot", "LaSOT", LaSOT, "test", official=conventions.LASOT, family="lasot", attributes=LASOT_ATTRIBUTES
+)
+_TNL2K = replace(conventions.LASOT, toolkit="TNL2K toolkit (LaSOT's)")
+_VASTTRACK = replace(conventions.LASOT, toolkit="VastTrack toolkit (LaSOT's)")
+_TABLE = (
+    _LASOT,
+    replace(_LASOT, key="lasot_ext", title="LaSOT_ext", reader=LaSOTExtension, family="lasot_ext"),
+    _GOT10K,
+    replace(_GOT10K, key="got10k_test", title="GOT-10k test", split="test", truth_withheld=True),
+    Benchmark(
         "trackingnet", "TrackingNet test", TrackingNet, "test", official=conventions.TRACKINGNET, truth_withheld=True
     ),
-    "otb2013": lambda: _named("otb2013", "OTB-2013", OTB, "2013", official=conventions.OTB),
-    "otb50": lambda: _named("otb50", "OTB-50", OTB, "50", official=conventions.OTB),
-    "otb100": lambda: _named("otb100", "OTB-100", OTB, "100", official=conventions.OTB),
-    "uav123": lambda: _named("uav123", "UAV123", UAV123, "test", official=conventions.UAV, family="uav", gaps=True),
-    "uav20l": lambda: _named("uav20l", "UAV20L", UAV20L, "test", official=conventions.UAV, family="uav", gaps=True),
-    "nfs30": lambda: _named("nfs30", "NfS, 30 fps", NfS, "30", official=conventions.OTB),
-    "nfs240": lambda: _named("nfs240", "NfS, 240 fps", NfS, "240", official=conventions.OTB),
-    "tnl2k": lambda: Benchmark(
-        "tnl2k", "TNL2K", TNL2K, "test", official=replace(conventions.LASOT, toolkit="TNL2K toolkit (LaSOT's)")
-    ),
-    "vasttrack": lambda: Benchmark(
-        "vasttrack",
-        "VastTrack test",
-        VastTrack,
-        "test",
-        official=replace(conventions.LASOT, toolkit="VastTrack toolkit (LaSOT's)"),
-        family="lasot",
-    ),
-    "dtb70": lambda: Benchmark("dtb70", "DTB70", DTB70, "test", official=conventions.OTB),
-    "folder": lambda: Benchmark("folder", "folder of sequences", None, "all", official=conventions.PLAIN, gaps=True),
-}
+    Benchmark("otb2013", "OTB-2013", OTB, "2013", official=conventions.OTB),
+    Benchmark("otb50", "OTB-50", OTB, "50", official=conventions.OTB),
+    Benchmark("otb100", "OTB-100", OTB, "100", official=conventions.OTB),
+    Benchmark("uav123", "UAV123", UAV123, "test", official=conventions.UAV, family="uav", gaps=True),
+    Benchmark("uav20l", "UAV20L", UAV20L, "test", official=conventions.UAV, family="uav", gaps=True),
+    Benchmark("nfs30", "NfS, 30 fps", NfS, "30", official=conventions.OTB),
+    Benchmark("nfs240", "NfS, 240 fps", NfS, "240", official=conventions.OTB),
+    Benchmark("tnl2k", "TNL2K", TNL2K, "test", official=_TNL2K),
+    Benchmark("vasttrack", "VastTrack test", VastTrack, "test", official=_VASTTRACK, family="lasot"),
+    Benchmark("dtb70", "DTB70", DTB70, "test", official=conventions.OTB),
+    Benchmark("folder", "folder of sequences", None, "all", official=conventions.PLAIN, gaps=True),
+)
+_BENCHMARKS = {benchmark.key: benchmark for benchmark in _TABLE}
 BENCHMARK_NAMES = tuple(_BENCHMARKS)
 _ALIASES = {
     "got10k": "got10k_val",
@@ -168,7 +136,7 @@ def get_benchmark(name: str) -> Benchmark:
     key = _ALIASES.get(key, key)
     if key not in _BENCHMARKS:
         raise UserError(f"unknown benchmark '{name}'; choose from {', '.join(BENCHMARK_NAMES)}")
-    return _BENCHMARKS[key]()
+    return _BENCHMARKS[key]
 
 
 def load_sequences(benchmark: Benchmark, root: Path, wanted: tuple[str, ...] | None = None) -> list[Sequence]:
@@ -316,9 +284,8 @@ def _load_folder(root: Path) -> list[Sequence]:
 def _folder_candidates(folder: Path) -> list[tuple[Reader, Candidate]]:
     """Sequences of any supported layout directly in a folder, each by the first reader that knows it."""
     found: dict[str, tuple[Reader, Candidate]] = {}
-    for reader_class in _FOLDER_READERS:
-        reader = reader_class()
-        if reader.matches(folder):
+    for reader in FOLDER_READERS.values():
+        if not reader.stills and reader.matches(folder):
             for entry in reader.list_sequences(folder, reader.splits[0]).candidates:
                 found.setdefault(entry.name, (reader, entry))
     return list(found.values())

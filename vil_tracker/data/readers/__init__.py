@@ -6,25 +6,32 @@ import difflib
 
 from vil_tracker.data.readers.base import Candidate, Item, Listing, Reader
 from vil_tracker.data.readers.coco import COCO, StillsFolder
+from vil_tracker.data.readers.dtb70 import DTB70
 from vil_tracker.data.readers.got10k import GOT10k
 from vil_tracker.data.readers.got10k_like import GOT10kLike
 from vil_tracker.data.readers.lasot import LaSOT
 from vil_tracker.data.readers.lasot_ext import LaSOTExtension
-from vil_tracker.data.readers.otb_like import OTBLike
+from vil_tracker.data.readers.nfs import NfS
+from vil_tracker.data.readers.otb import OTB
+from vil_tracker.data.readers.otb_like import FramesBesideBoxes, OTBLike
 from vil_tracker.data.readers.tnl2k import TNL2K
 from vil_tracker.data.readers.trackingnet import TrackingNet
+from vil_tracker.data.readers.uav import UAV20L, UAV123
 from vil_tracker.data.readers.vasttrack import VastTrack
 from vil_tracker.data.readers.video_folder import VideoFolder, video_sequence
 from vil_tracker.errors import UserError
 
+
+def _by_name(*readers: Reader) -> dict[str, Reader]:
+    return {reader.name: reader for reader in readers}
+
+
 #: Data sets with an official layout, found below the data root.
-READERS: dict[str, Reader] = {
-    reader.name: reader for reader in (LaSOT(), LaSOTExtension(), GOT10k(), TrackingNet(), COCO(), TNL2K(), VastTrack())
-}
+READERS = _by_name(LaSOT(), LaSOTExtension(), GOT10k(), TrackingNet(), COCO(), TNL2K(), VastTrack())
+#: Further ones that are only evaluated on.
+BENCHMARK_READERS = _by_name(OTB(), UAV123(), UAV20L(), NfS(), DTB70())
 #: Layouts of one's own folders, in the order in which they are tried.
-FOLDER_READERS: dict[str, Reader] = {
-    reader.name: reader for reader in (OTBLike(), GOT10kLike(), VideoFolder(), StillsFolder())
-}
+FOLDER_READERS = _by_name(OTBLike(), GOT10kLike(), FramesBesideBoxes(), VideoFolder(), StillsFolder())
 
 
 def get_reader(name: str) -> Reader:
@@ -41,6 +48,7 @@ def get_reader(name: str) -> Reader:
 
 
 __all__ = [
+    "BENCHMARK_READERS",
     "FOLDER_READERS",
     "READERS",
     "Candidate",

@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -127,6 +127,10 @@ class Reader(ABC):
         Raises:
             UserError: naming the file, and the line where there is one.
         """
+
+    def names(self, split: str) -> tuple[str, ...] | None:
+        """Official sequence names of a split; None where there is no list of them."""
+        return None
 
     def check_split(self, split: str) -> None:
         """Raise UserError unless the data set has ``split``."""
@@ -323,28 +327,61 @@ def read_flags(path: Path, count: int) -> np.ndarray | None:
     return read_numbers(path, count, 0, 1).astype(bool) if path.is_file() else None
 
 
-def official_absent(folder: Path, sequence: Path, count: int) -> tuple[np.ndarray | None, tuple[Path, ...]]:
-    """The absent flags of a toolkit like LaSOT's: ``absent/NAME.txt`` below the data set or its ``annos``, or
-    ``absent.txt`` beside the boxes.
+def numbered_sequence(truth: Path, images: Path, first: int) -> Item:
+    """The sequence of a box file and a folder of frames that are numbered from ``first``; of a single box, that of the
+    first frame, the others have none.
 
-    Returns:
-        (count,) bool and the file that they are from; None and nothing where there is no such file.
+    Raises:
+        UserError: as :func:`read_boxes` and :func:`list_frames`.
+    """
+    boxes, names = read_boxes(truth), list_frames(images)
+    if len(boxes) == 1:
+        boxes = pad_boxes(boxes, len(names))
+    frames, exists = numbered_frames(names, len(boxes), first)
+    watched = tuple(dict.fromkeys((truth.parent, images, truth)))
+    return Item(folder=images, frame_names=frames, boxes=boxes, exists=exists, watched=watched)
+
+
+def matched_sequence(truth: Path, images: Path) -> Item:
+    """The sequence of a box file and a folder of frames, which :func:`match_frames` brings together.
+
+    Raises:
+        UserError: as :func:`read_boxes`, :func:`list_frames` and :func:`match_frames`.
+    """
+    frames, boxes, exists = match_frames(list_frames(images), read_boxes(truth), truth)
+    watched = tuple(dict.fromkeys((truth.parent, images, truth)))
+    return Item(folder=images, frame_names=frames, boxes=boxes, exists=exists, watched=watched)
+
+
+def with_official_absent(item: Item, folder: Path, sequence: Path) -> Item:
+    """The item with the absent flags of a toolkit like LaSOT's, where they are there: ``absent/NAME.txt`` below the
+    data set or its ``annos``, or ``absent.txt`` beside the boxes.
 
     Raises:
         UserError: as :func:`read_numbers`.
     """
     name = f"{sequence.name}.txt"
     for path in (sequence / "absent.txt", folder / "absent" / name, folder / "annos" / "absent" / name):
-        if path.is_file():
-            return read_numbers(path, count, 0, 1).astype(bool), (path,)
-    return None, ()
+        flags = read_flags(path, len(item.boxes))
+        if flags is not None:
+            cover = None if item.cover is None else np.where(flags, 0.0, 1.0)
+            return replace(item, absent=flags, cover=cover, watched=(*item.watched, path))
+    return item
 
 
 @cache
-def split_list(name: str) -> tuple[str, ...]:
-    """The words of a list shipped with the package, ``vil_tracker/data/splits/<name>.txt``, without its comments."""
+def read_list(name: str) -> tuple[tuple[str, ...], ...]:
+    """The rows of a list shipped with the package, ``vil_tracker/data/splits/<name>.txt``, as tuples of words, without
+    its comments and empty lines.
+    """
     text = resources.files("vil_tracker.data").joinpath("splits").joinpath(f"{name}.txt").read_text(encoding="utf-8")
-    return tuple(word for line in text.splitlines() if not line.startswith("#") for word in line.split())
+    rows = (line.split() for line in text.splitlines() if not line.startswith("#"))
+    return tuple(tuple(row) for row in rows if row)
+
+
+def split_list(name: str) -> tuple[str, ...]:
+    """The words of :func:`read_list`."""
+    return tuple(word for row in read_list(name) for word in row)
 
 
 def listing_of(names: Iterable[str], folder_of: dict[str, Path], watched: Iterable[Path]) -> Listing:

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
-
-import numpy as np
 
 from vil_tracker.data.readers.base import (
     Candidate,
     Item,
     Listing,
     Reader,
-    list_frames,
     listing_of,
-    numbered_frames,
-    pad_boxes,
-    read_boxes,
+    numbered_sequence,
     read_flags,
     read_numbers,
     split_list,
@@ -47,23 +43,20 @@ def train_names(split: str) -> list[str]:
     return [f"GOT-10k_Train_{n:06d}" for n in numbers if chosen(n)]
 
 
-def labelled(folder: Path, frames: list[str], boxes: np.ndarray, exists: np.ndarray) -> Item:
-    """The sequence of a folder that holds its frames, ``groundtruth.txt`` and any of GOT-10k's labels.
+def labelled(item: Item) -> Item:
+    """The sequence with those of GOT-10k's labels that lie in the folder of its frames.
 
     Raises:
         UserError: a label file is damaged, or of another length than the boxes.
     """
-    count = len(boxes)
-    absence, cover, cut = labels = [folder / f"{name}.label" for name in ("absence", "cover", "cut_by_image")]
-    return Item(
-        folder=folder,
-        frame_names=frames,
-        boxes=boxes,
+    count = len(item.boxes)
+    absence, cover, cut = labels = [item.folder / f"{name}.label" for name in ("absence", "cover", "cut_by_image")]
+    return replace(
+        item,
         absent=read_flags(absence, count),
         cover=read_numbers(cover, count, 0, COVER_LEVELS) / COVER_LEVELS if cover.is_file() else None,
         cut=read_flags(cut, count),
-        exists=exists,
-        watched=(folder, folder / "groundtruth.txt", *(label for label in labels if label.is_file())),
+        watched=(*item.watched, *(label for label in labels if label.is_file())),
     )
 
 
@@ -97,6 +90,11 @@ GOT-10k/                        (any name)
   val/                          GOT-10k_Val_000001/ … as train/
   test/                         GOT-10k_Test_000001/ …, groundtruth.txt with the first box alone"""
 
+    def names(self, split: str) -> tuple[str, ...]:
+        if split in ("val", "test"):
+            return tuple(f"GOT-10k_{split.title()}_{n:06d}" for n in range(1, self.sizes[split] + 1))
+        return tuple(train_names(split))
+
     def matches(self, folder: Path) -> bool:
         return any(
             sequence.name.startswith("GOT-10k_")
@@ -108,17 +106,7 @@ GOT-10k/                        (any name)
         self.check_split(split)
         part = folder / (split if split in ("val", "test") else "train")
         on_disk = {path.name: path for path in subfolders(part) if path.name.startswith("GOT-10k_")}
-        if part.name == "train":
-            names = train_names(split)
-        else:
-            names = [f"GOT-10k_{part.name.title()}_{n:06d}" for n in range(1, self.sizes[split] + 1)]
-        return listing_of(names, on_disk, [folder, part])
+        return listing_of(self.names(split), on_disk, [folder, part])
 
     def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
-        path = candidate.path
-        boxes = read_boxes(path / "groundtruth.txt")
-        names = list_frames(path)
-        if len(boxes) == 1:  # the test split
-            boxes = pad_boxes(boxes, len(names))
-        frames, exists = numbered_frames(names, len(boxes), first=1)
-        return labelled(path, frames, boxes, exists)
+        return labelled(numbered_sequence(candidate.path / "groundtruth.txt", candidate.path, first=1))

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vil_tracker.data.readers.base import (
-    Candidate,
-    Item,
-    Listing,
-    Reader,
-    list_frames,
-    match_frames,
-    read_boxes,
-    subfolders,
-)
+from vil_tracker.data.readers.base import Candidate, Item, Listing, Reader, listing_of, matched_sequence, subfolders
 from vil_tracker.data.readers.got10k import labelled
 from vil_tracker.errors import UserError
 
@@ -51,11 +42,7 @@ FOLDER/                         (or one sequence's folder itself)
                 names = [line.strip() for line in chosen.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f"cannot read {chosen}: {error}") from error
-        found = tuple(Candidate(name, on_disk[name]) for name in names if name in on_disk)
-        return Listing(found, tuple(name for name in names if name not in on_disk), tuple(watched))
+        return listing_of(names, on_disk, watched)
 
     def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
-        path = candidate.path
-        truth = path / "groundtruth.txt"
-        frames, boxes, exists = match_frames(list_frames(path), read_boxes(truth), truth)
-        return labelled(path, frames, boxes, exists)
+        return labelled(matched_sequence(candidate.path / "groundtruth.txt", candidate.path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,42 +13,33 @@ from vil_tracker.data.readers.base import (
     Item,
     Listing,
     Reader,
-    list_frames,
     listing_of,
-    numbered_frames,
-    read_boxes,
+    numbered_sequence,
     read_flags,
     split_list,
     subfolders,
 )
 
 
-def flagged(truth: Path, images: Path, boxes: np.ndarray, absent: np.ndarray) -> Item:
+def flagged(truth: Path, images: Path, *, zeros_absent: bool = False) -> Item:
     """A sequence whose frames are numbered from 1, with LaSOT's label files beside its boxes, where there are any.
 
     Args:
         truth: the box file.
         images: folder of the frames.
-        boxes: (N, 4) xywh, as in the box file.
-        absent: (N,) bool, frames without the target whatever the label files say.
+        zeros_absent: the target is absent, too, where its box is 0,0,0,0.
 
     Raises:
-        UserError: there are no frames, or a label file is damaged or of another length than the boxes.
+        UserError: a file is damaged, there are no frames, or a label file is of another length than the boxes.
     """
-    frames, exists = numbered_frames(list_frames(images), len(boxes), first=1)
+    item = numbered_sequence(truth, images, first=1)
+    absent = (item.boxes == 0).all(1) & zeros_absent
     labels = [truth.with_name(name) for name in ("full_occlusion.txt", "out_of_view.txt")]
-    for flags in (read_flags(label, len(boxes)) for label in labels):
+    for flags in (read_flags(label, len(absent)) for label in labels):
         if flags is not None:
             absent = absent | flags
-    return Item(
-        folder=images,
-        frame_names=frames,
-        boxes=boxes,
-        absent=absent,
-        cover=np.where(absent, 0.0, 1.0),
-        exists=exists,
-        watched=(truth.parent, images, truth, *(label for label in labels if label.is_file())),
-    )
+    watched = (*item.watched, *(label for label in labels if label.is_file()))
+    return replace(item, absent=absent, cover=np.where(absent, 0.0, 1.0), watched=watched)
 
 
 class LaSOT(Reader):
@@ -74,7 +66,6 @@ LaSOT/                          (any name)
   basketball/ …"""
 
     def names(self, split: str) -> tuple[str, ...]:
-        """Official sequence names of a split."""
         return split_list(f"lasot_{split}")
 
     def classes(self) -> tuple[str, ...]:
@@ -97,6 +88,4 @@ LaSOT/                          (any name)
         return listing_of(self.names(split), on_disk, [folder, *groups])
 
     def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
-        truth = candidate.path / "groundtruth.txt"
-        boxes = read_boxes(truth)
-        return flagged(truth, candidate.path / "img", boxes, np.zeros(len(boxes), bool))
+        return flagged(candidate.path / "groundtruth.txt", candidate.path / "img")

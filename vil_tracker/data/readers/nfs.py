@@ -15,8 +15,8 @@ from vil_tracker.data.readers.base import (
     list_frames,
     listing_of,
     read_boxes,
+    read_list,
 )
-from vil_tracker.data.readers.lists import read_list
 from vil_tracker.errors import UserError
 
 _STRIDE = 8  # 240 fps / 30 fps
@@ -46,7 +46,6 @@ or, for 30 fps,
   sequences/airboard_1/00001.jpg …"""
 
     def names(self, split: str) -> tuple[str, ...]:
-        """Official sequence names."""
         self.check_split(split)
         return tuple(row[0] for row in read_list("nfs"))
 

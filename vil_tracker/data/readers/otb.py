@@ -21,8 +21,8 @@ from vil_tracker.data.readers.base import (
     listing_of,
     numbered_frames,
     read_boxes,
+    read_list,
 )
-from vil_tracker.data.readers.lists import read_list
 from vil_tracker.errors import UserError
 
 _ATTRIBUTES = {
@@ -58,7 +58,7 @@ OTB/                            (any name)
     img/0001.jpg …"""
 
     def names(self, split: str) -> tuple[str, ...]:
-        """Official target names of a split; the second target of a video is NAME-2."""
+        """The second target of a video is NAME-2."""
         self.check_split(split)
         return tuple(row[0] for row in read_list("otb") if split in row[5].split(","))
 

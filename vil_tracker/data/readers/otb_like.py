@@ -1,19 +1,10 @@
-"""Folders of sequences as in OTB: the frames in ``img/`` and a box file beside it."""
+"""Folders of sequences as in OTB: the frames in ``img/`` and a box file beside it, or all in one folder."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from vil_tracker.data.readers.base import (
-    Candidate,
-    Item,
-    Listing,
-    Reader,
-    list_frames,
-    match_frames,
-    read_boxes,
-    subfolders,
-)
+from vil_tracker.data.readers.base import Candidate, Item, Listing, Reader, matched_sequence, subfolders
 
 _TRUTHS = ("groundtruth_rect.txt", "groundtruth.txt")
 
@@ -60,7 +51,22 @@ FOLDER/                         (or one sequence's folder itself)
         return Listing(tuple(found), watched=(folder,))
 
     def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
-        truth, images = candidate.path, self._images(candidate.path.parent)
-        frames, boxes, exists = match_frames(list_frames(images), read_boxes(truth), truth)
-        watched = dict.fromkeys((truth.parent, images, truth))
-        return Item(folder=images, frame_names=frames, boxes=boxes, exists=exists, watched=tuple(watched))
+        return matched_sequence(candidate.path, self._images(candidate.path.parent))
+
+
+class FramesBesideBoxes(OTBLike):
+    """One's own sequences with everything in one folder each."""
+
+    name = "frames_beside_boxes"
+    title = "folder of sequences, frames beside groundtruth_rect.txt"
+    layout = """\
+FOLDER/                         (or one sequence's folder itself)
+  any_name/
+    groundtruth_rect.txt        x,y,w,h per line
+    0001.jpg …"""
+
+    def _images(self, sequence: Path) -> Path:
+        return sequence
+
+    def _is_sequence(self, folder: Path) -> bool:
+        return (folder / "groundtruth_rect.txt").is_file() and not (folder / "img").is_dir()

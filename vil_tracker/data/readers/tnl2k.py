@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,12 +11,10 @@ from vil_tracker.data.readers.base import (
     Item,
     Listing,
     Reader,
-    list_frames,
-    match_frames,
+    matched_sequence,
     natural_key,
-    official_absent,
-    read_boxes,
     subfolders,
+    with_official_absent,
 )
 from vil_tracker.errors import UserError
 
@@ -76,14 +75,6 @@ TNL2K/                          (any name)
         return Listing(tuple(Candidate(path.name, path) for path in found), watched=tuple(watched))
 
     def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
-        truth, images = candidate.path / "groundtruth.txt", candidate.path / "imgs"
-        frames, boxes, exists = match_frames(list_frames(images), read_boxes(truth), truth)
-        flags, files = official_absent(folder, candidate.path, len(boxes))
-        return Item(
-            folder=images,
-            frame_names=frames,
-            boxes=boxes,
-            absent=(boxes == 0).all(1) if flags is None else flags,
-            exists=exists,
-            watched=(candidate.path, images, truth, *files),
-        )
+        item = matched_sequence(candidate.path / "groundtruth.txt", candidate.path / "imgs")
+        item = replace(item, absent=(item.boxes == 0).all(1))
+        return with_official_absent(item, folder, candidate.path)

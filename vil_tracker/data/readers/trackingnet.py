@@ -2,21 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from vil_tracker.data.readers.base import (
-    Candidate,
-    Item,
-    Listing,
-    Reader,
-    list_frames,
-    natural_key,
-    numbered_frames,
-    pad_boxes,
-    read_boxes,
-    subfolders,
-)
+from vil_tracker.data.readers.base import Candidate, Item, Listing, Reader, natural_key, numbered_sequence, subfolders
 from vil_tracker.errors import UserError
 
 _CHUNKS = tuple(f"TRAIN_{n}" for n in range(12))
@@ -62,10 +52,5 @@ TrackingNet/                    (any name)
 
     def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
         truth = candidate.path
-        frames = truth.parent.parent / "frames" / truth.stem
-        boxes = read_boxes(truth)
-        names = list_frames(frames)
-        if len(boxes) == 1:  # the test split
-            boxes = pad_boxes(boxes, len(names))
-        wanted, exists = numbered_frames(names, len(boxes), first=0)
-        return Item(folder=frames, frame_names=wanted, boxes=boxes, exists=exists, watched=(truth, frames))
+        item = numbered_sequence(truth, truth.parent.parent / "frames" / truth.stem, first=0)
+        return replace(item, watched=(truth, item.folder))  # the folder of all boxes is the listing's

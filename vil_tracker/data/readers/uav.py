@@ -14,9 +14,9 @@ from vil_tracker.data.readers.base import (
     listing_of,
     numbered_frames,
     read_boxes,
+    read_list,
     read_numbers,
 )
-from vil_tracker.data.readers.lists import read_list
 from vil_tracker.errors import UserError
 
 _ATTRIBUTES = (
@@ -53,7 +53,6 @@ UAV123/                         (any name)
     UAV20L/ …"""
 
     def names(self, split: str) -> tuple[str, ...]:
-        """Official sequence names."""
         self.check_split(split)
         return tuple(row[0] for row in read_list(self.name))
 

@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
-from vil_tracker.data.readers.base import (
-    Candidate,
-    Item,
-    Listing,
-    Reader,
-    official_absent,
-    read_boxes,
-    subfolders,
-)
+from vil_tracker.data.readers.base import Candidate, Item, Listing, Reader, subfolders, with_official_absent
 from vil_tracker.data.readers.lasot import flagged
 from vil_tracker.errors import UserError
 
@@ -75,9 +64,4 @@ VastTrack/                      (any name)
         truth = _truth(path)
         if truth is None:
             raise UserError(f"{path} has no Groundtruth.txt: unpack the sequence again")
-        boxes = read_boxes(truth)
-        item = flagged(truth, path / "imgs", boxes, (boxes == 0).all(1))
-        flags, files = official_absent(folder, path, len(boxes))
-        if flags is None:
-            return item
-        return replace(item, absent=flags, cover=np.where(flags, 0.0, 1.0), watched=(*item.watched, *files))
+        return with_official_absent(flagged(truth, path / "imgs", zeros_absent=True), folder, path)
