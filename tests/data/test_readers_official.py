@@ -145,7 +145,7 @@ def test_coco_objects_are_sequences_of_one_frame(data: Path, opened) -> None:
     assert stills.stills and stills.names == ["000000000009/1", "000000000009/2", "000000000025/1", "000000000030/1"]
     assert stills.visible_counts.tolist() == [1, 0, 1, 0]  # empty box; missing picture
     assert stills[2].boxes.tolist() == [[3, 4, 7, 8]] and stills[2].frames[0].shape[2] == 3
-    assert not stills[1].visible[0] and stills.mask_path(0) is None
+    assert not stills[1].visible[0]
 
 
 def test_coco_pictures_in_an_images_folder(data: Path, opened) -> None:

@@ -70,16 +70,17 @@ def test_numbers_by_hand() -> None:
     # Overlaps: 1 (the first is the truth), 1, 10*20 / (400 + 400 - 200) = 1/3, 0. Distances: 0, 0, 10, 30.
     expected_auc = np.mean([np.mean([1 > t, 1 > t, 1 / 3 > t, 0 > t]) for t in np.linspace(0, 1, 21)])
     assert metrics.success_auc(predicted, truth) == pytest.approx(expected_auc)
-    assert metrics.precision(predicted, truth) == 0.75
-    assert metrics.precision(predicted, truth, pixels=30) == 1.0
-    assert metrics.normalized_precision(predicted, truth) == 0.5  # 10 / 20 = 0.5 is above 0.2
-    assert metrics.normalized_precision(predicted, truth, threshold=0.5) == 0.75
+    predicted[0] = truth[0]
+    precision = metrics.precision_curve(metrics.center_errors(predicted, truth), np.array([20.0, 30.0]))
+    assert precision.tolist() == [0.75, 1.0]
+    errors = metrics.normalized_center_errors(predicted, truth)  # 10 / 20 = 0.5 is above 0.2
+    assert metrics.precision_curve(errors, np.array([0.2, 0.5])).tolist() == [0.5, 0.75]
 
 
 def test_frames_without_annotation_are_left_out_of_the_plain_metrics() -> None:
     truth = np.array([[10.0, 10, 20, 20], [np.nan] * 4, [10, 10, 20, 20]])
     predicted = np.array([[10.0, 10, 20, 20], [500, 500, 1, 1], [10, 10, 20, 20]])
-    assert metrics.precision(predicted, truth) == 1.0
+    assert metrics.success_auc(predicted, truth) == pytest.approx(20 / 21)  # an overlap of 1 is not above 1
 
 
 @pytest.mark.parametrize(

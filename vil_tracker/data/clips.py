@@ -29,7 +29,6 @@ from vil_tracker.data.sequence import Sequence
 
 MARGIN = 2.0  # side of the window around each true box, in sides of its search crop
 MAX_SIDE = 640  # of a window, in pixels; a little more where shrinking is not worth its time
-WORTH_SHRINKING = 0.75
 
 
 def draw_offsets(rng: np.random.Generator, config: DataConfig, difficulty: float, room: int) -> np.ndarray | None:

@@ -124,11 +124,6 @@ class SequenceDataset(SequenceABC[Sequence]):
         first = int(np.searchsorted(self._index.owners, owner))
         return f"{Path(next(decode_names(self._index.frames[owner][1]))).stem}/{index - first + 1}"
 
-    def mask_path(self, index: int) -> Path | None:
-        """The binary mask of a still's target, where there is one."""
-        mask = self._index.masks.get(index)
-        return self.folder / mask if mask is not None else None
-
     def _owner(self, index: int) -> int:
         return index if self._index.owners is None else int(self._index.owners[index])
 
@@ -144,7 +139,6 @@ class SequenceDataset(SequenceABC[Sequence]):
             visible=visible_rows(rows),
             absent=np.array(rows["absent"]),
             cover=rows["cover"].astype(np.float64),
-            attributes=self._index.attributes.get(index, ()),
             cut=cut == 1 if len(cut) and (cut >= 0).all() else None,
         )
 

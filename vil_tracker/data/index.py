@@ -101,8 +101,6 @@ class Index:
         owners: S positions in ``frames``, in rising order; None where sequence i has frames i.
         starts: (S + 1,) first row of each sequence in the row file, and the end.
         visible: (S,) number of frames on which the target can serve as template or target.
-        attributes: challenge attributes of the sequences that have any.
-        masks: path of the object's mask, for the stills that have one.
         missing, missing_frames: sequences of the official list, number of annotated frames that are not on the disk.
         problems: sequences that cannot be used, and why.
         rows: the row file, or the rows themselves where no cache could be written.
@@ -115,8 +113,6 @@ class Index:
     owners: np.ndarray | None
     starts: np.ndarray
     visible: np.ndarray
-    attributes: dict[int, tuple[str, ...]]
-    masks: dict[int, str]
     missing: tuple[str, ...]
     missing_frames: int
     problems: tuple[str, ...]
@@ -133,38 +129,26 @@ class _Scan:
         self.owners: list[int] = []
         self.lengths: list[int] = []
         self.visible: list[int] = []
-        self.attributes: dict[int, tuple[str, ...]] = {}
-        self.masks: dict[int, str] = {}
         self.missing_frames = 0
         self.watched: set[Path] = set()
-
-    def relative(self, path: Path | str) -> str:
-        return Path(os.path.relpath(path, self.folder)).as_posix()
 
     def add(self, candidate: Candidate, item: Item) -> None:
         rows = item_rows(item)
         self.sink.write(rows.tobytes())
         names = item.frame_names
-        self.frames.append((self.relative(item.folder), len(rows) if names is None else encode_names(names)))
+        where = Path(os.path.relpath(item.folder, self.folder)).as_posix()
+        self.frames.append((where, len(rows) if names is None else encode_names(names)))
         self.missing_frames += int((~rows["exists"]).sum())
         self.watched.update(item.watched)
         usable = visible_rows(rows)
         if self.stills:
-            masks = item.masks or ("",) * len(rows)
-            for mask, one in zip(masks, usable, strict=True):
-                if mask:
-                    self.masks[len(self.lengths)] = self.relative(mask)
-                self._count(1, int(one))
-            return
-        if item.attributes:
-            self.attributes[len(self.lengths)] = item.attributes
-        self._count(len(rows), int(usable.sum()))
-        self.names.append(candidate.name)
-
-    def _count(self, length: int, visible: int) -> None:
-        self.owners.append(len(self.frames) - 1)
-        self.lengths.append(length)
-        self.visible.append(visible)
+            self.owners += [len(self.frames) - 1] * len(rows)
+            self.lengths += [1] * len(rows)
+            self.visible += usable.astype(int).tolist()
+        else:
+            self.lengths.append(len(rows))
+            self.visible.append(int(usable.sum()))
+            self.names.append(candidate.name)
 
     def index(self, missing: tuple[str, ...], problems: list[str], rows: Path | np.ndarray) -> Index:
         return Index(
@@ -175,8 +159,6 @@ class _Scan:
             owners=np.array(self.owners, np.int64) if self.stills else None,
             starts=np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64),
             visible=np.array(self.visible, np.int64),
-            attributes=self.attributes,
-            masks=self.masks,
             missing=missing,
             missing_frames=self.missing_frames,
             problems=tuple(problems),
@@ -334,8 +316,6 @@ def _write_index(path: Path, index: Index, watched: set[Path]) -> None:
         "lengths": [len(column) for column in columns],
         "videos": index.videos,
         "names": index.names,
-        "attributes": index.attributes,
-        "masks": index.masks,
         "missing": index.missing,
         "missing_frames": index.missing_frames,
     }
@@ -374,8 +354,6 @@ def read_index(path: Path, folder: Path, *, trust: bool = False) -> Index | None
             owners=owners[0] if owners else None,
             starts=starts,
             visible=visible,
-            attributes={int(k): tuple(v) for k, v in content["attributes"].items()},
-            masks={int(k): v for k, v in content["masks"].items()},
             missing=tuple(content["missing"]),
             missing_frames=int(content["missing_frames"]),
             problems=(),

@@ -16,8 +16,6 @@ from vil_tracker.boxes import iou as box_iou
 from vil_tracker.errors import UserError
 
 SUCCESS_THRESHOLDS = np.linspace(0.0, 1.0, 21)
-PRECISION_THRESHOLDS = np.arange(0.0, 51.0)
-NORMALIZED_THRESHOLDS = np.arange(0, 51) / 100.0
 PRECISION_PIXELS = 20.0
 PRECISION_NORMALIZED = 0.2
 
@@ -86,7 +84,7 @@ def success_curve(iou: np.ndarray, thresholds: np.ndarray = SUCCESS_THRESHOLDS) 
     return _share(iou[:, None] > thresholds[None, :])
 
 
-def precision_curve(errors: np.ndarray, thresholds: np.ndarray = PRECISION_THRESHOLDS) -> np.ndarray:
+def precision_curve(errors: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Share of frames whose centre error (N,) is at most each threshold (T,): (T,). NaN never counts as a success."""
     return _share(errors[:, None] <= thresholds[None, :])
 
@@ -97,43 +95,21 @@ def _share(hits: np.ndarray) -> np.ndarray:
     return hits.mean(axis=0)
 
 
-def success_auc(predicted: np.ndarray, truth: np.ndarray, *, first_is_truth: bool = True) -> float:
+def success_auc(predicted: np.ndarray, truth: np.ndarray) -> float:
     """Area under the success curve (mean over 21 thresholds) of one sequence, in [0, 1].
+
+    Frame 1 is scored as the ground truth, as every one-pass evaluation does.
 
     Args:
         predicted: (N, 4) x, y, w, h.
         truth: (N, 4) x, y, w, h; frames with a NaN row are left out.
-        first_is_truth: score frame 1 as the ground truth, as every one-pass evaluation does.
 
     Raises:
         UserError: empty, non-finite or unequally many boxes.
     """
-    predicted, truth = _paired(predicted, truth, first_is_truth)
-    return float(success_curve(overlaps(predicted, truth)).mean())
-
-
-def precision(
-    predicted: np.ndarray, truth: np.ndarray, *, pixels: float = PRECISION_PIXELS, first_is_truth: bool = True
-) -> float:
-    """Share of frames whose centre error is at most `pixels`; arguments and errors as for `success_auc`."""
-    predicted, truth = _paired(predicted, truth, first_is_truth)
-    return float(precision_curve(center_errors(predicted, truth), np.array([pixels]))[0])
-
-
-def normalized_precision(
-    predicted: np.ndarray, truth: np.ndarray, *, threshold: float = PRECISION_NORMALIZED, first_is_truth: bool = True
-) -> float:
-    """Share of frames whose normalised centre error is at most `threshold`; arguments and errors as `success_auc`."""
-    predicted, truth = _paired(predicted, truth, first_is_truth)
-    return float(precision_curve(normalized_center_errors(predicted, truth), np.array([threshold]))[0])
-
-
-def _paired(predicted: np.ndarray, truth: np.ndarray, first_is_truth: bool) -> tuple[np.ndarray, np.ndarray]:
     predicted = check_boxes(predicted, "predicted boxes")
     truth = check_boxes(truth, "true boxes", allow_missing=True)
     if len(predicted) != len(truth):
         raise UserError(f"{len(predicted)} predicted boxes for {len(truth)} true boxes; one per frame is needed")
-    if first_is_truth and not np.isnan(truth[0]).any():
-        predicted = np.concatenate([truth[:1], predicted[1:]])
-    known = ~np.isnan(truth).any(axis=1)
-    return predicted[known], truth[known]
+    overlap = overlaps(np.concatenate([truth[:1], predicted[1:]]), truth)
+    return float(success_curve(overlap[~np.isnan(overlap)]).mean())

@@ -28,9 +28,6 @@ from vil_tracker.results import STATES
 
 log = logging.getLogger(__name__)
 
-LAYOUTS = ("flat", "got10k")
-EMPTY_BOX_RULES = ("error", "previous")
-
 
 @dataclass(frozen=True)
 class Trajectory:

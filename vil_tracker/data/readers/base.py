@@ -62,7 +62,6 @@ class Item:
         cut: (N,) bool, the frame's edge cuts the target; None where the data set does not say.
         exists: (N,) bool, False where a frame's file is missing; None for "all there".
         attributes: challenge attributes.
-        masks: path of each row's object mask ("" for none), for pictures only.
         watched: files and folders whose change makes the cached index stale.
     """
 
@@ -74,7 +73,6 @@ class Item:
     cut: np.ndarray | None = None
     exists: np.ndarray | None = None
     attributes: tuple[str, ...] = ()
-    masks: tuple[str, ...] = ()
     watched: tuple[Path, ...] = field(default=())
 
 

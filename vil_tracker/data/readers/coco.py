@@ -17,10 +17,9 @@ from vil_tracker.errors import UserError
 
 @dataclass(frozen=True)
 class Picture(Candidate):
-    """A picture with the boxes of its objects, (K, 4) xywh in pixels, and their mask files ("" for none)."""
+    """A picture with the boxes of its objects, (K, 4) xywh in pixels."""
 
     boxes: np.ndarray
-    masks: tuple[str, ...]
     exists: bool
 
 
@@ -42,14 +41,14 @@ def _entries(path: Path, kind: str, fields: tuple[str, ...]) -> Iterator[dict[st
         raise UserError(f"{path} lacks the lists 'images' and 'annotations' of the COCO format, or they are empty")
 
 
-def read_pictures(annotations: Path, images: Path, masks: Path | None = None) -> Listing:
+def read_pictures(annotations: Path, images: Path) -> Listing:
     """The pictures of a COCO file that have at least one object; crowds are left out.
 
     Raises:
         UserError: unreadable file, or an entry that is not of the COCO format; names the entry.
     """
     numbers: dict[Any, int] = {}  # of the pictures that objects belong to
-    owners, boxes, files = array("q"), array("d"), list[str]()
+    owners, boxes = array("q"), array("d")
     for number, entry in enumerate(_entries(annotations, "annotations", ("image_id", "bbox"))):
         if entry.get("iscrowd"):
             continue
@@ -61,7 +60,6 @@ def read_pictures(annotations: Path, images: Path, masks: Path | None = None) ->
             raise UserError(f"{annotations}: annotations[{number}].bbox is {entry['bbox']!r}, expected [x, y, w, h]")
         owners.append(numbers.setdefault(entry["image_id"], len(numbers)))
         boxes.extend(box)
-        files.append(str(entry.get("mask_file") or ""))
     order = np.argsort(np.array(owners, np.int64), kind="stable")
     boxes_N4 = np.array(boxes, np.float64).reshape(-1, 4)[order]
     starts = np.searchsorted(np.array(owners, np.int64)[order], np.arange(len(numbers) + 1))
@@ -72,17 +70,7 @@ def read_pictures(annotations: Path, images: Path, masks: Path | None = None) ->
             continue
         name = Path(str(entry["file_name"])).name  # pictures lie in one folder; a path here is not trusted
         mine = slice(*starts[numbers[entry["id"]] : numbers[entry["id"]] + 2])
-        masked = [files[i] for i in order[mine]]
-        with_masks = any(masked) and masks is not None
-        pictures.append(
-            Picture(
-                name=Path(name).stem,
-                path=images / name,
-                boxes=boxes_N4[mine],
-                masks=tuple(f"{masks}/{Path(f).name}" if f else "" for f in masked) if with_masks else (),
-                exists=name in on_disk,
-            )
-        )
+        pictures.append(Picture(Path(name).stem, images / name, boxes_N4[mine], name in on_disk))
     return Listing(tuple(pictures), watched=(annotations, images))
 
 
@@ -98,7 +86,6 @@ class _Stills(Reader):
             frame_names=[candidate.path.name],
             boxes=candidate.boxes,
             exists=np.full(len(candidate.boxes), candidate.exists),
-            masks=candidate.masks,
         )
 
 
@@ -138,7 +125,7 @@ COCO/                           (any name)
 
 
 class StillsFolder(_Stills):
-    """One's own pictures with boxes and, where there are any, object masks."""
+    """One's own pictures with boxes; masks of their objects serve synthetic samples alone."""
 
     name = "stills"
     title = "folder of annotated pictures"
@@ -153,4 +140,4 @@ FOLDER/
         return (folder / "annotations.json").is_file() and (folder / "images").is_dir()
 
     def list_sequences(self, folder: Path, split: str) -> Listing:
-        return read_pictures(folder / "annotations.json", folder / "images", folder / "masks")
+        return read_pictures(folder / "annotations.json", folder / "images")
