@@ -19,6 +19,8 @@
 #include <omp.h>
 #if defined(__AVX512BF16__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#include <arm_neon.h>
 #endif
 
 #include <algorithm>
@@ -32,11 +34,12 @@
 
 namespace {
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__aarch64__)
 constexpr int TILE_ROWS = 8, TILE_VECTORS = 3;  // 24 of 32 registers hold sums
 #else
 constexpr int TILE_ROWS = 4, TILE_VECTORS = 3;  // 12 of 16
 #endif
+constexpr int NEIGHBOURS = 4, GATES = TILE_ROWS / 2;  // of a row that share weights, gates that are summed at once
 constexpr int HEADS = 4;
 constexpr int BLOCK = 4;  // of the block-diagonal maps
 constexpr int L = 64;     // tokens in a chunk; the last chunk may be shorter
@@ -96,22 +99,28 @@ struct Factors<float> {
   }
 };
 
-#if defined(__AVX512BF16__)
+#if defined(__AVX512BF16__) || defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
 template <>
 struct Factors<BFloat16> {
   static constexpr int TERMS = 2;
 
-  static __m512bh left(const BFloat16* from) {
+  static IntVec left(const BFloat16* from) {
     int32_t pair;
     std::memcpy(&pair, from, sizeof pair);
-    return (__m512bh)_mm512_set1_epi32(pair);
+    return pair - IntVec{};
   }
-  static __m512bh right(const BFloat16* from) { return (__m512bh)_mm512_loadu_si512(from); }
-  static Vec add(Vec sum, __m512bh left, __m512bh right) { return (Vec)_mm512_dpbf16_ps((__m512)sum, left, right); }
+  static IntVec right(const BFloat16* from) { return *reinterpret_cast<const LooseIntVec*>(from); }
+  static Vec add(Vec sum, IntVec left, IntVec right) {
+#if defined(__AVX512BF16__)
+    return (Vec)_mm512_dpbf16_ps((__m512)sum, (__m512bh)left, (__m512bh)right);
+#else
+    return (Vec)vbfdotq_f32((float32x4_t)sum, (bfloat16x8_t)left, (bfloat16x8_t)right);
+#endif
+  }
 
   static void store_right(BFloat16* to, ptrdiff_t, Vec even, Vec odd) {
     const IntVec low = (rounded(even) >> 16) & 0xffff, high = rounded(odd) & ~0xffff;
-    _mm512_storeu_si512(to, (__m512i)(low | high));
+    *reinterpret_cast<LooseIntVec*>(to) = low | high;
   }
 };
 using HalfFactor = BFloat16;
@@ -309,11 +318,11 @@ class Sublayer {
   // The convolution, SiLU and gates of a row of the grid.
   void convolve(int b, int row) {
     int column = 0;
-    for (; column + 1 < c.columns; column += 2) convolve_tokens<2>(b, row, column);
-    if (column < c.columns) convolve_tokens<1>(b, row, column);
+    for (; column + NEIGHBOURS <= c.columns; column += NEIGHBOURS) convolve_tokens<NEIGHBOURS>(b, row, column);
+    for (; column < c.columns; ++column) convolve_tokens<1>(b, row, column);
   }
 
-  // The same of so many neighbours; two share the loads of the weights.
+  // The same of so many neighbours, which share the loads of the weights.
   template <int TOKENS>
   void convolve_tokens(int b, int row, int column) {
     const int t = row * c.columns + column;
@@ -326,40 +335,46 @@ class Sublayer {
       }
     }
     float* out = a + (int64_t(b) * S + t) * E;
-    Vec sums[TOKENS][2 * HEADS] = {};
     for (int e = 0; e < E; e += LANES) {
-      Vec y[TOKENS], x[TOKENS];
-#pragma GCC unroll 2
+      Vec y[TOKENS];
+#pragma GCC unroll 4
       for (int i = 0; i < TOKENS; ++i) y[i] = load(w.conv_bias + e);
 #pragma GCC unroll 3
       for (int r = 0; r < 3; ++r) {
         const Vec by[3] = {load(w.conv + 3 * r * E + e), load(w.conv + (3 * r + 1) * E + e),
                            load(w.conv + (3 * r + 2) * E + e)};
-#pragma GCC unroll 4
+#pragma GCC unroll 6
         for (int q = 0; q < TOKENS + 2; ++q) {
           const Vec pixel = load(around[r][q] + e);
-#pragma GCC unroll 2
+#pragma GCC unroll 4
           for (int i = 0; i < TOKENS; ++i) {
             if (q - i >= 0 && q - i < 3) y[i] += by[q - i] * pixel;
-            if (r == 1 && q == i + 1) x[i] = pixel;
           }
         }
       }
-#pragma GCC unroll 2
-      for (int i = 0; i < TOKENS; ++i) {
-        y[i] = silu(y[i]);
-        store(out + i * E + e, y[i]);
-      }
-#pragma GCC unroll 8
-      for (int g = 0; g < 2 * HEADS; ++g) {
-        const Vec of_y = load(w.gate_a + g * E + e), of_x = load(w.gate_x + g * E + e);
-#pragma GCC unroll 2
-        for (int i = 0; i < TOKENS; ++i) sums[i][g] += of_y * y[i] + of_x * x[i];
-      }
+#pragma GCC unroll 4
+      for (int i = 0; i < TOKENS; ++i) store(out + i * E + e, silu(y[i]));
     }
-    for (int i = 0; i < TOKENS; ++i) {
-      for (int g = 0; g < 2 * HEADS; ++g) {
-        gates[(int64_t(b) * 2 * HEADS + g) * S + t + i] = total(sums[i][g]) + w.gate_bias[g];
+    for (int g = 0; g < 2 * HEADS; g += GATES) {
+      Vec sums[TOKENS][GATES] = {};
+      for (int e = 0; e < E; e += LANES) {
+        Vec y[TOKENS], x[TOKENS];
+#pragma GCC unroll 4
+        for (int i = 0; i < TOKENS; ++i) {
+          y[i] = load(out + i * E + e);
+          x[i] = load(around[1][i + 1] + e);
+        }
+#pragma GCC unroll 8
+        for (int j = 0; j < GATES; ++j) {
+          const Vec of_y = load(w.gate_a + (g + j) * E + e), of_x = load(w.gate_x + (g + j) * E + e);
+#pragma GCC unroll 4
+          for (int i = 0; i < TOKENS; ++i) sums[i][j] += of_y * y[i] + of_x * x[i];
+        }
+      }
+      for (int i = 0; i < TOKENS; ++i) {
+        for (int j = 0; j < GATES; ++j) {
+          gates[(int64_t(b) * 2 * HEADS + g + j) * S + t + i] = total(sums[i][j]) + w.gate_bias[g + j];
+        }
       }
     }
   }

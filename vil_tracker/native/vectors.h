@@ -19,6 +19,7 @@ constexpr int LANES = 4;
 typedef float Vec __attribute__((vector_size(LANES * 4)));
 typedef float LooseVec __attribute__((vector_size(LANES * 4), aligned(4), may_alias));
 typedef int32_t IntVec __attribute__((vector_size(LANES * 4)));
+typedef int32_t LooseIntVec __attribute__((vector_size(LANES * 4), aligned(2), may_alias));
 typedef uint16_t HalfVec __attribute__((vector_size(LANES * 2), aligned(2), may_alias));
 
 struct BFloat16 {
@@ -57,8 +58,9 @@ inline IntVec lane_numbers() {
 inline Vec exponential(Vec x) {
   x = x < -87.3f ? spread(-87.3f) : x;
   x = x > 88.0f ? spread(88.0f) : x;
-  const Vec magic = spread(12582912.0f);  // adding it rounds to an integer
-  const Vec n = (x * 1.44269504f + magic) - magic;
+  const Vec magic = spread(12582912.0f + 127);  // adding it rounds to an integer, which the lowest bits then hold
+  const Vec shifted = x * 1.44269504f + magic;
+  const Vec n = shifted - magic;
   const Vec r = (x - n * 0.693359375f) + n * 2.12194440e-4f;
   Vec p = r * 1.9875691500e-4f + 1.3981999507e-3f;
   p = p * r + 8.3334519073e-3f;
@@ -66,8 +68,7 @@ inline Vec exponential(Vec x) {
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * (r * r) + r + 1.0f;
-  const IntVec power = (__builtin_convertvector(n, IntVec) + 127) << 23;
-  return p * (Vec)power;
+  return p * (Vec)((IntVec)shifted << 23);
 }
 
 inline Vec silu(Vec x) { return x / (1.0f + exponential(-x)); }
