@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import copy
 import gc
+import os
+import subprocess
+import sys
 import weakref
 
 import pytest
@@ -232,6 +235,18 @@ def test_lower_precision_stays_near(precision: str, kernel: bool) -> None:
     spread = expected.features.std()
     assert (found.features - expected.features).abs().mean() < 0.05 * spread
     assert (found.size - expected.size).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("limit", ["AVX2", "DEFAULT"])
+def test_int8_products_are_exact_on_any_processor(limit: str) -> None:
+    """Whole numbers that fill their range: without VNNI, two products added up saturate at 16 bits."""
+    code = (
+        "import torch; from vil_tracker.models.inference_sublayer import FastLinear\n"
+        "x, w = torch.full((32, 192), 127.0), torch.full((96, 192), -64.0)\n"
+        "y = FastLinear(w, torch.ones(96), torch.float32, int8=True)(x)\n"
+        "assert (y - (1 - 192 * 127 * 64)).abs().max() < 1, y"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "ONEDNN_MAX_CPU_ISA": limit})
 
 
 def test_prepared_once_while_in_use_and_anew_after_a_change() -> None:
