@@ -29,8 +29,7 @@ from vil_tracker.data.crops import to_input
 from vil_tracker.data.sampling import PairBatch, PairSample, collate
 from vil_tracker.errors import UserError
 from vil_tracker.models.pretrained import resolve_device
-from vil_tracker.runtime import keep_freed_memory
-from vil_tracker.training.distributed import Ranks
+from vil_tracker.runtime import Ranks, keep_freed_memory
 from vil_tracker.training.loop import training_precision
 from vil_tracker.training.objectives import build_objective
 from vil_tracker.training.optim import build_scheduler
@@ -53,18 +52,18 @@ def main() -> int:
     if config.data.mode != "pairs":
         raise UserError(f"{args.config} trains on clips: give a configuration of pairs")
     config = replace(config, train=replace(config.train, init_from=""))
-    ranks = Ranks(0, 1, resolve_device(args.device))
-    state = build_state(config, ranks.device)
+    device = resolve_device(args.device)
+    state = build_state(config, device)
     state.network.train()
     parts = build_objective(state.network, config, state.probes), build_scheduler(state.optimizer, config.train)
     samples = [fixed_sample(config, i) for i in range(config.train.batch_size)]
     bare, whole = [], []
     with tempfile.TemporaryDirectory() as folder:
-        record = Record(Path(folder), config, ranks, 0)
+        record = Record(Path(folder), config, Ranks(), 0)
         for step in range(args.steps + 1):
             seconds = (
-                bare_pass(config, state, samples, ranks),
-                loop_step(config, state, parts, samples, ranks, record, step),
+                bare_pass(config, state, samples, device),
+                loop_step(config, state, parts, samples, device, record, step),
             )
             if step > 0:  # the first warms up
                 bare.append(seconds[0])
@@ -97,22 +96,22 @@ def clock(device: torch.device) -> float:
     return time.process_time()
 
 
-def bare_pass(config: Config, state: TrainingState, samples: list[PairSample], ranks: Ranks) -> float:
+def bare_pass(config: Config, state: TrainingState, samples: list[PairSample], device: torch.device) -> float:
     """Seconds of forward and backward on tensors that are on the device already, with a trivial loss."""
     batch = collate(samples)
     assert isinstance(batch, PairBatch)
-    inputs = to_input(batch.templates, ranks.device), batch.template_boxes.to(ranks.device)
-    search = to_input(batch.search, ranks.device)
+    inputs = to_input(batch.templates, device), batch.template_boxes.to(device)
+    search = to_input(batch.search, device)
     state.optimizer.zero_grad(set_to_none=True)
-    begun = clock(ranks.device)
+    begun = clock(device)
     with torch.autocast(
-        ranks.device.type,
+        device.type,
         torch.bfloat16,
-        enabled=training_precision(config.train.precision, ranks.device) == "bfloat16",
+        enabled=training_precision(config.train.precision, device) == "bfloat16",
     ):
         output = state.network(*inputs, search)
     (output.score_logits.mean() + output.offset.mean() + output.size.mean()).backward()
-    return clock(ranks.device) - begun
+    return clock(device) - begun
 
 
 def loop_step(
@@ -120,19 +119,19 @@ def loop_step(
     state: TrainingState,
     parts: tuple[nn.Module, Scheduler],
     samples: list[PairSample],
-    ranks: Ranks,
+    device: torch.device,
     record: Record,
     step: int,
 ) -> float:
     """Seconds of one step as the training loop makes it, samples being in memory."""
     objective, scheduler = parts
-    begun = clock(ranks.device)
+    begun = clock(device)
     scheduler.step_update(step)
     state.optimizer.zero_grad(set_to_none=True)
     with torch.autocast(
-        ranks.device.type,
+        device.type,
         torch.bfloat16,
-        enabled=training_precision(config.train.precision, ranks.device) == "bfloat16",
+        enabled=training_precision(config.train.precision, device) == "bfloat16",
     ):
         loss, terms = objective(collate(samples))
     loss.backward()
@@ -141,7 +140,7 @@ def loop_step(
     state.optimizer.step()
     if state.ema is not None:
         state.ema.update(state.network, step)
-    return clock(ranks.device) - begun
+    return clock(device) - begun
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import sys
 import time
 from pathlib import Path
 
-import cv2
 import numpy as np
 from weights_script import start, weights_parser
 
@@ -46,8 +45,6 @@ def run(args: argparse.Namespace) -> int:
     count = min(args.frames, len(sequence.frames))
     if count <= BLOCK:
         raise UserError(f"{count} frames are too few: give --frames above {BLOCK}, and a sequence that has as many")
-    if args.threads is not None:
-        cv2.setNumThreads(max(1, args.threads))
     model = prepare_for_inference(load_model(args.weights, device=args.device))
     timer = StageTimer()
     sessions = (Tracker(model, None, timer), Tracker(model, TrackConfig(calibrated=False, smooth=False)))

@@ -5,10 +5,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 
-import torch
-
 from vil_tracker import cli
-from vil_tracker.runtime import keep_freed_memory
+from vil_tracker.runtime import keep_freed_memory, set_threads
 
 
 def weights_parser(description: str | None) -> argparse.ArgumentParser:
@@ -31,5 +29,5 @@ def start(parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], i
     args = parser.parse_args()
     keep_freed_memory()
     if args.threads is not None:
-        torch.set_num_threads(max(1, args.threads))
+        set_threads(max(1, args.threads))
     return cli.guarded(lambda: run(args))

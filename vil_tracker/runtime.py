@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -81,6 +82,51 @@ def limit_openmp_spin() -> None:
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that torchrun started; alone without torchrun.
+
+    Attributes:
+        rank: 0 … world - 1; rank 0 logs, averages weights and writes.
+        world: number of processes.
+        local: rank among the processes of this machine.
+    """
+
+    rank: int = 0
+    world: int = 1
+    local: int = 0
+
+    @staticmethod
+    def from_environment() -> Ranks:
+        """Read RANK, WORLD_SIZE and LOCAL_RANK."""
+        return Ranks(
+            *(int(os.environ.get(*entry)) for entry in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))
+        )
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+
+def set_threads(pytorch: int, opencv: int | None = None) -> tuple[int, int]:
+    """Let PyTorch and OpenCV (on as many where left out) compute on so many CPU threads; returns those before."""
+    import cv2
+    import torch
+
+    before = torch.get_num_threads(), cv2.getNumThreads()
+    torch.set_num_threads(pytorch)
+    cv2.setNumThreads(pytorch if opencv is None else opencv)
+    return before
+
+
+def device_of_process(device: str, place: int) -> str:
+    """The GPU of process ``place`` of this machine, where ``device`` leaves it open and there are several."""
+    import torch
+
+    count = torch.cuda.device_count() if device in ("auto", "cuda") else 0
+    return f"cuda:{place % count}" if count > 1 else device
 
 
 def leave_process_group() -> None:

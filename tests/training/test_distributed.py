@@ -186,5 +186,5 @@ def training_fault(config, output: Path, environment: dict[str, str], faults) ->
 
 def test_without_torchrun_a_process_is_alone(monkeypatch) -> None:
     monkeypatch.delenv("RANK", raising=False)
-    ranks = join(torch.device("cpu"))
+    ranks, _ = join(torch.device("cpu"))
     assert (ranks.rank, ranks.world, ranks.main) == (0, 1, True)

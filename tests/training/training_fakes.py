@@ -182,7 +182,7 @@ def measure_validation(config: Config, rank: int, world: int, port: int, output:
     torch.set_num_threads(1)
     if world > 1:
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(world), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    ranks = join(torch.device("cpu"))
+    ranks, _ = join(torch.device("cpu"))
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     sequences = []

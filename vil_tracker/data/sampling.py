@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from vil_tracker.config import DataConfig
 from vil_tracker.data.skipping import SkippedFiles
 from vil_tracker.errors import UserError
+from vil_tracker.runtime import set_threads
 
 
 class PairSample(NamedTuple):
@@ -289,10 +290,7 @@ def _as_is(loaded: Loaded) -> Loaded:
 
 def start_worker(_: int) -> None:
     """One thread per worker: the cores belong to the workers as a whole. The worker ends with the training process."""
-    import cv2
-
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
+    set_threads(1, 0)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vil_tracker.config.command_line import add_engine_options, add_model_options, add_track_options, track_config
 from vil_tracker.errors import UserError, check_folder
 from vil_tracker.models.loading import PRECISIONS
-from vil_tracker.runtime import leave_process_group
+from vil_tracker.runtime import Ranks, leave_process_group
 
 if TYPE_CHECKING:
     from vil_tracker.data.sequence import Sequence
@@ -136,7 +136,6 @@ def run(args: argparse.Namespace) -> int:
     from vil_tracker.evaluation.attributes import with_attributes
     from vil_tracker.evaluation.benchmarks import get_benchmark, load_sequences, load_truth
     from vil_tracker.evaluation.report import Report, to_text, write_csv, write_json
-    from vil_tracker.evaluation.run import Rank
     from vil_tracker.runtime import keep_freed_memory
 
     keep_freed_memory()
@@ -160,7 +159,7 @@ def run(args: argparse.Namespace) -> int:
         specs, notes = _specs(args)
         _check_submission(args, benchmark, specs)
         failures = _track(args, benchmark, specs, sequences, output)
-        if Rank.from_environment().index > 0:
+        if not Ranks.from_environment().main:
             return 1 if failures else 0
         folders = [(spec.name, output / "results" / spec.folder) for spec in specs]
     else:
@@ -265,12 +264,12 @@ def _track(
     import torch
 
     from vil_tracker.evaluation.results import ResultStore
-    from vil_tracker.evaluation.run import Rank, run_tracker
+    from vil_tracker.evaluation.run import run_tracker
     from vil_tracker.tasks import Engine
 
     workers = args.workers
     if workers is None:
-        alone = Rank.from_environment().world == 1 and args.device in ("auto", "cuda")
+        alone = Ranks.from_environment().world == 1 and args.device in ("auto", "cuda")
         workers = max(1, torch.cuda.device_count()) if alone else 1
     gpu = args.device in ("auto", "cuda")
     engine = Engine(args.engine, workers, args.address, args.threads, gpu)

@@ -6,26 +6,22 @@ where it stopped, and scores are always read back from the files: a resumed run 
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import logging
-import os
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import cv2
 import numpy as np
-import torch
 
 from vil_tracker.data.sequence import Sequence
 from vil_tracker.errors import UserError, atomic_write
 from vil_tracker.evaluation.results import ResultStore, Trajectory
 from vil_tracker.evaluation.trackers import SequenceTracker, TrackerSpec
-from vil_tracker.runtime import keep_freed_memory
+from vil_tracker.runtime import Ranks, device_of_process, keep_freed_memory, set_threads
 from vil_tracker.tasks import Engine
 
 _log = logging.getLogger(__name__)
@@ -53,23 +49,6 @@ class Failure:
     sequence: str
     message: str
     details: str
-
-
-@dataclass(frozen=True)
-class Rank:
-    """Place of this process among those that torchrun started; 0 of 1 without torchrun."""
-
-    index: int
-    world: int
-    local: int
-
-    @staticmethod
-    def from_environment() -> Rank:
-        """Read RANK, WORLD_SIZE and LOCAL_RANK."""
-        return Rank(*(int(os.environ.get(key, fallback)) for key, fallback in _RANK_VARIABLES))
-
-
-_RANK_VARIABLES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 
 
 def track_sequence(tracker: SequenceTracker, sequence: Sequence) -> Trajectory:
@@ -124,20 +103,20 @@ def run_tracker(
     Raises:
         UserError: a sequence failed and `keep_going` is off.
     """
-    rank = Rank.from_environment()
+    ranks = Ranks.from_environment()
     identity = {**spec.identity(), "benchmark": benchmark}
     store.check_claim(identity)
     repetitions = 1 if spec.deterministic else repetitions
     everything = [Task(sequence, index + 1) for sequence in _longest_first(sequences) for index in range(repetitions)]
-    mine = everything[rank.index :: rank.world]
+    mine = everything[ranks.rank :: ranks.world]
     open_tasks = [
         task for task in mine if not store.is_complete(task.sequence.name, len(task.sequence.boxes), task.repetition)
     ]
     if len(open_tasks) < len(mine):
         _say(f"{spec.name}: {len(mine) - len(open_tasks)} of {len(mine)} results are already there")
     failures = []
-    for done, (task, outcome) in enumerate(_run_tasks(spec, open_tasks, engine, rank), start=1):
-        if rank.index == 0:
+    for done, (task, outcome) in enumerate(_run_tasks(spec, open_tasks, engine, ranks), start=1):
+        if ranks.main:
             store.claim(identity)
         if isinstance(outcome, Failure):
             failures.append(outcome)
@@ -150,7 +129,7 @@ def run_tracker(
         updates = outcome.update_seconds
         speed = f"{len(updates) / updates.sum():.1f} fps" if updates is not None and len(updates) else "-"
         _say(f"{spec.name} [{done}/{len(open_tasks)}] {task.sequence.name}: {len(outcome.boxes)} frames, {speed}")
-    failures = _gather(failures, rank)
+    failures = _gather(failures, ranks)
     if failures and not keep_going:
         first = failures[0]
         raise UserError(
@@ -166,51 +145,28 @@ def _longest_first(sequences: Iterable[Sequence]) -> list[Sequence]:
 
 
 def _run_tasks(
-    spec: TrackerSpec, tasks: list[Task], engine: Engine, rank: Rank
+    spec: TrackerSpec, tasks: list[Task], engine: Engine, ranks: Ranks
 ) -> Iterator[tuple[Task, Trajectory | Failure]]:
-    if not tasks:
-        return
-    if engine.name == "processes" and min(engine.workers, len(tasks)) <= 1:
-        with _limited_threads(engine.threads):
-            tracker = _for_device(spec, rank.local).build()
-            for task in tasks:
-                yield task, _attempt(tracker, spec, task)
-        return
-    for number, outcome in engine.run(_Builder(spec, engine.threads), tasks):
-        yield tasks[number], outcome
-
-
-@contextlib.contextmanager
-def _limited_threads(threads: int) -> Iterator[None]:
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    torch.set_num_threads(threads)
-    cv2.setNumThreads(threads)
+    before = set_threads(engine.threads)  # one process does the tasks in this one
     try:
-        yield
+        for number, outcome in engine.run(_Builder(spec, engine.threads, ranks.local), tasks):
+            yield tasks[number], outcome
     finally:
-        torch.set_num_threads(before[0])
-        cv2.setNumThreads(before[1])
-
-
-def _for_device(spec: TrackerSpec, place: int) -> TrackerSpec:
-    """Give each process its own GPU where there are several."""
-    if spec.device not in ("auto", "cuda") or torch.cuda.device_count() < 2:
-        return spec
-    return TrackerSpec(**{**vars(spec), "device": f"cuda:{place % torch.cuda.device_count()}"})
+        set_threads(*before)
 
 
 @dataclass(frozen=True)
 class _Builder:
-    """Builds a tracker in another process, and does tasks with it."""
+    """Builds a tracker, and does tasks with it; ``first`` is the place of the first process on this machine."""
 
     spec: TrackerSpec
     threads: int
+    first: int
 
     def __call__(self, place: int) -> Callable[[Task], Trajectory | Failure]:
         keep_freed_memory()
-        torch.set_num_threads(self.threads)
-        cv2.setNumThreads(self.threads)
-        spec = _for_device(self.spec, place)
+        set_threads(self.threads)
+        spec = replace(self.spec, device=device_of_process(self.spec.device, self.first + place))
         tracker = spec.build()
         return lambda task: _attempt(tracker, spec, task)
 
@@ -225,18 +181,18 @@ def _attempt(tracker: SequenceTracker, spec: TrackerSpec, task: Task) -> Traject
         return Failure(spec.name, task.sequence.name, message, traceback.format_exc())
 
 
-def _gather(failures: list[Failure], rank: Rank) -> list[Failure]:
+def _gather(failures: list[Failure], ranks: Ranks) -> list[Failure]:
     """Wait for all ranks and collect their failures; results are on the shared file system by then.
 
     The process group stays for the next tracker: whoever runs them leaves it after the last.
     """
-    if rank.world == 1:
+    if ranks.world == 1:
         return failures
     import torch.distributed as dist
 
     if not dist.is_initialized():
         dist.init_process_group("gloo", timeout=datetime.timedelta(days=7))
-    collected: list[list[Failure]] = [[] for _ in range(rank.world)]
+    collected: list[list[Failure]] = [[] for _ in range(ranks.world)]
     dist.all_gather_object(collected, failures)
     return [failure for part in collected for failure in part]
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from vil_tracker.boxes import parse_box
 from vil_tracker.errors import UserError, make_folder, reason
+from vil_tracker.runtime import device_of_process, set_threads
 from vil_tracker.tasks import Engine
 
 if TYPE_CHECKING:
@@ -103,15 +104,8 @@ class ListTracker:
 
     def __call__(self, place: int) -> Callable[[Video], Outcome]:
         """Load the network."""
-        import cv2
-        import torch
-
-        torch.set_num_threads(self.args.threads)
-        cv2.setNumThreads(self.args.threads)
-        device = self.args.device
-        if device in ("auto", "cuda") and torch.cuda.device_count() > 1:
-            device = f"cuda:{place % torch.cuda.device_count()}"
-        args = self.args
+        args, device = self.args, device_of_process(self.args.device, place)
+        set_threads(args.threads)
         make = self.load(
             args.weights, device, self.config, precision=args.dtype, compiled=args.compile, backend=args.backend
         )

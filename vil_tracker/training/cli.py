@@ -54,14 +54,13 @@ def run(args: argparse.Namespace) -> int:
     from vil_tracker.data.root import data_root
     from vil_tracker.data.sources import build_source
     from vil_tracker.errors import UserError
-    from vil_tracker.evaluation.run import Rank
     from vil_tracker.models.pretrained import resolve_device
-    from vil_tracker.runtime import keep_freed_memory
+    from vil_tracker.runtime import Ranks, keep_freed_memory
     from vil_tracker.training.loop import train
     from vil_tracker.training.validation import build_validation
 
     keep_freed_memory()
-    first = Rank.from_environment().index == 0  # of several processes, one speaks
+    first = Ranks.from_environment().main  # of several processes, one speaks
     logging.getLogger("vil_tracker").setLevel(logging.INFO if first and not args.quiet else logging.ERROR)
     config = override(load_config(args.config), args.set)
     root = data_root(args.data_root)

@@ -1,13 +1,12 @@
-"""Several processes under torchrun: who am I, and how is a global batch shared.
+"""Several processes under torchrun: joining them, averaging gradients, and what all of them must agree on.
 
-The engine is torch.distributed with DistributedDataParallel; this file only reads torchrun's environment.
+The engine is torch.distributed with DistributedDataParallel.
 """
 
 from __future__ import annotations
 
 import datetime
 import os
-from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -15,51 +14,30 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from vil_tracker.errors import UserError
+from vil_tracker.runtime import Ranks
 
 #: How long a process waits for the others before it takes them for dead. Longer than any share of a validation, since
 #: its shares are as good as equal; shorter than a night, so that a run that hangs is restarted by torchrun.
 TIMEOUT = datetime.timedelta(minutes=60)
 
 
-@dataclass(frozen=True)
-class Ranks:
-    """This process among all.
-
-    Attributes:
-        rank: 0 … world - 1; rank 0 logs, averages weights and writes checkpoints.
-        world: number of processes.
-        device: where this process computes.
-    """
-
-    rank: int
-    world: int
-    device: torch.device
-
-    @property
-    def main(self) -> bool:
-        return self.rank == 0
-
-
-#: A process without others.
-ALONE = Ranks(0, 1, torch.device("cpu"))
-
-
-def join(device: torch.device) -> Ranks:
-    """Join torchrun's process group if this process was started by it; otherwise be alone on ``device``.
+def join(device: torch.device) -> tuple[Ranks, torch.device]:
+    """Join torchrun's process group if this process was started by it; returns its place, and where it computes.
 
     NCCL connects GPUs, gloo CPUs. On a GPU each process takes the one of its local rank. A process that hears nothing
     of the others for :data:`TIMEOUT` ends.
     """
+    ranks = Ranks.from_environment()
     if "RANK" not in os.environ:
-        return Ranks(0, 1, device)
+        return ranks, device
     if device.type == "cuda":
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        device = torch.device("cuda", ranks.local)
         torch.cuda.set_device(device)
     store, rank, world = next(dist.rendezvous("env://"))
     backend = "nccl" if device.type == "cuda" else "gloo"
     store = dist.PrefixStore(_attempt(), store)
     dist.init_process_group(backend, store=store, rank=rank, world_size=world, timeout=TIMEOUT)
-    return Ranks(rank, world, device)
+    return ranks, device
 
 
 def _attempt() -> str:
@@ -97,7 +75,7 @@ def check_gradients(objective: nn.Module, ranks: Ranks) -> None:
         )
 
 
-def check_same(value: int, what: str, ranks: Ranks) -> None:
+def check_same(value: int, what: str, ranks: Ranks, device: torch.device) -> None:
     """Check that all processes hold the same number.
 
     Raises:
@@ -105,7 +83,7 @@ def check_same(value: int, what: str, ranks: Ranks) -> None:
     """
     if ranks.world == 1:
         return
-    own = torch.tensor([value, -value], device=ranks.device)
+    own = torch.tensor([value, -value], device=device)
     dist.all_reduce(own, dist.ReduceOp.MAX)
     highest, lowest = int(own[0]), -int(own[1])
     if highest != lowest:

@@ -25,10 +25,10 @@ from vil_tracker.config import Config
 from vil_tracker.data.sampling import Loaded, Samples, Source, StepSampler, build_loader
 from vil_tracker.errors import UserError, make_folder
 from vil_tracker.models.pretrained import save_model
-from vil_tracker.runtime import leave_process_group
+from vil_tracker.runtime import Ranks, leave_process_group
 from vil_tracker.training import checkpoint
 from vil_tracker.training.curves import plot_curves
-from vil_tracker.training.distributed import Ranks, check_gradients, check_same, join, wrap
+from vil_tracker.training.distributed import check_gradients, check_same, join, wrap
 from vil_tracker.training.objectives import build_objective
 from vil_tracker.training.optim import build_scheduler
 from vil_tracker.training.record import Record
@@ -69,10 +69,10 @@ def train(
         NonFiniteLoss: the loss is NaN or infinite.
         UserError: the output folder cannot be written, or holds another run; a sample cannot be made.
     """
-    ranks = join(device)
+    ranks, device = join(device)
     torch.set_flush_denormal(True)  # decays of the mLSTM reach below 1e-38, where a CPU takes many times as long
     try:
-        return _train(config, source, output, ranks, resume, validation, progress and ranks.main)
+        return _train(config, source, output, ranks, device, resume, validation, progress and ranks.main)
     finally:
         torch.set_flush_denormal(False)  # as the process was before
         leave_process_group()
@@ -83,6 +83,7 @@ def _train(
     source: Source,
     output: Path,
     ranks: Ranks,
+    device: torch.device,
     resume: bool,
     validation: Validation | None,
     progress: bool,
@@ -93,13 +94,13 @@ def _train(
             f"train.batch_size is {settings.batch_size}, expected a multiple of accumulate × processes "
             f"({settings.accumulate} × {ranks.world})"
         )
-    state = build_state(config, ranks.device)  # before the folder: weights that do not fit leave nothing behind
+    state = build_state(config, device)  # before the folder: weights that do not fit leave nothing behind
     make_folder(output)
     scheduler = build_scheduler(state.optimizer, settings)  # reads the peak rates, so before they are restored
     checkpoints = output / "checkpoints"
     if resume:
         resume_state(state, checkpoints, config)
-        check_same(state.step, "checkpoint's step", ranks)
+        check_same(state.step, "checkpoint's step", ranks, device)
     elif checkpoint.list_states(checkpoints):
         raise UserError(f"{output} already holds a run: continue it with --resume auto or choose another --output")
 
@@ -107,10 +108,10 @@ def _train(
     samples = Samples(source, config.data, settings.seed, settings.steps * settings.batch_size, settings.workers)
     steps = range(state.step, settings.steps)
     sampler = StepSampler(steps, settings.batch_size, settings.accumulate, ranks.rank, ranks.world)
-    loader = build_loader(samples, sampler, settings.workers, pin_memory=ranks.device.type == "cuda")
+    loader = build_loader(samples, sampler, settings.workers, pin_memory=device.type == "cuda")
     batches = _batches(loader, samples)
-    precision = training_precision(settings.precision, ranks.device)
-    autocast = torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bfloat16")
+    precision = training_precision(settings.precision, device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
     record = Record(output, config, ranks, state.step)
     saved_at = time.monotonic()
 

@@ -19,7 +19,7 @@ from vil_tracker.config import Config, config_to_dict
 from vil_tracker.data.sampling import Skipped
 from vil_tracker.data.skipping import SkippedFiles
 from vil_tracker.errors import UserError, atomic_write, writing
-from vil_tracker.training.distributed import Ranks
+from vil_tracker.runtime import Ranks
 from vil_tracker.training.losses import Terms
 
 log = logging.getLogger(__name__)

@@ -31,14 +31,15 @@ from vil_tracker.errors import UserError
 from vil_tracker.evaluation.metrics import success_auc
 from vil_tracker.evaluation.run import track_sequence
 from vil_tracker.models.network import ViLTrackerNet
+from vil_tracker.runtime import Ranks
 from vil_tracker.tracking.tracker import Tracker
-from vil_tracker.training.distributed import ALONE, Ranks
 from vil_tracker.training.objectives import build_objective, device_of
 
 log = logging.getLogger(__name__)
 
 HELD_OUT = 0xFFFFFFFF  # in the place of the epoch: no training sample is ever made from it
 BATCH = 16  # held-out samples measured together, whatever the number of processes
+ALONE = Ranks()
 ANYWAY = "!"  # after a split's name: validate on it although the run trains on it
 
 
