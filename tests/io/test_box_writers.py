@@ -8,8 +8,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 
-from vil_tracker.io.annotation_writers import CvatTracks, LabelStudioTracks
-from vil_tracker.io.box_writers import CocoBoxes, YoloBoxes
+from vil_tracker.io.box_writers import CocoBoxes, CvatTracks, LabelStudioTracks, YoloBoxes
 from vil_tracker.io.source import Frame
 from vil_tracker.results import Result
 

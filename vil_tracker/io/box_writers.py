@@ -1,5 +1,5 @@
-"""Box files: CSV, JSON lines, MOT, COCO and YOLO. Every output takes one frame after another and keeps nothing of it in
-memory.
+"""Box files: CSV, JSON lines, MOT, COCO, YOLO, and tracks as drafts for CVAT and Label Studio. Every output takes one
+frame after another and keeps nothing of it in memory.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Protocol
 
+import numpy as np
+
 from vil_tracker.boxes import clip_box, convert
 from vil_tracker.errors import UserError, writing
-from vil_tracker.io.annotation_writers import CvatTracks, LabelStudioTracks
 from vil_tracker.io.source import Frame
 from vil_tracker.results import Result
+
+LABEL = "target"
 
 
 class Output(Protocol):
@@ -38,14 +41,53 @@ class Output(Protocol):
         """Let go of the files without completing them."""
 
 
-class _TextOutput:
-    """A text file, written line by line."""
+class _TextFile:
+    """A text file that grows frame by frame; parts of it wait in files of their own until it is complete."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, buffering: int = -1) -> None:
         self.path = path
         with writing(path):
-            # Every line reaches the system at once, so that a killed run leaves whole lines.
-            self._file: IO[str] = open(path, "w", encoding="utf-8", newline="\n", buffering=1)
+            self._file: IO[str] = open(path, "w", encoding="utf-8", newline="\n", buffering=buffering)
+        self._parts: dict[int, IO[str]] = {}
+
+    def _append(self, part: int, text: str, between: str) -> None:
+        """Write to the end of a part, with ``between`` before anything but its first text."""
+        stream = self._parts.get(part)
+        if stream is None:
+            stream = tempfile.TemporaryFile("w+", encoding="utf-8", newline="\n", dir=self.path.parent)
+            self._parts[part], between = stream, ""
+        stream.write(between + text)
+
+    def _take_in(self, part: int) -> None:
+        """Write a part, where there is one, to the file itself."""
+        if part in self._parts:
+            self._parts[part].seek(0)
+            shutil.copyfileobj(self._parts[part], self._file)
+            self._parts[part].close()
+
+    def _end(self) -> None:
+        """Write what stands behind the frames."""
+
+    def finish(self) -> None:
+        with writing(self.path):
+            self._end()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def abandon(self) -> None:
+        for stream in (self._file, *self._parts.values()):
+            try:
+                stream.close()
+            except OSError:
+                pass  # what is left in the buffer does not fit on the disk; the file goes away anyhow
+
+
+class _Lines(_TextFile):
+    """A line per frame and target. Each reaches the system at once, so that a killed run leaves whole lines."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, buffering=1)
 
     def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
         with writing(self.path):
@@ -56,20 +98,8 @@ class _TextOutput:
     def _line(self, frame: Frame, number: int, result: Result) -> str | None:
         raise NotImplementedError
 
-    def finish(self) -> None:
-        with writing(self.path):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
 
-    def abandon(self) -> None:
-        try:
-            self._file.close()
-        except OSError:
-            pass  # what is left in the buffer does not fit on the disk; the file goes away anyhow
-
-
-class CsvBoxes(_TextOutput):
+class CsvBoxes(_Lines):
     """A table with a row per frame and target, whose first line names the columns: :data:`COLUMNS`.
 
     Args:
@@ -95,7 +125,7 @@ class CsvBoxes(_TextOutput):
             self.path.unlink()
 
 
-class JsonLines(_TextOutput):
+class JsonLines(_Lines):
     """One JSON object per frame and target: frame, time, id, x, y, w, h, score, state."""
 
     def _line(self, frame: Frame, number: int, result: Result) -> str:
@@ -104,7 +134,7 @@ class JsonLines(_TextOutput):
         return json.dumps(row | {"score": round(float(result.score), 4), "state": result.state})
 
 
-class MotBoxes(_TextOutput):
+class MotBoxes(_Lines):
     """MOTChallenge: ``frame,id,left,top,width,height,confidence,-1,-1,-1``; frames and pixels are counted from 1.
 
     Lost targets are left out, as the format has no word for them.
@@ -117,69 +147,39 @@ class MotBoxes(_TextOutput):
         return f"{frame.number + 1},{number},{x + 1:.3f},{y + 1:.3f},{w:.3f},{h:.3f},{result.score:.4f},-1,-1,-1"
 
 
-class CocoBoxes:
+class CocoBoxes(_TextFile):
     """A COCO detection file: an image per frame, an annotation per target that is not lost (with its ``track_id``).
 
     Images that are not files of their own (a video's frames) are named by their number, ``000042.jpg``.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        with writing(path):
-            self._images = open(path, "w", encoding="utf-8")
-            self._annotations: IO[str] = tempfile.TemporaryFile("w+", encoding="utf-8", dir=path.parent)
-        category = {"id": 1, "name": "target"}
-        self._images.write(f'{{"categories": [{json.dumps(category)}],\n"images": [')
+        super().__init__(path)
+        category = {"id": 1, "name": LABEL}
+        self._file.write(f'{{"categories": [{json.dumps(category)}],\n"images": [')
         self._image_count = self._annotation_count = 0
 
     def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
         height, width = frame.image.shape[:2]
-        image = {
-            "id": frame.number,
-            "file_name": frame.name or f"{frame.number:06d}.jpg",
-            "width": width,
-            "height": height,
-        }
+        name = frame.name or f"{frame.number:06d}.jpg"
+        image = {"id": frame.number, "file_name": name, "width": width, "height": height}
         with writing(self.path):
-            self._images.write(",\n" if self._image_count else "\n")
-            self._images.write(json.dumps(image))
+            self._file.write((",\n" if self._image_count else "\n") + json.dumps(image))
             self._image_count += 1
             for number, result in results.items():
-                if result.state != "lost":
-                    self._write_annotation(frame, number, result)
+                if result.state == "lost":
+                    continue
+                self._annotation_count += 1
+                box = [round(float(value), 3) for value in result.box]
+                annotation = {"id": self._annotation_count, "image_id": frame.number, "category_id": 1, "bbox": box}
+                annotation |= {"area": round(box[2] * box[3], 3), "iscrowd": 0, "track_id": number}
+                annotation["score"] = round(float(result.score), 4)
+                self._append(0, "\n" + json.dumps(annotation), ",")
 
-    def _write_annotation(self, frame: Frame, number: int, result: Result) -> None:
-        box = [round(float(value), 3) for value in result.box]
-        self._annotation_count += 1
-        annotation = {
-            "id": self._annotation_count,
-            "image_id": frame.number,
-            "category_id": 1,
-            "bbox": box,
-            "area": round(box[2] * box[3], 3),
-            "iscrowd": 0,
-            "track_id": number,
-            "score": round(float(result.score), 4),
-        }
-        self._annotations.write(("\n" if self._annotation_count == 1 else ",\n") + json.dumps(annotation))
-
-    def finish(self) -> None:
-        with writing(self.path):
-            self._images.write('\n],\n"annotations": [')
-            self._annotations.seek(0)
-            shutil.copyfileobj(self._annotations, self._images)
-            self._annotations.close()
-            self._images.write("\n]}\n")
-            self._images.flush()
-            os.fsync(self._images.fileno())
-            self._images.close()
-
-    def abandon(self) -> None:
-        for stream in (self._images, self._annotations):
-            try:
-                stream.close()
-            except OSError:
-                pass  # as in _TextOutput
+    def _end(self) -> None:
+        self._file.write('\n],\n"annotations": [')
+        self._take_in(0)
+        self._file.write("\n]}\n")
 
 
 class YoloBoxes:
@@ -215,6 +215,112 @@ class YoloBoxes:
 
     def abandon(self) -> None:
         pass
+
+
+class _TracksApart(_TextFile):
+    """A draft for an annotation tool, in which a target's boxes follow one another."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._size = (0, 0)
+        self._count, self._time = 0, 0.0  # frames up to the last one, and its time
+
+    def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
+        with writing(self.path):
+            height, width = frame.image.shape[:2]
+            self._size = (width, height)
+            self._count, self._time = frame.number + 1, frame.time
+            for number, result in results.items():
+                box = self._box(frame, result, clip_box(result.box, width, height))
+                self._append(number, box, self._between)
+
+    _between = ""
+
+    def _box(self, frame: Frame, result: Result, box: np.ndarray) -> str:
+        raise NotImplementedError
+
+    def _head(self) -> str:
+        raise NotImplementedError
+
+    def _around(self, number: int) -> tuple[str, str]:
+        """What stands before and behind a target's boxes."""
+        raise NotImplementedError
+
+    def _tail(self) -> str:
+        raise NotImplementedError
+
+    def _end(self) -> None:
+        self._file.write(self._head())
+        for position, number in enumerate(sorted(self._parts)):
+            before, behind = self._around(number)
+            self._file.write((self._between if position else "") + before)
+            self._take_in(number)
+            self._file.write(behind)
+        self._file.write(self._tail())
+
+
+class CvatTracks(_TracksApart):
+    """CVAT for video 1.1: a track per target, every box a key frame, ``outside`` while the target is lost."""
+
+    def _box(self, frame: Frame, result: Result, box: np.ndarray) -> str:
+        names = zip(("xtl", "ytl", "xbr", "ybr"), convert(box, "xywh", "xyxy"), strict=True)
+        corners = " ".join(f'{name}="{value:.2f}"' for name, value in names)
+        outside = int(result.state == "lost")
+        return (
+            f'    <box frame="{frame.number}" outside="{outside}" occluded="0" keyframe="1" {corners} z_order="0">'
+            "</box>\n"
+        )
+
+    def _head(self) -> str:
+        width, height = self._size
+        return f"""<?xml version="1.0" encoding="utf-8"?>
+<annotations>
+  <version>1.1</version>
+  <meta>
+    <task>
+      <size>{self._count}</size>
+      <mode>interpolation</mode>
+      <start_frame>0</start_frame>
+      <stop_frame>{max(self._count - 1, 0)}</stop_frame>
+      <labels><label><name>{LABEL}</name><type>rectangle</type><attributes></attributes></label></labels>
+      <original_size><width>{width}</width><height>{height}</height></original_size>
+    </task>
+  </meta>
+"""
+
+    def _around(self, number: int) -> tuple[str, str]:
+        return f'  <track id="{number - 1}" label="{LABEL}" source="auto">\n', "  </track>\n"
+
+    def _tail(self) -> str:
+        return "</annotations>\n"
+
+
+class LabelStudioTracks(_TracksApart):
+    """Label Studio, one task with a prediction: a ``videorectangle`` per target in percent of the frame.
+
+    Frames count from 1. A lost target is disabled until it is found again. ``data.video`` is to be replaced by the
+    address under which Label Studio finds the video.
+    """
+
+    _between = ",\n"
+
+    def _box(self, frame: Frame, result: Result, box: np.ndarray) -> str:
+        width, height = self._size
+        x, y, w, h = (round(100 * float(v) / s, 4) for v, s in zip(box, (width, height) * 2, strict=True))
+        place = {"x": x, "y": y, "width": w, "height": h, "rotation": 0}
+        shown = {"frame": frame.number + 1, "time": round(frame.time, 4), "enabled": result.state != "lost"}
+        return json.dumps(shown | place)
+
+    def _head(self) -> str:
+        return '[{"data": {"video": "video"}, "predictions": [{"model_version": "vil-tracker", "result": [\n'
+
+    def _around(self, number: int) -> tuple[str, str]:
+        entry = {"id": f"target-{number}", "type": "videorectangle", "from_name": "box", "to_name": "video"}
+        value = json.dumps({"labels": [LABEL], "framesCount": self._count, "duration": round(self._time, 4)})
+        return json.dumps(entry)[:-1] + f', "value": {value[:-1]}, "sequence": [\n', "\n]}}"
+
+    def _tail(self) -> str:
+        return "\n]}]}]\n"
 
 
 BOX_FORMATS: dict[str, tuple[str, Callable[[Path], Output]]] = {
