@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import importlib
+import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import IO, Any
@@ -66,6 +67,19 @@ def mistaken_for(data: bytes) -> str | None:
 def reason(error: BaseException) -> str:
     """Why something could not be read, in a few words without the path, which our own messages name."""
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+def read_text(path: str | os.PathLike[str], what: str) -> str:
+    """A text file as people have it, UTF-8 or UTF-16 with its mark; ``what`` names its kind in the error.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        data = Path(path).read_bytes()
+        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {what} {os.fspath(path)} ({reason(error)}): check the path") from error
 
 
 _WRITE_FAULTS = {
@@ -129,6 +143,17 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def write_lines(path: str | os.PathLike[str], lines: Iterable[str]) -> None:
+    """Write lines of text with :func:`atomic_write`."""
+    with atomic_write(path, "w") as stream:
+        stream.writelines(f"{line}\n" for line in lines)
+
+
+def write_json(path: str | os.PathLike[str], content: Any, **options: Any) -> None:
+    """Write JSON with :func:`atomic_write`; ``options`` are those of :func:`json.dumps`."""
+    write_lines(path, [json.dumps(content, **{"indent": 2, **options})])
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:

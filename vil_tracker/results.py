@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -35,6 +35,16 @@ class Result:
     def to_detections(self, tracker_id: int = 1) -> supervision.Detections:
         """As ``supervision.Detections``; empty while the target is lost (extra ``supervision``)."""
         return to_detections({tracker_id: self})
+
+
+class TrackerLike(Protocol):
+    """Anything that follows one target through one video of (H, W, 3) uint8 RGB frames."""
+
+    def init(self, frame: np.ndarray, box: Any) -> Any:
+        """Start on the first frame with its box, x, y, w, h in pixels; forgets any video before."""
+
+    def update(self, frame: np.ndarray) -> Result:
+        """Find the target in the next frame; a score of NaN means that the tracker has none."""
 
 
 def to_detections(results: Mapping[int, Result]) -> supervision.Detections:

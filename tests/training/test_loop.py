@@ -20,6 +20,8 @@ from vil_tracker.data.sampling import PairSample, Samples
 from vil_tracker.data.sequence import ArrayFrames, make_sequence
 from vil_tracker.errors import UserError
 from vil_tracker.images import read_image
+from vil_tracker.io.draw import text_image
+from vil_tracker.io.pictures import INK, PAPER
 from vil_tracker.models.pretrained import load_model
 from vil_tracker.training.loop import train
 from vil_tracker.training.record import NonFiniteLoss, read_log
@@ -148,7 +150,8 @@ def test_the_contact_sheet_shows_the_samples_of_the_run(tmp_path: Path, mode: st
     path = write_contact_sheet(config, source_for(config), tmp_path / "new" / "sheet.png", 3, first=2)
     sheet = read_image(path)
     # template and search side by side (a clip: all its frames), with a rectangle in the colour of the truth
-    assert sheet.shape[0] == (70 if mode == "pairs" else 3 * 70)
+    row = 64 + text_image("2", 13, INK, PAPER).shape[0] + 12
+    assert sheet.shape[0] == 12 + (row if mode == "pairs" else 3 * row)
     assert (np.abs(sheet.astype(int) - (40, 220, 70)).sum(-1) < 30).sum() > 100
     with pytest.raises(UserError, match="at least one"):
         write_contact_sheet(config, source_for(config), path, 0)

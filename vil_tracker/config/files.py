@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import logging
 import os
 import types
 import typing
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 
 from vil_tracker.config.sections import MODEL_SIZES, Config, ModelConfig
-from vil_tracker.errors import UserError, reason
+from vil_tracker.errors import UserError, read_text
 
 Dataclass = TypeVar("Dataclass")
 
@@ -40,10 +40,7 @@ def load_config(path: str | os.PathLike[str]) -> Config:
     Raises:
         UserError: unreadable file, unknown key (the nearest one is named), wrong type or value out of range.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read config {os.fspath(path)} ({reason(error)}): check the path") from error
+    text = read_text(path, "config")
     try:
         content = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -77,7 +74,7 @@ def config_from_dict(content: object) -> Config:
 
 def config_to_dict(config: Any) -> dict[str, Any]:
     """Nested plain mappings, lists and numbers, ready for YAML or JSON."""
-    return _plain(dataclasses.asdict(config))
+    return json.loads(json.dumps(dataclasses.asdict(config)))
 
 
 def override(config: Config, assignments: Sequence[str]) -> Config:
@@ -119,14 +116,6 @@ def model_config_from_dict(content: dict[str, Any]) -> ModelConfig:
         UserError: unknown key, wrong type or value out of range.
     """
     return _build(ModelConfig, content, "model")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value
 
 
 def _kind(value: object) -> str:

@@ -13,7 +13,6 @@ import cv2
 import numpy as np
 
 from vil_tracker.config import DataConfig, ModelConfig
-from vil_tracker.data.dataset import SequenceDataset
 from vil_tracker.data.pairs import (
     TEMPLATE_COVER,
     SampleAugmentation,
@@ -146,18 +145,8 @@ class ClipCutter:
         return np.concatenate([box[:2] + direction * reach * rng.uniform(1.0, 1.8), box[2:]])
 
 
-class VideoClips(SequenceSource[ClipSample]):
-    """Clips from the sequences of one data set; a still is a clip in which nothing moves but the crop.
-
-    Args:
-        dataset: videos or stills.
-        cutter: makes the samples.
-        names: patterns of the sequences to use.
-    """
-
-    def __init__(self, dataset: SequenceDataset, cutter: ClipCutter, names: str = "") -> None:
-        super().__init__(dataset, cutter.config, names)
-        self.cutter = cutter
+class VideoClips(SequenceSource[ClipCutter, ClipSample]):
+    """Clips from the sequences of one data set; a still is a clip in which nothing moves but the crop."""
 
     def _make(self, rng: np.random.Generator, sequence: Sequence, difficulty: float) -> ClipSample | None:
         chosen = self._choose(rng, sequence, difficulty)

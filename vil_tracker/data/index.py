@@ -119,53 +119,6 @@ class Index:
     rows: Path | np.ndarray
 
 
-class _Scan:
-    """Collects items into the columns of an :class:`Index` and writes their rows to ``sink``."""
-
-    def __init__(self, folder: Path, stills: bool, sink: IO[bytes]) -> None:
-        self.folder, self.stills, self.sink = folder, stills, sink
-        self.frames: list[tuple[str, Any]] = []
-        self.names: list[str] = []
-        self.owners: list[int] = []
-        self.lengths: list[int] = []
-        self.visible: list[int] = []
-        self.missing_frames = 0
-        self.watched: set[Path] = set()
-
-    def add(self, candidate: Candidate, item: Item) -> None:
-        rows = item_rows(item)
-        self.sink.write(rows.tobytes())
-        names = item.frame_names
-        where = Path(os.path.relpath(item.folder, self.folder)).as_posix()
-        self.frames.append((where, len(rows) if names is None else encode_names(names)))
-        self.missing_frames += int((~rows["exists"]).sum())
-        self.watched.update(item.watched)
-        usable = visible_rows(rows)
-        if self.stills:
-            self.owners += [len(self.frames) - 1] * len(rows)
-            self.lengths += [1] * len(rows)
-            self.visible += usable.astype(int).tolist()
-        else:
-            self.lengths.append(len(rows))
-            self.visible.append(int(usable.sum()))
-            self.names.append(candidate.name)
-
-    def index(self, missing: tuple[str, ...], problems: list[str], rows: Path | np.ndarray) -> Index:
-        return Index(
-            folder=self.folder,
-            frames=self.frames,
-            videos=any(isinstance(what, int) for _, what in self.frames),
-            names=None if self.stills else self.names,
-            owners=np.array(self.owners, np.int64) if self.stills else None,
-            starts=np.concatenate([[0], np.cumsum(self.lengths)]).astype(np.int64),
-            visible=np.array(self.visible, np.int64),
-            missing=missing,
-            missing_frames=self.missing_frames,
-            problems=tuple(problems),
-            rows=rows,
-        )
-
-
 def item_rows(item: Item) -> np.ndarray:
     """An item's annotation as :data:`ROW` records (N,)."""
     rows = np.zeros(len(item.boxes), ROW)
@@ -202,20 +155,47 @@ def _read_all(reader: Reader, folder: Path, candidates: Sequence[Candidate]) -> 
             yield from zip(chunk, pool.map(read, chunk), strict=True)
 
 
-def _scan(reader: Reader, folder: Path, split: str, sink: IO[bytes], rows: Path | None) -> tuple[Index, set[Path]]:
+def _scan(reader: Reader, folder: Path, split: str, sink: IO[bytes], store: Path | None) -> tuple[Index, set[Path]]:
+    """Read a split, write its rows to ``sink``, which is the file ``store``, and say what its index was made from."""
     listing = reader.list_sequences(folder, split)
-    scan = _Scan(folder, reader.stills, sink)
-    scan.watched.update(listing.watched)
-    problems: list[str] = []
+    watched, frames, missing_frames = set(listing.watched), list[tuple[str, Any]](), 0
+    names, problems = list[str](), list[str]()
+    owners, lengths, visible = list[int](), list[int](), list[int]()
     items = _read_all(reader, folder, listing.candidates)
     bar = tqdm(items, f"indexing {reader.title} {split}", len(listing.candidates), disable=None, leave=False)
     for candidate, item in bar:
         if isinstance(item, UserError):
             problems.append(str(item))
+            continue
+        rows = item_rows(item)
+        sink.write(rows.tobytes())
+        where = Path(os.path.relpath(item.folder, folder)).as_posix()
+        frames.append((where, len(rows) if item.frame_names is None else encode_names(item.frame_names)))
+        missing_frames += int((~rows["exists"]).sum())
+        watched.update(item.watched)
+        usable = visible_rows(rows)
+        if reader.stills:
+            owners += [len(frames) - 1] * len(rows)
+            lengths += [1] * len(rows)
+            visible += usable.astype(int).tolist()
         else:
-            scan.add(candidate, item)
-    store = rows if rows is not None else np.frombuffer(sink.getvalue(), ROW)  # type: ignore[attr-defined]
-    return scan.index(listing.missing, problems, store), scan.watched
+            names.append(candidate.name)
+            lengths.append(len(rows))
+            visible.append(int(usable.sum()))
+    index = Index(
+        folder=folder,
+        frames=frames,
+        videos=any(isinstance(what, int) for _, what in frames),
+        names=None if reader.stills else names,
+        owners=np.array(owners, np.int64) if reader.stills else None,
+        starts=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        visible=np.array(visible, np.int64),
+        missing=listing.missing,
+        missing_frames=missing_frames,
+        problems=tuple(problems),
+        rows=store if store is not None else np.frombuffer(sink.getvalue(), ROW),  # type: ignore[attr-defined]
+    )
+    return index, watched
 
 
 def _stamp(path: Path | str) -> tuple[int, int]:

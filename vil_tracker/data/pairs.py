@@ -25,6 +25,7 @@ from vil_tracker.data.skipping import SkippedFiles
 from vil_tracker.data.synthetic.sprites import bounds, ellipse_outline, warp
 from vil_tracker.errors import UserError
 
+Cutter = TypeVar("Cutter")
 Sample = TypeVar("Sample")
 
 ATTEMPTS = 50  # draws before a data set counts as unusable
@@ -194,20 +195,20 @@ def chosen_by(patterns: str, name: str) -> bool:
     )
 
 
-class SequenceSource(ABC, Generic[Sample]):
+class SequenceSource(ABC, Generic[Cutter, Sample]):
     """Samples cut out of the sequences of one data set.
 
     Args:
         dataset: videos or stills; at least two frames of a video, or one still, with a visible target.
-        config: how many damaged pictures are skipped.
+        cutter: makes the samples; its configuration says how many damaged pictures are skipped.
         names: patterns of the sequences to use, as in ``SourceConfig``; empty takes all.
 
     Raises:
         UserError: no sequence has enough visible frames.
     """
 
-    def __init__(self, dataset: SequenceDataset, config: DataConfig, names: str = "") -> None:
-        self.dataset = dataset
+    def __init__(self, dataset: SequenceDataset, cutter: Cutter, names: str = "") -> None:
+        self.dataset, self.cutter = dataset, cutter
         good = dataset.visible_counts >= (1 if dataset.stills else 2)
         if names:
             good &= np.array([chosen_by(names, name) for name in dataset.names])
@@ -217,7 +218,7 @@ class SequenceSource(ABC, Generic[Sample]):
             raise UserError(
                 f"{dataset.name} {dataset.split} in {dataset.folder} has no sequence{which} with visible targets"
             )
-        self.skipped = SkippedFiles(config.max_damaged)
+        self.skipped = SkippedFiles(cutter.config.max_damaged)  # type: ignore[attr-defined]
 
     def sample(self, rng: np.random.Generator, difficulty: float) -> Sample:
         """One sample; frames that cannot be read are counted and others are drawn.
@@ -243,18 +244,8 @@ class SequenceSource(ABC, Generic[Sample]):
         return self.skipped.attempt(name, lambda: sequence.frames[index])
 
 
-class VideoPairs(SequenceSource[PairSample]):
-    """Pairs from the sequences of one data set.
-
-    Args:
-        dataset: videos, or stills, whose pairs are two cuts of the same picture.
-        cutter: makes the samples.
-        names: patterns of the sequences to use.
-    """
-
-    def __init__(self, dataset: SequenceDataset, cutter: PairCutter, names: str = "") -> None:
-        super().__init__(dataset, cutter.config, names)
-        self.cutter = cutter
+class VideoPairs(SequenceSource[PairCutter, PairSample]):
+    """Pairs from the sequences of one data set; those of a still are two cuts of the same picture."""
 
     def _make(self, rng: np.random.Generator, sequence: Sequence, difficulty: float) -> PairSample | None:
         config = self.cutter.config

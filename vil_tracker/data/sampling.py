@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from vil_tracker.config import DataConfig
-from vil_tracker.data.skipping import SkippedFiles
+from vil_tracker.data.skipping import Skipped, SkippedFiles
 from vil_tracker.errors import UserError
 from vil_tracker.runtime import set_threads
 
@@ -167,15 +167,6 @@ class Samples(Dataset):
         return next((int(index) for pid, index in self.working_on.tolist() if pid in dead), None)
 
 
-class Skipped(NamedTuple):
-    """Damaged pictures that one loader process has met so far."""
-
-    worker: int
-    read: int
-    failures: int
-    reasons: dict[str, str]
-
-
 class StepSampler(Sampler[list[int]]):
     """Global sample indices of each forward pass of one rank, from ``first_step`` to the end of the run.
 
@@ -276,7 +267,7 @@ def build_loader(
         batch_size=None,
         sampler=sampler,
         num_workers=workers,
-        collate_fn=_as_is,  # type: ignore[arg-type]  # with batch_size None it gets the item itself
+        collate_fn=as_is,  # type: ignore[arg-type]  # with batch_size None it gets the item itself
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
         generator=torch.Generator(),  # or starting the loader would draw from the generator of the training step
@@ -284,8 +275,9 @@ def build_loader(
     )
 
 
-def _as_is(loaded: Loaded) -> Loaded:
-    return loaded
+def as_is(item: Any) -> Any:
+    """What a loader without batches of its own does with an item."""
+    return item
 
 
 def start_worker(_: int) -> None:

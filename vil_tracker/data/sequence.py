@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -12,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vil_tracker.errors import UserError, reason
+from vil_tracker.errors import UserError, read_text
 from vil_tracker.images import ValueRange, read_image, sample_pictures
 from vil_tracker.videos import VideoReader, count_frames
 
@@ -168,11 +169,7 @@ def read_boxes_file(path: str | os.PathLike[str]) -> np.ndarray:
     Raises:
         UserError: naming file and line, if a line does not hold four (or eight) numbers.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read box file {os.fspath(path)} ({reason(error)}): check the path") from error
-    return parse_boxes(text, Path(path))
+    return parse_boxes(read_text(path, "box file"), Path(path))
 
 
 def parse_boxes(text: str, path: Path) -> np.ndarray:
@@ -180,6 +177,11 @@ def parse_boxes(text: str, path: Path) -> np.ndarray:
     lines = text.splitlines()
     while lines and not lines[-1].strip():
         lines.pop()
+    if lines and all(line.count(",") == 3 for line in lines):  # clean files, at once
+        with contextlib.suppress(ValueError):
+            values = np.array(",".join(lines).split(","), np.float64).reshape(-1, 4)
+            if not np.isinf(values).any():
+                return values
     rows = np.empty((len(lines), 4))
     for number, line in enumerate(lines, start=1):
         rows[number - 1] = _parse_row(line, path, number)

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from vil_tracker.errors import UserError
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
+
+
+class Skipped(NamedTuple):
+    """Damaged pictures that one loader process has met so far, as in :class:`SkippedFiles`."""
+
+    worker: int
+    read: int
+    failures: int
+    reasons: dict[str, str]
 
 
 class SkippedFiles:
@@ -73,7 +82,7 @@ class SkippedFiles:
                 f"(data.max_damaged), the first: {first}"
             )
 
-    def merge(self, others: Iterable[SkippedFiles]) -> SkippedFiles:
+    def merge(self, others: Iterable[SkippedFiles | Skipped]) -> SkippedFiles:
         """Add the counts of other processes to this one and return it; never raises."""
         for other in others:
             self.read += other.read

@@ -203,13 +203,7 @@ def _run(
 
 
 def mlstm_parallel(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    i: Tensor,
-    f: Tensor,
-    state: MLSTMState | None = None,
-    return_state: bool = False,
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MLSTMState | None = None, return_state: bool = False
 ) -> Tensor | tuple[Tensor, MLSTMState | None]:
     """Quadratic form: the whole sequence as one masked S x S product.
 
@@ -230,13 +224,7 @@ def mlstm_parallel(
 
 
 def mlstm_recurrent(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    i: Tensor,
-    f: Tensor,
-    state: MLSTMState | None = None,
-    return_state: bool = False,
+    q: Tensor, k: Tensor, v: Tensor, i: Tensor, f: Tensor, state: MLSTMState | None = None, return_state: bool = False
 ) -> Tensor | tuple[Tensor, MLSTMState | None]:
     """Step by step, as the equations are written; arguments and result as in :func:`mlstm_parallel`."""
     h, last = _run(_recurrent, q, k, v, i, f, state, return_state)

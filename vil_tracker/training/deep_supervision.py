@@ -13,7 +13,22 @@ from torch import Tensor, nn
 from vil_tracker.models.network import ViLTrackerNet, cell_coverage
 
 
-class ForegroundProbes(nn.Module):
+class SublayerProbes(nn.Module):
+    """Asks the tokens of some sublayers, whose zero-based indices are ``depths``."""
+
+    depths: tuple[int, ...]
+
+    def register_hooks(self, network: ViLTrackerNet) -> list[Tensor]:
+        """Have the network's sublayers put their tokens, (B, S, D) each, into the returned list at every pass."""
+        seen: list[Tensor] = []
+        for depth in self.depths:
+            network.backbone.sublayers[depth].register_forward_hook(
+                lambda module, inputs, output: seen.append(output[0])
+            )
+        return seen
+
+
+class ForegroundProbes(SublayerProbes):
     """One linear probe after every second sublayer of the deeper two thirds of a backbone.
 
     Args:
@@ -28,15 +43,6 @@ class ForegroundProbes(nn.Module):
         for probe in self.probes:
             nn.init.zeros_(probe[1].weight)  # type: ignore[index,arg-type]
             nn.init.constant_(probe[1].bias, -2.0)  # type: ignore[index,arg-type]  # few tokens lie on the target
-
-    def register_hooks(self, network: ViLTrackerNet) -> list[Tensor]:
-        """Have the network's sublayers put their tokens, (B, S, D) each, into the returned list at every pass."""
-        seen: list[Tensor] = []
-        for depth in self.depths:
-            network.backbone.sublayers[depth].register_forward_hook(
-                lambda module, inputs, output: seen.append(output[0])
-            )
-        return seen
 
     def forward(self, seen: list[Tensor], boxes_B4: Tensor, present_B: Tensor, grid: int) -> Tensor:
         """Cross-entropy between the probes' answers and each cell's share of the box, summed over depths.

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from vil_tracker.boxes import iou
-from vil_tracker.evaluation.trackers import SequenceTracker
+from vil_tracker.results import TrackerLike
 
 RETURN_OVERLAP = 0.7  # of the way back's end with the start
 MIDDLE_OVERLAP = 0.55  # of both ways in a frame that is kept
@@ -34,7 +34,7 @@ class PseudoTrack:
     boxes: np.ndarray
 
 
-def there_and_back(tracker: SequenceTracker, frames: Sequence[np.ndarray], box: np.ndarray) -> np.ndarray | None:
+def there_and_back(tracker: TrackerLike, frames: Sequence[np.ndarray], box: np.ndarray) -> np.ndarray | None:
     """Boxes (N, 4) of a target that is found from ``box`` on the first frame and back again; None where it is not.
 
     Args:
@@ -55,7 +55,7 @@ def there_and_back(tracker: SequenceTracker, frames: Sequence[np.ndarray], box: 
     return boxes
 
 
-def _follow(tracker: SequenceTracker, frames: Sequence[np.ndarray], box: np.ndarray) -> np.ndarray | None:
+def _follow(tracker: TrackerLike, frames: Sequence[np.ndarray], box: np.ndarray) -> np.ndarray | None:
     """Boxes (N, 4), or None where the score does not stay high."""
     tracker.init(frames[0], box)
     boxes, scores = [np.asarray(box, np.float64)], [1.0]
@@ -104,7 +104,7 @@ def moving_boxes(first: np.ndarray, second: np.ndarray, rng: np.random.Generator
 
 
 def pseudo_tracks(
-    tracker: SequenceTracker,
+    tracker: TrackerLike,
     frames: Sequence[np.ndarray],
     rng: np.random.Generator,
     *,

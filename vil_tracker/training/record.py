@@ -18,7 +18,7 @@ from torch import Tensor
 from vil_tracker.config import Config, config_to_dict
 from vil_tracker.data.sampling import Skipped
 from vil_tracker.data.skipping import SkippedFiles
-from vil_tracker.errors import UserError, atomic_write, writing
+from vil_tracker.errors import UserError, read_text, write_lines, writing
 from vil_tracker.runtime import Ranks
 from vil_tracker.training.losses import Terms
 
@@ -50,8 +50,7 @@ class Record:
             lines: list[dict[str, Any]] = [{"config": config_to_dict(config)}]
             if first_step > 0 and self.path.exists():
                 lines = [line for line in read_log(self.path) if line.get("step", 0) <= first_step]
-            with atomic_write(self.path, "w") as stream:
-                stream.writelines(json.dumps(line) + "\n" for line in lines)
+            write_lines(self.path, map(json.dumps, lines))
             for line in lines[1:]:  # TensorBoard's own files lack the last minutes before a kill
                 self._show(line)
 
@@ -120,11 +119,7 @@ class Record:
     def close(self) -> None:
         """Say which pictures were damaged, and finish."""
         if self.skipped:
-            total = SkippedFiles(1.0)
-            for entry in self.skipped.values():
-                total.read += entry.read
-                total.failures += entry.failures
-                total.reasons.update(entry.reasons)
+            total = SkippedFiles(1.0).merge(self.skipped.values())
             if self.ranks.main and total.failures:
                 log.warning("damaged pictures: %s", total.summary())
                 with writing(self.path), (self.path.parent / "damaged.txt").open("w", encoding="utf-8") as stream:
@@ -155,10 +150,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: it cannot be read, or holds something else.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read the log {path}: {error}") from error
+    lines = read_text(path, "the log").splitlines()
     found = []
     for number, line in enumerate(lines, start=1):
         try:
@@ -197,13 +189,12 @@ def _open_wandb(folder: Path, config: Config) -> Any:
         ) from error
     known = folder / "wandb_id"
     if not known.is_file():
-        with atomic_write(known, "w") as stream:
-            stream.write(secrets.token_hex(4))
+        write_lines(known, [secrets.token_hex(4)])
     try:
         return wandb.init(
             project=config.train.wandb,
             name=folder.name,
-            id=known.read_text(encoding="utf-8"),
+            id=known.read_text(encoding="utf-8").strip(),
             resume="allow",
             dir=str(folder),
             config=config_to_dict(config),

@@ -13,6 +13,7 @@ from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box
 from vil_tracker.data.sampling import ClipSample, Fault, PairSample, Samples, Source
 from vil_tracker.errors import UserError
 from vil_tracker.images import write_image
+from vil_tracker.io.pictures import Thumbnail, contact_sheet
 
 TRUTH, ANCHOR, MISSING = (40, 220, 70), (255, 200, 30), (230, 60, 50)
 GAP = 6
@@ -40,14 +41,8 @@ def write_contact_sheet(config: Config, source: Source, path: Path, count: int, 
         if isinstance(sample, Fault):
             raise UserError(f"sample {index} could not be made: {sample.message}")
         pictures = _pair(sample) if isinstance(sample, PairSample) else _clip(sample, config)
-        cv2.putText(pictures[0], str(index), (3, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (255, 255, 255), 3, cv2.LINE_AA)
-        cv2.putText(pictures[0], str(index), (3, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
-        drawn.append(_beside(pictures))
-    columns = min(COLUMNS if config.data.mode == "pairs" else 1, count)
-    rows = [_beside(drawn[i : i + columns]) for i in range(0, count, columns)]
-    width = max(row.shape[1] for row in rows)
-    padded = [np.pad(row, ((0, GAP), (0, width - row.shape[1]), (0, 0)), constant_values=255) for row in rows]
-    write_image(path, np.concatenate(padded))
+        drawn.append(Thumbnail(_beside(pictures), str(index)))
+    write_image(path, contact_sheet(drawn, COLUMNS if config.data.mode == "pairs" else 1))
     return path
 
 

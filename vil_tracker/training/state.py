@@ -109,11 +109,6 @@ def build_state(config: Config, device: torch.device) -> TrainingState:
     probes = None
     if config.train.loss_foreground > 0 and config.data.mode == "pairs":
         probes = ForegroundProbes(config.model.dim, config.model.depth).to(device)
-    optimizer = build_optimizer(network, config.train)
-    if probes is not None:
-        optimizer.add_param_group(
-            {"params": list(probes.parameters()), "lr": config.train.lr, "weight_decay": 0.0, "name": "probes"}
-        )
     projections = None
     if config.train.teacher:
         if config.data.mode != "pairs" or config.model.scan != "prefix":
@@ -121,9 +116,11 @@ def build_state(config: Config, device: torch.device) -> TrainingState:
                 "train.teacher compares pairs of scan prefix: set data.mode pairs, or leave the teacher out"
             )
         projections = TeacherProjections(config.model.dim, config.model.depth).to(device)
-        optimizer.add_param_group(
-            {"params": list(projections.parameters()), "lr": config.train.lr, "weight_decay": 0.0, "name": "teacher"}
-        )
+    optimizer = build_optimizer(network, config.train)
+    for name, part in (("probes", probes), ("teacher", projections)):
+        if part is not None:
+            group = {"params": list(part.parameters()), "lr": config.train.lr, "weight_decay": 0.0, "name": name}
+            optimizer.add_param_group(group)
     return TrainingState(network, optimizer, build_ema(network, config.train), probes=probes, projections=projections)
 
 

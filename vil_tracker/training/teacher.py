@@ -27,7 +27,7 @@ from vil_tracker.evaluation.nanotrack import (
     find_networks,
     open_session,
 )
-from vil_tracker.models.network import ViLTrackerNet
+from vil_tracker.training.deep_supervision import SublayerProbes
 
 CHANNELS = 96  # of the teacher's features
 AGREEMENT = 0.6  # overlap of the teacher's box with the truth from which on its score map is a target
@@ -104,7 +104,7 @@ class TeacherLosses(NamedTuple):
     agreement: Tensor
 
 
-class TeacherProjections(nn.Module):
+class TeacherProjections(SublayerProbes):
     """What the student's tokens are asked through.
 
     Args:
@@ -119,15 +119,6 @@ class TeacherProjections(nn.Module):
             nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, CHANNELS)) for _ in self.depths[:2]
         )
         self.score = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, 1))
-
-    def register_hooks(self, network: ViLTrackerNet) -> list[Tensor]:
-        """Have the network's sublayers put their tokens, (B, S, D) each, into the returned list at every pass."""
-        seen: list[Tensor] = []
-        for depth in self.depths:
-            network.backbone.sublayers[depth].register_forward_hook(
-                lambda module, inputs, output: seen.append(output[0])
-            )
-        return seen
 
     def forward(
         self,

@@ -24,7 +24,7 @@ from vil_tracker.boxes import convert, iou
 from vil_tracker.config import Config
 from vil_tracker.data.dataset import SequenceDataset, open_split
 from vil_tracker.data.pairs import SequenceSource
-from vil_tracker.data.sampling import Mixture, Samples, Source, build_loader, start_worker
+from vil_tracker.data.sampling import Mixture, Samples, Source, as_is, build_loader, start_worker
 from vil_tracker.data.sequence import Sequence
 from vil_tracker.data.sources import build_source
 from vil_tracker.errors import UserError
@@ -190,7 +190,7 @@ def frames_ahead(sequences: list[Sequence], workers: int) -> Iterator[np.ndarray
         _AllFrames(sequences),
         batch_size=None,
         num_workers=workers,
-        collate_fn=_as_is,  # type: ignore[arg-type]  # with batch_size None it gets the item itself
+        collate_fn=as_is,  # type: ignore[arg-type]  # with batch_size None it gets the item itself
         generator=torch.Generator(),
         worker_init_fn=start_worker if workers else None,
     )
@@ -198,10 +198,6 @@ def frames_ahead(sequences: list[Sequence], workers: int) -> Iterator[np.ndarray
         if isinstance(frame, UserError):
             raise frame
         yield frame
-
-
-def _as_is(frame: np.ndarray | UserError) -> np.ndarray | UserError:
-    return frame
 
 
 class Upcoming:

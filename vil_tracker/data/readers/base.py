@@ -20,7 +20,7 @@ from typing import ClassVar
 import numpy as np
 
 from vil_tracker.data.sequence import read_boxes_file
-from vil_tracker.errors import UserError
+from vil_tracker.errors import UserError, read_text
 from vil_tracker.images import IMAGE_EXTENSIONS, natural_key
 from vil_tracker.packed import ARCHIVE, packed_names
 
@@ -263,19 +263,7 @@ def pad_boxes(boxes: np.ndarray, count: int) -> np.ndarray:
 
 
 def read_boxes(path: Path) -> np.ndarray:
-    """(N, 4) float64 boxes of a text file, N at least 1. Fast for clean files; else as :func:`read_boxes_file`.
-
-    Raises:
-        UserError: naming file and line.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
-        if all(line.count(",") == 3 for line in lines):
-            values = np.array(",".join(lines).split(","), np.float64)
-            if np.isfinite(values).all():
-                return values.reshape(-1, 4)
-    except (OSError, ValueError):
-        pass
+    """(N, 4) float64 boxes of a text file, N at least 1; otherwise as :func:`read_boxes_file`."""
     boxes = read_boxes_file(path)
     if not len(boxes):
         raise UserError(f"{path} is empty: expected one box x,y,w,h per line")
@@ -288,10 +276,7 @@ def read_numbers(path: Path, count: int, low: float, high: float) -> np.ndarray:
     Raises:
         UserError: unreadable, not numbers, out of [low, high], or not ``count`` of them; names file and line.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read label file {path}: {error}") from error
+    text = read_text(path, "label file")
     try:
         clean = np.array(text.replace(",", " ").split(), np.float64)
         if len(clean) == count and ((clean >= low) & (clean <= high)).all():

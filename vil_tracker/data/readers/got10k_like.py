@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vil_tracker.data.readers.base import Candidate, Item, Listing, Reader, listing_of, matched_sequence, subfolders
 from vil_tracker.data.readers.got10k import labelled
-from vil_tracker.errors import UserError
+from vil_tracker.errors import read_text
 
 
 class GOT10kLike(Reader):
@@ -38,10 +38,7 @@ FOLDER/                         (or one sequence's folder itself)
             names = list(on_disk)
         else:
             watched.append(chosen)
-            try:
-                names = [line.strip() for line in chosen.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-            except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"cannot read {chosen}: {error}") from error
+            names = [line.strip() for line in read_text(chosen, "list").splitlines() if line.strip()]
         return listing_of(names, on_disk, watched)
 
     def read_sequence(self, folder: Path, candidate: Candidate) -> Item:

@@ -17,7 +17,7 @@ from vil_tracker.data.readers.base import (
     read_boxes,
     read_list,
 )
-from vil_tracker.errors import UserError
+from vil_tracker.errors import UserError, read_text
 
 _STRIDE = 8  # 240 fps / 30 fps
 
@@ -89,12 +89,8 @@ or, for 30 fps,
 
 def _read_original(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Boxes (N, 4) x, y, w, h and the lost flags (N,) of an annotation file in the original format."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read box file {path}: {error}") from error
     rows = []
-    for number, line in enumerate(lines, start=1):
+    for number, line in enumerate(read_text(path, "box file").splitlines(), start=1):
         words = line.split()
         if not words:
             continue

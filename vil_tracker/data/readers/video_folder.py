@@ -7,7 +7,7 @@ from pathlib import Path
 
 from vil_tracker.data.readers.base import Candidate, Item, Listing, Reader, natural_key, pad_boxes, read_boxes
 from vil_tracker.data.sequence import Sequence, VideoFrames, make_sequence
-from vil_tracker.errors import UserError
+from vil_tracker.errors import UserError, read_text
 from vil_tracker.videos import VIDEO_EXTENSIONS, count_frames
 
 
@@ -39,12 +39,7 @@ def held_out_targets(folder: Path) -> frozenset[str]:
         UserError: the list cannot be read.
     """
     path = folder / HELD_OUT
-    if not path.is_file():
-        return frozenset()
-    try:
-        return frozenset(path.read_text(encoding="utf-8-sig").split())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}") from error
+    return frozenset(read_text(path, "list").split()) if path.is_file() else frozenset()
 
 
 class VideoFolder(Reader):

@@ -13,7 +13,7 @@ import numpy as np
 from vil_tracker.data.sequence import Sequence
 from vil_tracker.data.synthetic.clips import ClipConfig, SyntheticClips
 from vil_tracker.data.synthetic.photo_pool import pool_from_arrays
-from vil_tracker.errors import atomic_write, make_folder
+from vil_tracker.errors import make_folder, write_lines
 from vil_tracker.images import write_image
 
 
@@ -57,5 +57,4 @@ def _write_sequence(folder: Path, sequence: Sequence) -> None:
     make_folder(folder / "img")
     for i in range(len(sequence)):
         write_image(folder / "img" / f"{i + 1:04d}.jpg", sequence.frames[i])
-    with atomic_write(folder / "groundtruth_rect.txt", "w") as stream:
-        stream.writelines(",".join(f"{value:.2f}" for value in box) + "\n" for box in sequence.boxes)
+    write_lines(folder / "groundtruth_rect.txt", (",".join(f"{value:.2f}" for value in box) for box in sequence.boxes))
