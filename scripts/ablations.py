@@ -26,7 +26,7 @@ from vil_tracker.config import Config, TrackConfig, load_config, override
 from vil_tracker.data.dataset import open_folder
 from vil_tracker.data.root import data_root
 from vil_tracker.data.sources import build_source
-from vil_tracker.errors import UserError, atomic_write
+from vil_tracker.errors import UserError, write_json
 from vil_tracker.evaluation.metrics import success_auc
 from vil_tracker.evaluation.run import track_sequence
 from vil_tracker.models.pretrained import load_model
@@ -113,8 +113,7 @@ def main(argv: list[str] | None = None) -> int:
             print(
                 f"{name}, seed {seed}: " + ", ".join(f"{key} {value:.4f}" for key, value in scores.items()), flush=True
             )
-            with atomic_write(args.output / f"{args.group}.json", "w") as stream:
-                stream.write(json.dumps(results, indent=1) + "\n")
+            write_json(args.output / f"{args.group}.json", results, indent=1)
     print_table(results)
     return 0
 

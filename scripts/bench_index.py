@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from vil_tracker import cli
-from vil_tracker.errors import UserError, atomic_write
+from vil_tracker.errors import UserError, write_json
 
 PICTURE = bytes.fromhex("ffd8ffd9")  # frames are listed, never opened
 LINKS = 60_000  # ext4 allows 65,000 to one file
@@ -185,8 +185,7 @@ def run(args: argparse.Namespace) -> int:
             found.setdefault("fits", {})[what] = fit
             print(f"{what}: {fit['start']:.2f} s + {1e3 * fit['slope']:.3f} ms per sequence, R² {fit['r2']:.4f}")
     if args.json:
-        with atomic_write(args.json) as stream:
-            stream.write((json.dumps(found, indent=2) + "\n").encode())
+        write_json(args.json, found)
     return 0
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import cProfile
-import json
 import pstats
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from vil_tracker.data.dataset import SequenceDataset, open_folder
 from vil_tracker.data.pairs import PairCutter, VideoPairs
 from vil_tracker.data.sampling import Source
 from vil_tracker.data.synthetic.painted import painted_photo
-from vil_tracker.errors import UserError, atomic_write
+from vil_tracker.errors import UserError, write_json
 from vil_tracker.images import read_image, write_image
 
 SEQUENCES, FRAMES = 4, 30
@@ -71,8 +70,7 @@ def main() -> int:
         print("\nWhere the time of the pairs goes:")
         profile(pairs, min(args.samples, 200))
     if args.json:
-        with atomic_write(args.json, "w") as stream:
-            stream.write(json.dumps(figures, indent=2) + "\n")
+        write_json(args.json, figures)
     return 0
 
 

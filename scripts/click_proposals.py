@@ -25,7 +25,7 @@ from tqdm import tqdm
 from vil_tracker.boxes import iou
 from vil_tracker.cli import guarded
 from vil_tracker.data.dataset import open_folder
-from vil_tracker.errors import atomic_write
+from vil_tracker.errors import write_json
 from vil_tracker.images import read_image
 from vil_tracker.tracking.proposals import find_candidates, measure, propose_boxes
 
@@ -54,8 +54,7 @@ def run(args: argparse.Namespace) -> int:
     for row in table:
         print("| {objects} | {clicks} | {first:.3f} | {best_of_three:.3f} | {seconds:.2f} |".format_map(row))
     if args.json is not None:
-        with atomic_write(args.json) as stream:
-            stream.write(json.dumps(table, indent=1).encode())
+        write_json(args.json, table)
     return 0
 
 

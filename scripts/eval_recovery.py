@@ -28,7 +28,7 @@ from vil_tracker.data.dataset import open_folder
 from vil_tracker.data.sequence import Sequence as Clip
 from vil_tracker.data.synthetic.clips import ClipConfig, SyntheticClips
 from vil_tracker.data.synthetic.photo_pool import PhotoPool, pool_from_arrays
-from vil_tracker.errors import UserError, atomic_write
+from vil_tracker.errors import UserError, write_json
 from vil_tracker.evaluation.calibration import ConfidenceFrames, measure
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.models.pretrained import load_model
@@ -178,11 +178,9 @@ def run(args: argparse.Namespace) -> int:
         clip, last, back = sample(pool, event, np.random.default_rng((args.seed, number)))
         outcomes.append(run_clip(model, config, clip, event, last, back))
     figures = summarise(outcomes)
-    text = json.dumps(figures, indent=2)
-    print(text)
+    print(json.dumps(figures, indent=2))
     if args.json is not None:
-        with atomic_write(args.json, "w") as stream:
-            stream.write(text + "\n")
+        write_json(args.json, figures)
     return 0
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vil_tracker.cli import guarded
-from vil_tracker.errors import UserError, atomic_write, make_folder
+from vil_tracker.errors import UserError, make_folder, write_lines
 from vil_tracker.evaluation.nanotrack import NanoTrackV3
 from vil_tracker.training.pseudo_boxes import PseudoTrack, pseudo_tracks
 from vil_tracker.videos import VIDEO_EXTENSIONS, VideoReader
@@ -50,8 +50,7 @@ def run(args: argparse.Namespace) -> int:
         rng = np.random.default_rng(zlib.crc32(video.name.encode()))
         tracks = list(pseudo_tracks(tracker, frames, rng, attempts=args.attempts))
         write_tracks(args.output, video, tracks)
-        with atomic_write(done) as stream:
-            stream.write(f"{len(tracks)}\n".encode())
+        write_lines(done, [str(len(tracks))])
         total += len(tracks)
     print(f"{total} new tracks in {args.output}")
     return 0
@@ -66,9 +65,7 @@ def write_tracks(output: Path, video: Path, tracks: list[PseudoTrack]) -> None:
         os.symlink(video.resolve(), link)
     for number, track in enumerate(tracks, start=1):
         rows = np.concatenate([np.full((track.first, 4), np.nan), track.boxes])
-        text = "\n".join(",".join(f"{value:.2f}" for value in row) for row in rows) + "\n"
-        with atomic_write(output / f"{video.stem}_{number}.txt") as stream:
-            stream.write(text.encode())
+        write_lines(output / f"{video.stem}_{number}.txt", (",".join(f"{value:.2f}" for value in row) for row in rows))
 
 
 if __name__ == "__main__":

@@ -180,7 +180,7 @@ def sections(results: Path) -> dict[str, str]:
             line = machine_line(measured, f"{command} --peers")
             found["ratios"] = f"{line}\n\n{ratio_table(measured)}"
         found[f"parts {name}"] = f"{machine_line(measured, command)}\n\n{part_table(measured)}"
-        if "end_to_end" in measured:
+        if any("end_to_end" in part for part in measured["dtypes"].values()):
             line = machine_line(measured | {"clock": "wall time"}, command)
             found[f"video {name}"] = f"{line}\n\n{video_table(measured)}"
     if (results / "scaling.json").is_file():

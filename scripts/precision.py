@@ -10,7 +10,6 @@ example: python scripts/precision.py nano --data-root DIR --json docs/results/pr
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,7 @@ from vil_tracker.benchmarking.machine import describe_machine
 from vil_tracker.config import TrackConfig, load_config
 from vil_tracker.data.dataset import open_folder
 from vil_tracker.data.sequence import Sequence
-from vil_tracker.errors import atomic_write
+from vil_tracker.errors import write_json
 from vil_tracker.evaluation.metrics import success_auc
 from vil_tracker.export.parity import Agreement, Parity, compare
 from vil_tracker.models.inference import InferenceNetwork, Precision
@@ -87,9 +86,7 @@ def run(args: argparse.Namespace) -> int:
             ]
             results[precision] = summary(sequences, parities)
             print(line(f"{folder.name}, {precision}", results[precision]), flush=True)
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(args.json) as stream:
-        stream.write((json.dumps(found, indent=2) + "\n").encode())
+    write_json(args.json, found)
     return 0
 
 

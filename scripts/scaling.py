@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from vil_tracker.benchmarking.machine import describe_machine, resident_memory, 
 from vil_tracker.benchmarking.parts import frame_inputs
 from vil_tracker.benchmarking.vit import OneStreamViT
 from vil_tracker.config import MODEL_SIZES, ModelConfig
-from vil_tracker.errors import atomic_write
+from vil_tracker.errors import write_json
 from vil_tracker.models.inference import InferenceNetwork
 from vil_tracker.models.network import build_network
 from vil_tracker.runtime import keep_freed_memory
@@ -117,9 +116,7 @@ def run(args: argparse.Namespace) -> int:
     }
     if args.frames:
         found["soak"] = {"model": args.soak_model, **soak(MODEL_SIZES[args.soak_model], args.frames)}
-    args.json.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(args.json) as stream:
-        stream.write((json.dumps(found, indent=2) + "\n").encode())
+    write_json(args.json, found)
     return 0
 
 

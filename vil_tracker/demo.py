@@ -15,7 +15,7 @@ from vil_tracker.boxes import iou
 from vil_tracker.config import DEFAULT_WEIGHTS
 from vil_tracker.data.synthetic.demo_clip import FPS, DemoClip
 from vil_tracker.errors import make_folder
-from vil_tracker.io.video_writer import VideoSink
+from vil_tracker.io.video_writer import write_video
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -37,7 +37,8 @@ def run(folder: Path, seed: int = 0, weights: str = DEFAULT_WEIGHTS) -> int:
         UserError: the folder cannot be written.
     """
     clip = DemoClip(seed)
-    video = _write_clip(clip, make_folder(folder))
+    video = write_video(clip, make_folder(folder), f".clip-{os.getpid()}", FPS)
+    video = video.replace(folder / f"clip{video.suffix}")
     box = ",".join(f"{value:.1f}" for value in clip.boxes[0])
     words = ["track", str(video), "--box", box, "--output", str(folder), "--overwrite", "--contact-sheet"]
     words += ["--weights", weights]
@@ -48,19 +49,6 @@ def run(folder: Path, seed: int = 0, weights: str = DEFAULT_WEIGHTS) -> int:
         print(f"\nMean overlap with the true box: {overlap:.2f} (1 is perfect, 0.5 is a hit in most benchmarks)")
         print("Your own video:  vil-tracker track VIDEO --select")
     return status
-
-
-def _write_clip(clip: DemoClip, folder: Path) -> Path:
-    sink = VideoSink(folder, f".clip-{os.getpid()}", FPS, "h264")
-    try:
-        for frame in clip:
-            sink.write(frame)
-        sink.finish()
-        return sink.path.replace(folder / f"clip{sink.path.suffix}")
-    except BaseException:
-        sink.abandon()
-        sink.path.unlink(missing_ok=True)
-        raise
 
 
 def _mean_overlap(path: Path, truth: np.ndarray) -> float:

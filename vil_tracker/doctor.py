@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import importlib
 import importlib.metadata
 import importlib.resources
@@ -14,7 +13,6 @@ import re
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -194,38 +192,17 @@ def _codec_fault(codec: str) -> str:
     """Why a codec cannot be used here; "" if it can."""
     import numpy as np
 
-    from vil_tracker.io.video_writer import VideoSink
-    from vil_tracker.videos import VideoReader
+    from vil_tracker.cli import suppress_native_stderr
+    from vil_tracker.io.video_writer import write_video
+    from vil_tracker.videos import count_frames
 
     try:
-        with tempfile.TemporaryDirectory() as folder, _quiet_libraries():
-            sink = VideoSink(Path(folder), "probe", 25.0, codec)
-            for number in range(4):
-                sink.write(np.full((48, 64, 3), 60 * number, np.uint8))
-            sink.finish()
-            with VideoReader(sink.path) as reader:
-                frames = sum(1 for _ in reader)
+        with tempfile.TemporaryDirectory() as folder, suppress_native_stderr():
+            painted = (np.full((48, 64, 3), 60 * number, np.uint8) for number in range(4))
+            frames = count_frames(write_video(painted, Path(folder), "probe", 25.0, codec))
         return "" if frames == 4 else f"{frames} of 4 frames came back"
     except UserError as error:
         return str(error)
-
-
-@contextlib.contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Send what C libraries print to stderr nowhere: FFmpeg inside OpenCV comments on each codec that it tries."""
-    try:
-        target = sys.stderr.fileno()
-        saved = os.dup(target)
-    except (OSError, ValueError):  # stderr is no file here, in a notebook for instance
-        yield
-        return
-    try:
-        with open(os.devnull, "wb") as nowhere:
-            os.dup2(nowhere.fileno(), target)
-        yield
-    finally:
-        os.dup2(saved, target)
-        os.close(saved)
 
 
 def _weights_folder() -> Path:

@@ -7,7 +7,6 @@ Folders need no network. What was downloaded once is found in the hub's cache wi
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
@@ -18,7 +17,7 @@ from huggingface_hub.errors import EntryNotFoundError, HFValidationError, LocalE
 from huggingface_hub.utils import HfHubHTTPError
 
 from vil_tracker.config import config_to_dict
-from vil_tracker.errors import UserError, atomic_write, make_folder, writing
+from vil_tracker.errors import UserError, atomic_write, make_folder, write_json, writing
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.models.pretrained import HUB_FILE, load_model, save_model
 
@@ -103,8 +102,7 @@ def save_pretrained(network: ViLTrackerNet, folder: str | os.PathLike[str]) -> P
     calibration = getattr(network, "calibration", None)
     save_model(network, target / HUB_FILE, {"calibration": calibration} if calibration else None)
     config = network.config
-    with atomic_write(target / "config.json", "w") as stream:
-        json.dump({"model_type": "vil-tracker", **config_to_dict(config)}, stream, indent=2)
+    write_json(target / "config.json", {"model_type": "vil-tracker", **config_to_dict(config)})
     if not (target / "README.md").exists():
         card = network.card or _CARD.format(
             name=config.name,

@@ -19,7 +19,6 @@ from vil_tracker.native import unavailable_reason
 TOY = ModelConfig(
     name="toy", dim=32, depth=2, template_size=32, search_size=64, modulation_interval=2, head_channels=16
 )
-KEYS = {f"vit_{size}_{count}" for size in ("tiny", "small") for count in ("1_template", "4_templates", "8_templates")}
 
 
 def test_command_measures_everything(
@@ -32,16 +31,16 @@ def test_command_measures_everything(
     words = ["benchmark", "--peers", "--repeats", "2", "--frames", "4", "--dtype", "float32", "bfloat16"]
     assert cli.main([*words, "--json", str(file)]) == 0
     found = json.loads(file.read_text())
-    assert found["ratios"].keys() == KEYS and all(ratio > 0 for ratio in found["ratios"].values())
     assert found["dtypes"].keys() == {"float32", "bfloat16"}
-    assert found["dtypes"]["bfloat16"]["ratios"].keys() == KEYS
+    for measured in found["dtypes"].values():
+        rows = [measured["against_vit"][size][count] for size in ("tiny", "small") for count in ("1", "4", "8")]
+        assert all(row["ratio"] > 0 for row in rows)
     inside = "cell" if unavailable_reason("sublayer") else KERNEL
     for part in ("stem", "projections", inside, "head", "frame"):
         assert found["dtypes"]["float32"]["milliseconds"][part] > 0
-    assert found["end_to_end"] == found["dtypes"]["float32"]["end_to_end"]
     for dtype in ("float32", "bfloat16"):
         assert all(row["frames_per_second"] > 0 for row in found["dtypes"][dtype]["end_to_end"].values())
-    assert {"decode", "network", "write"} <= found["end_to_end"]["boxes_and_video"]["milliseconds"].keys()
+    assert {"decode", "network", "write"} <= measured["end_to_end"]["boxes_and_video"]["milliseconds"].keys()
     assert found["peers"]["MIL"] > 0 and isinstance(found["peers"]["GOTURN"], str)
     text = capsys.readouterr().out
     assert "peak memory" in text and "matmul rate" in text and "GFLOP" in text

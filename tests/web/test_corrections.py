@@ -17,9 +17,8 @@ from web_fakes import Visitor
 
 from vil_tracker import cli
 from vil_tracker.errors import UserError
-from vil_tracker.results import Result
+from vil_tracker.results import Result, TrackerLike
 from vil_tracker.tracking.cli import track
-from vil_tracker.tracking.run import TrackerLike
 from vil_tracker.videos import VideoReader
 from vil_tracker.web.frames import FrameService
 from vil_tracker.web.limits import Limits

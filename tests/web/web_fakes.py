@@ -16,8 +16,7 @@ import cv2
 import numpy as np
 
 from vil_tracker.boxes import check_box, clip_box
-from vil_tracker.results import STATES, Result
-from vil_tracker.tracking.run import TrackerLike
+from vil_tracker.results import STATES, Result, TrackerLike
 
 
 class PatchTracker:

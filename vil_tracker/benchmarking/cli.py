@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vil_tracker.errors import UserError, atomic_write
+from vil_tracker.errors import UserError, write_json
 
 EPILOG = """\
 examples:
@@ -92,7 +91,5 @@ def run(args: argparse.Namespace) -> int:
     )
     print(as_text(measured))
     if args.json:
-        Path(args.json).parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(args.json) as stream:
-            stream.write((json.dumps(measured, indent=2) + "\n").encode())
+        write_json(args.json, measured)
     return 0

@@ -14,10 +14,10 @@ from vil_tracker.data.synthetic.demo_clip import FPS, DemoClip
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.baselines import KNOWN, OpenCvTracker
 from vil_tracker.evaluation.nanotrack import NanoTrackV3
-from vil_tracker.evaluation.trackers import SequenceTracker
 from vil_tracker.io.files import open_source
-from vil_tracker.io.video_writer import VideoSink
+from vil_tracker.io.video_writer import write_video
 from vil_tracker.models.inference import InferenceNetwork
+from vil_tracker.results import TrackerLike
 from vil_tracker.runtime import StageTimer
 from vil_tracker.tracking.run import OutputSettings, track_source
 from vil_tracker.tracking.select import targets_from_boxes
@@ -31,15 +31,6 @@ def paint_clip(frames: int) -> tuple[list[np.ndarray], np.ndarray]:
     """RGB frames of 1280×720 and the target's boxes (N, 4)."""
     clip = DemoClip(frames=frames, width=SIZE[0], height=SIZE[1])
     return list(clip), clip.boxes
-
-
-def write_clip(frames: Sequence[np.ndarray], folder: Path) -> Path:
-    """The frames as a video file."""
-    sink = VideoSink(folder, "clip", FPS, "h264")
-    for frame in frames:
-        sink.write(frame)
-    sink.finish()
-    return sink.path
 
 
 def run_video(
@@ -58,7 +49,7 @@ def run_video(
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        path = write_clip(frames, folder)
+        path = write_video(frames, folder, "clip", FPS)
         timer = StageTimer()
         summary = track_source(
             open_source(str(path)),
@@ -74,7 +65,7 @@ def run_video(
     }
 
 
-def run_tracker(tracker: SequenceTracker, frames: Sequence[np.ndarray], box: np.ndarray) -> float:
+def run_tracker(tracker: TrackerLike, frames: Sequence[np.ndarray], box: np.ndarray) -> float:
     """Frames per second of ``update`` alone, on frames in memory, for up to :data:`PEER_SECONDS`."""
     tracker.init(frames[0], box)
     begin = time.perf_counter()
@@ -89,9 +80,7 @@ def run_tracker(tracker: SequenceTracker, frames: Sequence[np.ndarray], box: np.
 
 def run_peers(frames: Sequence[np.ndarray], box: np.ndarray, weights_dir: Path | None) -> dict[str, float | str]:
     """Frames per second of every tracker of OpenCV that is installed and of NanoTrack V3; why not for the others."""
-    builders: dict[str, Callable[[], SequenceTracker]] = {
-        name: partial(OpenCvTracker, name, weights_dir) for name in KNOWN
-    }
+    builders: dict[str, Callable[[], TrackerLike]] = {name: partial(OpenCvTracker, name, weights_dir) for name in KNOWN}
     builders["NanoTrack V3"] = partial(NanoTrackV3, weights_dir)
     found: dict[str, float | str] = {}
     for name, build in builders.items():

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from vil_tracker.benchmarking.machine import time_interleaved
 from vil_tracker.models.film_temporal import TemporalContext, updated_context
@@ -90,23 +91,9 @@ def count_bytes(network: ViLTrackerNet, precision: str) -> float:
 
 def _convolution_operations(module: nn.Module, image: Tensor) -> float:
     """Operations of a module's convolutions on an image."""
-    total = 0.0
-
-    def count(layer: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        assert isinstance(layer, nn.Conv2d)
-        taps = layer.kernel_size[0] * layer.kernel_size[1] * layer.in_channels // layer.groups
-        total += 2.0 * taps * output.numel()
-
-    hooks = [layer.register_forward_hook(count) for layer in module.modules() if isinstance(layer, nn.Conv2d)]
-    try:
-        with torch.no_grad():
-            parameter = next(module.parameters())
-            module(image.to(parameter))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return total
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        module(image.to(next(module.parameters())))
+    return float(counter.get_total_flops())
 
 
 def time_parts(

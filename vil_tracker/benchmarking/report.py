@@ -38,7 +38,7 @@ def as_text(measured: dict[str, Any]) -> str:
                     f"{row['ours_milliseconds']:.1f} ms, ratio {row['ratio']:.2f}"
                 )
     lines += ["", f"times above: {measured['clock']}"]
-    if "end_to_end" in measured:
+    if any("end_to_end" in found for found in measured["dtypes"].values()):
         lines += ["", "1280×720 video, frames per second"]
     for dtype, found in measured["dtypes"].items():
         for name, row in found.get("end_to_end", {}).items():

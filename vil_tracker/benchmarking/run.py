@@ -61,9 +61,8 @@ def measure(settings: Settings, log: Callable[[str], object] | None = None) -> d
         log: told what is being measured.
 
     Returns:
-        JSON-ready: ``machine``, ``model``, per precision ``dtypes`` (parts, operations, rates and, with peers,
-        ``ratios``; ``end_to_end``), ``ratios`` and ``end_to_end`` of the first precision, ``peers``,
-        ``peak_memory_mib``.
+        JSON-ready: ``machine``, ``model``, per precision ``dtypes`` (parts, operations, rates, ``end_to_end`` and,
+        with peers, ``against_vit``), ``peers``, ``peak_memory_mib``.
 
     Raises:
         UserError: no such weights, or a device or precision that this machine has not.
@@ -89,20 +88,10 @@ def _measure(settings: Settings, say: Callable[[str], object]) -> dict[str, Any]
         say(f"{settings.model}, {precision}: parts of a frame")
         dtypes[precision] = _parts(network, precision, settings)
         if settings.peers:
-            dtypes[precision]["ratios"] = {}
+            dtypes[precision]["against_vit"] = {}
             for size in RATIO_SIZES:
                 say(f"{size}, {precision}: beside a one-stream ViT")
-                found = _ratios(size, precision, device, settings)
-                dtypes[precision].setdefault("against_vit", {})[size] = found
-                dtypes[precision]["ratios"].update(
-                    {
-                        f"vit_{size}_{count}_template{'s' * (count > 1)}": found[str(count)]["ratio"]
-                        for count in RATIO_TEMPLATES
-                    }
-                )
-    if settings.peers:
-        measured["ratios"] = dtypes[settings.precisions[0]]["ratios"]
-
+                dtypes[precision]["against_vit"][size] = _ratios(size, precision, device, settings)
     measured["clock"] = "processor time of one thread" if settings.processor_time else "wall time"
     if settings.frames == 0:
         measured["peak_memory_mib"] = peak_memory()
@@ -117,7 +106,6 @@ def _measure(settings: Settings, say: Callable[[str], object]) -> dict[str, Any]
             "boxes": run_video(prepared, frames, boxes[0], write=False),
             "tracker_alone": {"frames_per_second": run_tracker(Tracker(prepared), frames, boxes[0])},
         }
-    measured["end_to_end"] = dtypes[settings.precisions[0]]["end_to_end"]
     measured["peak_memory_mib"] = peak_memory()
     if settings.peers:
         say("OpenCV's trackers")

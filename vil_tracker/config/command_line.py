@@ -39,8 +39,12 @@ def track_config(args: argparse.Namespace) -> TrackConfig:
     return override(load_config(args.config) if args.config else Config(), args.set).track
 
 
-def add_engine_options(group: argparse._ActionsContainer) -> None:
-    """Add ``--engine`` and ``--address``: where many videos are tracked."""
+def add_engine_options(group: argparse._ActionsContainer, workers: int | None, help: str) -> None:
+    """Add ``--workers`` with its default and help, ``--threads``, ``--engine`` and ``--address``: where many videos are
+    tracked.
+    """
+    group.add_argument("--workers", type=int, default=workers, metavar="N", help=help)
+    group.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each process (default 1)")
     group.add_argument(
         "--engine",
         choices=("processes", "ray"),
@@ -50,3 +54,13 @@ def add_engine_options(group: argparse._ActionsContainer) -> None:
     group.add_argument(
         "--address", metavar="HOST:PORT", help="with --engine ray: the cluster's (default: one on this machine)"
     )
+
+
+def check_engine_options(args: argparse.Namespace) -> None:
+    """Raise UserError where the options of :func:`add_engine_options` make no sense."""
+    for name in ("workers", "threads"):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise UserError(f"--{name} {value} is below 1: give a number from 1 on, or leave it out")
+    if args.address is not None and args.engine != "ray":
+        raise UserError("--address is that of a Ray cluster: give --engine ray, too")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vil_tracker.data.sequence import Sequence
-from vil_tracker.errors import UserError
+from vil_tracker.errors import UserError, read_text
 from vil_tracker.evaluation.results import name_key
 
 LASOT_ATTRIBUTES = (
@@ -54,7 +54,7 @@ def with_attributes(sequences: list[Sequence], folder: Path, order: tuple[str, .
 
 
 def _read(path: Path, order: tuple[str, ...]) -> tuple[str, ...]:
-    words = [word.strip() for word in re.split(r"[,\n\t]+", path.read_text(encoding="utf-8-sig")) if word.strip()]
+    words = [word.strip() for word in re.split(r"[,\n\t]+", read_text(path, "attributes")) if word.strip()]
     if not words or not all(word in ("0", "1") for word in words):
         return tuple(words)
     if len(words) != len(order):

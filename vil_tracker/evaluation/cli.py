@@ -8,8 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vil_tracker.config.command_line import add_engine_options, add_model_options, add_track_options, track_config
-from vil_tracker.errors import UserError, check_folder
+from vil_tracker.config.command_line import (
+    add_engine_options,
+    add_model_options,
+    add_track_options,
+    check_engine_options,
+    track_config,
+)
+from vil_tracker.errors import UserError, check_folder, write_json
 from vil_tracker.models.loading import PRECISIONS
 from vil_tracker.runtime import Ranks, leave_process_group
 
@@ -101,11 +107,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
         help="results of other trackers to show beside: folders of box files, or a folder of such folders",
     )
     running = parser.add_argument_group("running")
-    running.add_argument(
-        "--workers", type=int, metavar="N", help="processes (default: one per GPU, one on a machine without)"
-    )
-    running.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each process (default 1)")
-    add_engine_options(running)
+    add_engine_options(running, None, "processes (default: one per GPU, one on a machine without)")
     running.add_argument(
         "--keep-going", action="store_true", help="pass over sequences that fail, list them, and exit with status 1"
     )
@@ -135,7 +137,9 @@ def run(args: argparse.Namespace) -> int:
     """Run ``evaluate``; returns 0, or 1 if sequences failed or are missing."""
     from vil_tracker.evaluation.attributes import with_attributes
     from vil_tracker.evaluation.benchmarks import get_benchmark, load_sequences, load_truth
-    from vil_tracker.evaluation.report import Report, to_text, write_csv, write_json
+    from vil_tracker.evaluation.report import Report, to_json, to_text, write_csv
+    from vil_tracker.evaluation.results import ResultStore
+    from vil_tracker.evaluation.submission import check_possible, write_submission
     from vil_tracker.runtime import keep_freed_memory
 
     keep_freed_memory()
@@ -157,7 +161,10 @@ def run(args: argparse.Namespace) -> int:
     check_folder(output)
     if args.results is None:
         specs, notes = _specs(args)
-        _check_submission(args, benchmark, specs)
+        if args.submission is not None:
+            if len(specs) != 1:
+                raise UserError("--submission takes one --tracker")
+            check_possible(Path(args.submission), benchmark)
         failures = _track(args, benchmark, specs, sequences, output)
         if not Ranks.from_environment().main:
             return 1 if failures else 0
@@ -170,7 +177,7 @@ def run(args: argparse.Namespace) -> int:
         notes.append("without the images, boxes could not be clipped to them as the official convention asks")
     partial = benchmark.size is not None and len(sequences) != benchmark.size
     report = Report(benchmark, sequences, scores, failures, partial or (wanted not in (None, ("all",))), notes)
-    write_json(output / "report.json", report)
+    write_json(output / "report.json", to_json(report), indent=1, allow_nan=False)
     written = [output / "report.json", *write_csv(output, report)]
     if not args.no_html:
         from vil_tracker.evaluation.page import write_page
@@ -181,7 +188,9 @@ def run(args: argparse.Namespace) -> int:
     for failure in failures:
         print(f"failed: {failure.tracker} on {failure.sequence}: {failure.message}")
     if args.submission is not None and report.complete:
-        written.append(_submit(args, benchmark, sequences, folders[0][1]))
+        written.append(Path(args.submission))
+        count = write_submission(written[-1], benchmark, sequences, ResultStore(folders[0][1], benchmark.layout))
+        print(f"submission: {count} files, format checked", file=sys.stderr)
     print(f"written: {', '.join(str(path) for path in written)}")
     return 0 if report.complete else 1
 
@@ -198,12 +207,7 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--results scores existing boxes and runs no --tracker: give one of them")
     if args.results is not None and args.submission:
         raise UserError("--submission is written from a run, not from --results")
-    if args.workers is not None and args.workers < 1:
-        raise UserError(f"--workers {args.workers} is below 1: give a number of processes, or leave it out")
-    if args.threads < 1:
-        raise UserError(f"--threads {args.threads} is below 1: give a number of CPU threads, or leave it out")
-    if args.address is not None and args.engine != "ray":
-        raise UserError("--address is that of a Ray cluster: give --engine ray, too")
+    check_engine_options(args)
 
 
 def _conventions(text: str) -> list[str]:
@@ -340,23 +344,3 @@ def _score(
             )
         )
     return scores
-
-
-def _check_submission(args: argparse.Namespace, benchmark: Benchmark, specs: list[TrackerSpec]) -> None:
-    from vil_tracker.evaluation.submission import check_possible
-
-    if args.submission is None:
-        return
-    if len(specs) != 1:
-        raise UserError("--submission takes one --tracker")
-    check_possible(Path(args.submission), benchmark)
-
-
-def _submit(args: argparse.Namespace, benchmark: Benchmark, sequences: list[Sequence], folder: Path) -> Path:
-    from vil_tracker.evaluation.results import ResultStore
-    from vil_tracker.evaluation.submission import write_submission
-
-    path = Path(args.submission)
-    count = write_submission(path, benchmark, sequences, ResultStore(folder, benchmark.layout))
-    print(f"submission: {count} files, format checked", file=sys.stderr)
-    return path

@@ -106,27 +106,23 @@ def _draw(frame: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> bytes:
     scale = _PICTURE_WIDTH / frame.shape[1]
     size = (_PICTURE_WIDTH, max(1, round(frame.shape[0] * scale)))
     canvas = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
-    for box, dashed in ((predicted, False), (truth, True)):
-        if not np.isfinite(box).all():
-            continue
-        x, y, w, h = (round(float(value) * scale) for value in box)
-        if dashed:
-            _dashed(canvas, x, y, w, h)
-        else:
-            for line_color, thickness in (((255, 255, 255), 4), (PREDICTED_COLOR, 2)):
-                cv2.rectangle(canvas, (x, y), (x + w, y + h), line_color, thickness)
+    for box, color, halo, dashes in ((predicted, PREDICTED_COLOR, 255, False), (truth, TRUTH_COLOR, 20, True)):
+        if np.isfinite(box).all():
+            x, y, w, h = (round(float(value) * scale) for value in box)
+            corners = np.array([(x, y), (x + w, y), (x + w, y + h), (x, y + h), (x, y)])
+            lines = _dashes(corners) if dashes else [corners]
+            cv2.polylines(canvas, lines, False, (halo,) * 3, 3 if dashes else 4)
+            cv2.polylines(canvas, lines, False, color, 2)
     done, data = cv2.imencode(".jpg", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])
     if not done:
         raise ValueError("the picture cannot be encoded as JPEG")
     return data.tobytes()
 
 
-def _dashed(canvas: np.ndarray, x: int, y: int, w: int, h: int) -> None:
-    """Draw the truth's box as dashes, so that what lies below shows."""
-    for (ax, ay), (bx, by) in (((x, y), (x + w, y)), ((x, y + h), (x + w, y + h)), ((x, y), (x, y + h)),
-                               ((x + w, y), (x + w, y + h))):  # fmt: skip
-        steps = max(1, max(abs(bx - ax), abs(by - ay)) // _DASH)
-        points = [(ax + (bx - ax) * i // steps, ay + (by - ay) * i // steps) for i in range(steps + 1)]
-        for begin, end in list(zip(points, points[1:], strict=False))[::2]:
-            for color, thickness in (((20, 20, 20), 3), (TRUTH_COLOR, 2)):
-                cv2.line(canvas, begin, end, color, thickness)
+def _dashes(corners: np.ndarray) -> list[np.ndarray]:
+    """Every second piece of the lines from corner to corner, so that what lies below the truth's box shows."""
+    pieces = []
+    for begin, end in zip(corners, corners[1:], strict=False):
+        points = np.linspace(begin, end, max(1, int(np.abs(end - begin).max()) // _DASH) + 1).astype(int)
+        pieces += [points[i : i + 2] for i in range(0, len(points) - 1, 2)]
+    return pieces

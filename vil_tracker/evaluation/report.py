@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from vil_tracker import __version__
 from vil_tracker.data.sequence import Sequence
@@ -103,7 +100,7 @@ def to_json(report: Report) -> dict[str, Any]:
         document["conventions"] = {
             name: {
                 **(_convention_json(report.trackers[0].conventions[name].convention) or {}),
-                "overall": {t.name: _score_json(t.conventions[name].overall) for t in report.trackers},
+                "overall": {t.name: (o := t.conventions[name].overall) and _score_json(o) for t in report.trackers},
             }
             for name in names
         }
@@ -146,21 +143,15 @@ def _tracker_json(report: Report, tracker: TrackerScores) -> dict[str, Any]:
             "missing": tracker.missing,
         }
     by_name = {sequence.name: sequence for sequence in report.sequences}
-    overall = _score_json(main.overall)
     return {
-        "overall": None if overall is None else overall | {"sequences": len(main.sequences)},
+        "overall": None if main.overall is None else _score_json(main.overall) | {"sequences": len(main.sequences)},
         "sequences": {
-            name: (_score_json(score) or {})
-            | {"group": by_name[name].dataset, "attributes": list(by_name[name].attributes)}
+            name: _score_json(score) | {"group": by_name[name].dataset, "attributes": list(by_name[name].attributes)}
             for name, score in main.sequences.items()
         },
-        "groups": {
-            name: (_score_json(score) or {})
-            | {"sequences": sum(by_name[entry].dataset == name for entry in main.sequences)}
-            for name, score in main.groups.items()
-        },
-        "attributes": {
-            name: (_score_json(score) or {}) | {"sequences": count} for name, (score, count) in main.attributes.items()
+        **{
+            part: {name: _score_json(score) | {"sequences": count} for name, (score, count) in sets.items()}
+            for part, sets in (("groups", main.groups), ("attributes", main.attributes))
         },
         "curves": _curves_json(main),
         "confidence": tracker.confidence,
@@ -168,35 +159,23 @@ def _tracker_json(report: Report, tracker: TrackerScores) -> dict[str, Any]:
     }
 
 
-def _score_json(score: Score | None) -> dict[str, Any] | None:
-    return None if score is None else score.metrics() | {"frames": score.frames}
+def _score_json(score: Score) -> dict[str, Any]:
+    return score.metrics() | {"frames": score.frames}
 
 
 def _curves_json(scores: ConventionScores) -> dict[str, Any] | None:
     if scores.overall is None:
         return None
     convention, curves = scores.convention, scores.overall.curves
-    axes = (convention.success_axis, convention.precision_axis, convention.normalized_axis)
-    return {
-        name: {"thresholds": _rounded(axis), "values": values.tolist()}
-        for name, axis, values in zip(
-            ("success", "precision", "normalized_precision"),
-            axes,
-            (curves.success, curves.precision, curves.normalized),
-            strict=True,
-        )
+    parts = {
+        "success": (convention.success_axis, curves.success),
+        "precision": (convention.precision_axis, curves.precision),
+        "normalized_precision": (convention.normalized_axis, curves.normalized),
     }
-
-
-def _rounded(axis: np.ndarray) -> list[float]:
-    return [round(float(value), 6) for value in axis]
-
-
-def write_json(path: Path, report: Report) -> None:
-    """Write report.json."""
-    with atomic_write(path, "w") as stream:
-        json.dump(to_json(report), stream, indent=1, allow_nan=False)
-        stream.write("\n")
+    return {
+        name: {"thresholds": [round(float(value), 6) for value in axis], "values": values.tolist()}
+        for name, (axis, values) in parts.items()
+    }
 
 
 def write_csv(folder: Path, report: Report) -> list[Path]:
@@ -208,12 +187,8 @@ def write_csv(folder: Path, report: Report) -> list[Path]:
             if scores.overall is not None:
                 overall.append([*head, "overall", "", len(scores.sequences), *_numbers(scores.overall)])
                 curves += [[*head, *row] for row in _curve_rows(scores)]
-            overall += [
-                [*head, "attribute", key, count, *_numbers(score)] for key, (score, count) in scores.attributes.items()
-            ]
-            for key, score in scores.groups.items():
-                count = sum(s.dataset == key and s.name in scores.sequences for s in report.sequences)
-                overall.append([*head, "group", key, count, *_numbers(score)])
+            for scope, sets in (("attribute", scores.attributes), ("group", scores.groups)):
+                overall += [[*head, scope, key, count, *_numbers(score)] for key, (score, count) in sets.items()]
             for sequence in report.sequences:
                 if sequence.name in scores.sequences:
                     sequences.append(
@@ -273,7 +248,7 @@ def _convention_text(report: Report, name: str) -> list[str]:
     for tracker in report.trackers:
         scores = tracker.conventions[name]
         rows.append([tracker.name, *_cells(scores.overall)])
-        rows += [[f"  {key}", *_cells(score)] for key, score in scores.groups.items()]
+        rows += [[f"  {key}", *_cells(score)] for key, (score, _) in scores.groups.items()]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     table = [
         "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])

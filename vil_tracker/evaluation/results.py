@@ -15,14 +15,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from vil_tracker.data.sequence import read_boxes_file
-from vil_tracker.errors import UserError, atomic_write, reason
+from vil_tracker.errors import UserError, reason, write_json, write_lines
 from vil_tracker.evaluation.metrics import check_boxes
 from vil_tracker.results import STATES
 
@@ -97,8 +96,7 @@ class ResultStore:
         """Mark the folder as belonging to one tracker and benchmark; done once there is something to keep."""
         path = self.folder / "run.json"
         if not path.is_file():
-            with atomic_write(path, "w") as stream:
-                json.dump(identity, stream, indent=1)
+            write_json(path, identity)
 
     def is_complete(self, sequence: str, frames: int, repetition: int = 1) -> bool:
         """Whether the boxes of a sequence are there and whole."""
@@ -114,12 +112,12 @@ class ResultStore:
             columns = trajectory.seconds[:, None]
             if repetition > 1:
                 columns = np.concatenate([self._load_times(sequence)[:, : repetition - 1], columns], axis=1)
-            _write_lines(self.times_path(sequence), (",".join(f"{v:.8f}" for v in row) for row in columns))
+            write_lines(self.times_path(sequence), (",".join(f"{v:.8f}" for v in row) for row in columns))
         if trajectory.scores is not None and repetition == 1:
             states = trajectory.states or ("tracking",) * len(trajectory.scores)
             lines = (f"{score:.6f},{state}" for score, state in zip(trajectory.scores, states, strict=True))
-            _write_lines(self.scores_path(sequence), lines)
-        _write_lines(
+            write_lines(self.scores_path(sequence), lines)
+        write_lines(
             self.boxes_path(sequence, repetition), (",".join(f"{v:.4f}" for v in row) for row in trajectory.boxes)
         )
 
@@ -229,8 +227,3 @@ def _read_scores(path: Path, frames: int) -> tuple[np.ndarray, tuple[str, ...]]:
     if len(scores) != frames:
         raise UserError(f"{path}: {len(scores)} scores, but the sequence has {frames} frames; delete it and run again")
     return scores, states
-
-
-def _write_lines(path: Path, lines: Iterable[str]) -> None:
-    with atomic_write(path, "w") as stream:
-        stream.writelines(f"{line}\n" for line in lines)

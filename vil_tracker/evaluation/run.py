@@ -20,7 +20,8 @@ import numpy as np
 from vil_tracker.data.sequence import Sequence
 from vil_tracker.errors import UserError, atomic_write
 from vil_tracker.evaluation.results import ResultStore, Trajectory
-from vil_tracker.evaluation.trackers import SequenceTracker, TrackerSpec
+from vil_tracker.evaluation.trackers import TrackerSpec
+from vil_tracker.results import TrackerLike
 from vil_tracker.runtime import Ranks, device_of_process, keep_freed_memory, set_threads
 from vil_tracker.tasks import Engine
 
@@ -51,7 +52,7 @@ class Failure:
     details: str
 
 
-def track_sequence(tracker: SequenceTracker, sequence: Sequence) -> Trajectory:
+def track_sequence(tracker: TrackerLike, sequence: Sequence) -> Trajectory:
     """Run a tracker over a sequence from its first box.
 
     The first box of the answer is the given one. Only the calls of the tracker are timed, not the decoding.
@@ -171,7 +172,7 @@ class _Builder:
         return lambda task: _attempt(tracker, spec, task)
 
 
-def _attempt(tracker: SequenceTracker, spec: TrackerSpec, task: Task) -> Trajectory | Failure:
+def _attempt(tracker: TrackerLike, spec: TrackerSpec, task: Task) -> Trajectory | Failure:
     try:
         return track_sequence(tracker, task.sequence)
     except Exception as error:  # the boundary between the runner and any tracker: reported, never swallowed

@@ -25,14 +25,14 @@ class ConventionScores:
         convention: which.
         overall: over all sequences; None where sequences are missing.
         sequences: by name, in the benchmark's order.
-        groups: by the folder that sequences come from; empty if there is only one.
+        groups: by the folder that sequences come from, with their number; empty if there is only one.
         attributes: by challenge attribute, with the number of sequences that have it.
     """
 
     convention: Convention
     overall: Score | None
     sequences: dict[str, Score]
-    groups: dict[str, Score]
+    groups: dict[str, tuple[Score, int]]
     attributes: dict[str, tuple[Score, int]]
 
 
@@ -171,25 +171,21 @@ def _score_convention(
         times = [part for s in members if (part := _seconds(trajectories[s.name])) is not None]
         return score_frames(name, pool, convention, np.concatenate(times) if times else None)
 
-    groups = _members(sequences, lambda s: (s.dataset,))
+    def combined(keys: Callable[[Sequence], tuple[str, ...]]) -> dict[str, tuple[Score, int]]:
+        parts: dict[str, list[Sequence]] = {}
+        for sequence in sequences:
+            for key in keys(sequence):
+                parts.setdefault(key, []).append(sequence)
+        return {key: (combine(key, members), len(members)) for key, members in parts.items()}
+
+    groups = combined(lambda s: (s.dataset,))
     return ConventionScores(
         convention=convention,
         overall=combine("overall", sequences) if complete else None,
         sequences=scores,
-        groups={key: combine(key, members) for key, members in groups.items()} if len(groups) > 1 else {},
-        attributes={
-            key: (combine(key, members), len(members))
-            for key, members in sorted(_members(sequences, lambda s: s.attributes).items())
-        },
+        groups=groups if len(groups) > 1 else {},
+        attributes=dict(sorted(combined(lambda s: s.attributes).items())),
     )
-
-
-def _members(sequences: list[Sequence], keys: Callable[[Sequence], tuple[str, ...]]) -> dict[str, list[Sequence]]:
-    result: dict[str, list[Sequence]] = {}
-    for sequence in sequences:
-        for key in keys(sequence):
-            result.setdefault(key, []).append(sequence)
-    return result
 
 
 def _seconds(runs: list[Trajectory]) -> np.ndarray | None:

@@ -12,7 +12,7 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,20 +20,10 @@ from vil_tracker.config import DEFAULT_WEIGHTS, TrackConfig
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation import baselines
 from vil_tracker.evaluation.nanotrack import NanoTrackV3
-from vil_tracker.results import Result
+from vil_tracker.results import Result, TrackerLike
 
 if TYPE_CHECKING:
     from vil_tracker.models.inference import Precision
-
-
-class SequenceTracker(Protocol):
-    """Anything that follows one target through one video."""
-
-    def init(self, frame: np.ndarray, box: np.ndarray) -> Any:
-        """Start with the first frame and its box; forgets any video before."""
-
-    def update(self, frame: np.ndarray) -> Result:
-        """Return the box in the next frame; a score of NaN means that the tracker has none."""
 
 
 class StillTracker:
@@ -97,7 +87,7 @@ class TrackerSpec:
             identity["config"] = json.dumps(asdict(self.config), sort_keys=True)
         return identity
 
-    def build(self) -> SequenceTracker:
+    def build(self) -> TrackerLike:
         """Make the tracker.
 
         Raises:
@@ -155,7 +145,7 @@ def parse_tracker(
     )
 
 
-def _build_vil(weights: str, device: str, config: TrackConfig | None, dtype: Precision) -> SequenceTracker:
+def _build_vil(weights: str, device: str, config: TrackConfig | None, dtype: Precision) -> TrackerLike:
     from vil_tracker.models.inference import InferenceNetwork
     from vil_tracker.models.pretrained import load_model
     from vil_tracker.tracking.tracker import Tracker
@@ -163,7 +153,7 @@ def _build_vil(weights: str, device: str, config: TrackConfig | None, dtype: Pre
     return Tracker(InferenceNetwork(load_model(weights, device=device), dtype), config)
 
 
-def _build_from_python(target: str) -> SequenceTracker:
+def _build_from_python(target: str) -> TrackerLike:
     module_name, _, factory_name = target.partition(":")
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)

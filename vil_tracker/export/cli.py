@@ -73,13 +73,12 @@ def run(args: argparse.Namespace) -> int:
     if (args.parity_source is None) != (args.parity_box is None):
         raise UserError("--parity-source and --parity-box go together: give both, or neither for a painted clip")
     box = parse_box(args.parity_box) if args.parity_box is not None else None
-    with contextlib.ExitStack() as stack:
-        source = None
-        if args.parity_source is not None:  # opened before the minutes of an export, so that a wrong path is told
-            from vil_tracker.io.files import open_source
+    source = None
+    if args.parity_source is not None:  # opened before the minutes of an export, so that a wrong path is told
+        from vil_tracker.io.files import open_source
 
-            source = open_source(args.parity_source)
-            stack.callback(source.close)
+        source = open_source(args.parity_source)
+    with contextlib.nullcontext() if source is None else contextlib.closing(source):
         return _export(args, source, box)
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from vil_tracker.boxes import BoxLike, convert, iou
-from vil_tracker.config import ModelConfig, TrackConfig
+from vil_tracker.config import TrackConfig
 from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import TemporalContext
 from vil_tracker.models.inference import SearchModel, prepare_for_inference
@@ -94,33 +94,10 @@ class Pair:
 
     def __init__(self, first: SearchModel, second: SearchModel) -> None:
         self.first, self.second = first, second
+        self.config, self.calibration, self.uses_context = first.config, first.calibration, first.uses_context
+        self.device, self.io_dtype = first.device, first.io_dtype
         self.boxes: list[np.ndarray] = []
         self._answers: tuple[NetworkOutput, NetworkOutput] | None = None  # of the last crops, until they are decoded
-
-    @property
-    def config(self) -> ModelConfig:
-        """Of the first model."""
-        return self.first.config
-
-    @property
-    def calibration(self) -> str | None:
-        """Of the first model."""
-        return self.first.calibration
-
-    @property
-    def uses_context(self) -> bool:
-        """Of the first model."""
-        return self.first.uses_context
-
-    @property
-    def device(self) -> torch.device:
-        """Of the first model."""
-        return self.first.device
-
-    @property
-    def io_dtype(self) -> torch.dtype:
-        """Of the first model."""
-        return self.first.io_dtype
 
     def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory:
         """Both models' memories, joined."""

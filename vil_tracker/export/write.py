@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import logging
 import os
 import shutil
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 
 from vil_tracker import __version__
 from vil_tracker.config import config_to_dict
-from vil_tracker.errors import UserError, require_extra
+from vil_tracker.errors import UserError, require_extra, write_json
 from vil_tracker.export.graphs import FrameGraph, TemplateGraph, batch_axes, example_inputs
 from vil_tracker.models.exported import (
     DESCRIPTION,
@@ -113,7 +112,7 @@ def _write(network: ViLTrackerNet, folder: Path, format: Format) -> None:
         "template": {"inputs": TEMPLATE_INPUTS, "outputs": TEMPLATE_OUTPUTS},
         "frame": {"inputs": FRAME_INPUTS, "outputs": FRAME_OUTPUTS},
     }
-    (folder / DESCRIPTION).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / DESCRIPTION, description)
 
 
 def _write_onnx(
@@ -142,14 +141,11 @@ def _write_onnx(
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """The exporters' own progress and warnings, which say nothing about the network."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -258,6 +258,20 @@ class VideoSink:
             self._track.close()
         if self._output is not None:
             self._output.close()
+
+
+def write_video(frames: Iterable[np.ndarray], folder: Path, stem: str, fps: float, codec: str = "h264") -> Path:
+    """Write RGB frames as a video file, see :class:`VideoSink`; nothing is left of one that fails."""
+    sink = VideoSink(folder, stem, fps, codec)
+    try:
+        for frame in frames:
+            sink.write(frame)
+        sink.finish()
+    except BaseException:
+        sink.abandon()
+        sink.path.unlink(missing_ok=True)
+        raise
+    return sink.path
 
 
 def fit(image: np.ndarray, width: int, height: int) -> np.ndarray:

@@ -136,15 +136,19 @@ def _open_onnx(path: Path, threads: int | None) -> Graph:
     if threads is not None:
         options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    names = [entry.name for entry in session.get_inputs()]
+    feed = _feeder(path, [entry.name for entry in session.get_inputs()])
+    return lambda inputs: [torch.from_numpy(array) for array in session.run(None, feed(inputs))]
+
+
+def _feeder(path: Path, names: list[str]) -> Callable[[Sequence[Tensor]], dict[str, np.ndarray]]:
+    """Gives a graph's inputs by name; a network without temporal part leaves some out."""
     order = TEMPLATE_INPUTS if path.stem == "template" else FRAME_INPUTS
 
-    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        given = dict(zip(order, inputs, strict=True))  # a network without temporal part leaves inputs out
-        feed = {name: np.ascontiguousarray(given[name].numpy()) for name in names}
-        return [torch.from_numpy(array) for array in session.run(None, feed)]
+    def feed(inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
+        given = dict(zip(order, inputs, strict=True))
+        return {name: np.ascontiguousarray(given[name].numpy()) for name in names}
 
-    return run
+    return feed
 
 
 def _open_program(path: Path, threads: int | None) -> Graph:
@@ -163,12 +167,10 @@ def _open_openvino(path: Path, threads: int | None) -> Graph:
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
     compiled = openvino.Core().compile_model(str(path), "CPU", settings)
-    names = [entry.get_any_name() for entry in compiled.inputs]
-    order = TEMPLATE_INPUTS if path.stem == "template" else FRAME_INPUTS
+    feed = _feeder(path, [entry.get_any_name() for entry in compiled.inputs])
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        given = dict(zip(order, inputs, strict=True))
-        found = compiled({name: np.ascontiguousarray(given[name].numpy()) for name in names})
+        found = compiled(feed(inputs))
         return [torch.from_numpy(np.array(found[output])) for output in compiled.outputs]
 
     return run
@@ -176,11 +178,8 @@ def _open_openvino(path: Path, threads: int | None) -> Graph:
 
 def stack_memory(memory: Memory) -> Stacked:
     """One tensor per part of the state, over all sublayers."""
-    return (
-        torch.stack([state.C for state in memory]),
-        torch.stack([state.n for state in memory]),
-        torch.stack([state.m for state in memory]),
-    )
+    C, n, m = (torch.stack(parts) for parts in zip(*memory, strict=True))
+    return C, n, m
 
 
 def unstack_memory(C: Tensor, n: Tensor, m: Tensor) -> Memory:

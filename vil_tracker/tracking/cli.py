@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import functools
 import math
 import re
 import sys
@@ -10,16 +12,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vil_tracker.config.command_line import add_engine_options, add_model_options, add_track_options, track_config
-from vil_tracker.errors import UserError, check_folder, writing
+from vil_tracker.errors import UserError, check_folder, read_text, writing
 from vil_tracker.models.loading import BACKENDS, PRECISIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from vil_tracker.config import TrackConfig
-    from vil_tracker.io.source import Frame, Source
+    from vil_tracker.io.source import Frame
     from vil_tracker.models.inference import Precision
-    from vil_tracker.tracking.run import OutputSettings, Summary, TrackerLike
+    from vil_tracker.results import TrackerLike
+    from vil_tracker.tracking.run import OutputSettings, Summary
     from vil_tracker.tracking.select import Target
     from vil_tracker.tracking.window import Window
 
@@ -126,9 +129,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     add_track_options(parser.add_argument_group("session"))
     many = parser.add_argument_group("many videos (LIST.csv)")
-    many.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default 1)")
-    many.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each (default 1)")
-    add_engine_options(many)
+    add_engine_options(many, 1, "processes (default 1)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -192,35 +193,24 @@ def track(
         stream_timeout=args.stream_timeout,
         value_range=_parse_range(args.range),
     )
-    try:
-        return _track_opened(source, args, load, open_window, on_done)
-    finally:
-        source.close()
+    with contextlib.ExitStack() as stack:
+        stack.callback(source.close)
+        from vil_tracker.io.box_writers import parse_formats
+        from vil_tracker.io.video_writer import choose_codec
+        from vil_tracker.tracking.run import OutputSettings, track_source
+        from vil_tracker.tracking.select import parse_correction
+        from vil_tracker.tracking.window import OpenCVWindow, Viewer
 
-
-def _track_opened(
-    source: Source,
-    args: argparse.Namespace,
-    load: Callable[[], Callable[[], TrackerLike]],
-    open_window: Callable[[], Window] | None,
-    on_done: Callable[[Summary], None] | None,
-) -> int:
-    from vil_tracker.io.box_writers import parse_formats
-    from vil_tracker.io.video_writer import choose_codec
-    from vil_tracker.tracking.run import OutputSettings, track_source
-    from vil_tracker.tracking.select import parse_correction
-    from vil_tracker.tracking.window import OpenCVWindow, Viewer
-
-    quiet = getattr(args, "quiet", False)
-    fixed = _fixed_targets(args)
-    corrections = [parse_correction(text) for text in args.correct]
-    formats = parse_formats(args.format)
-    if not args.no_video or args.target_clip:
-        choose_codec(args.video_codec)  # fail before any work
-    window: Window | None = None
-    try:
+        quiet = getattr(args, "quiet", False)
+        fixed = _fixed_targets(args)
+        corrections = [parse_correction(text) for text in args.correct]
+        formats = parse_formats(args.format)
+        if not args.no_video or args.target_clip:
+            choose_codec(args.video_codec)  # fail before any work
+        window: Window | None = None
         if args.select or args.show:
             window = (open_window or OpenCVWindow)()
+            stack.callback(window.close)
         settings = OutputSettings(
             folder=Path(args.output or f"{_file_name(source.name)}_tracked"),
             formats=formats,
@@ -238,10 +228,11 @@ def _track_opened(
         viewer = Viewer(window, source.fps / args.stride) if args.show and window is not None else None
         if viewer is not None and not quiet:
             print(viewer.KEYS, file=sys.stderr)
+        make = functools.cache(load)  # the network is loaded at the first tracker that is asked for
         summary = track_source(
             source,
             _chooser(fixed, window),
-            _Lazy(load),
+            lambda: make()(),
             settings,
             stride=args.stride,
             limit=args.frames,
@@ -249,9 +240,6 @@ def _track_opened(
             progress=not quiet,
             corrections=corrections,
         )
-    finally:
-        if window is not None:
-            window.close()
     if not quiet:
         with writing("standard output"):
             print(describe(summary, settings, args.weights), flush=True)
@@ -274,19 +262,6 @@ def _parse_range(text: str | None) -> tuple[float, float] | None:
     return low, high
 
 
-class _Lazy:
-    """Loads the network at the first tracker that is asked for."""
-
-    def __init__(self, load: Callable[[], Callable[[], TrackerLike]]) -> None:
-        self._load = load
-        self._make: Callable[[], TrackerLike] | None = None
-
-    def __call__(self) -> TrackerLike:
-        if self._make is None:
-            self._make = self._load()
-        return self._make()
-
-
 def _check_targets_given(args: argparse.Namespace) -> None:
     given = [name for name, value in (("--box", args.box), ("--select", args.select), ("--boxes", args.boxes)) if value]
     if not given:
@@ -302,10 +277,10 @@ def _fixed_targets(args: argparse.Namespace) -> Callable[[int], list[Target]] | 
         UserError: the boxes cannot be read.
     """
     from vil_tracker.boxes import parse_box
-    from vil_tracker.tracking.select import read_targets, read_text, targets_from_boxes
+    from vil_tracker.tracking.select import read_targets, targets_from_boxes
 
     if args.boxes:
-        text = read_text(args.boxes)
+        text = read_text(args.boxes, "box file")  # a named pipe gives it only once
         read_targets(args.boxes, text=text)  # for its faults; which rows count is up to the first frame
         return lambda start: read_targets(args.boxes, start, text)
     targets = targets_from_boxes([parse_box(box) for box in args.box or ()])

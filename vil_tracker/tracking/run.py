@@ -12,20 +12,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Protocol
 
 import numpy as np
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from vil_tracker.boxes import BoxLike, check_box
+from vil_tracker.boxes import check_box
 from vil_tracker.errors import UserError
 from vil_tracker.io.box_writers import BOX_FORMATS, CsvBoxes, Output
 from vil_tracker.io.output_folder import OutputFolder, partial_name
 from vil_tracker.io.pictures import AnnotatedVideo, KeyFrames, ScorePlot, TargetClips
 from vil_tracker.io.source import Frame, Source
 from vil_tracker.io.threads import BackgroundWriter, prefetch
-from vil_tracker.results import Result
+from vil_tracker.results import Result, TrackerLike
 from vil_tracker.runtime import StageTimer
 from vil_tracker.tracking.select import Target
 from vil_tracker.tracking.tracker import Tracker, update_together
@@ -34,14 +33,6 @@ from vil_tracker.tracking.window import Viewer
 log = logging.getLogger(__name__)
 
 MIN_SIDE = 4  # pixels of a box to start from
-
-
-class TrackerLike(Protocol):
-    """What this module needs of :class:`vil_tracker.tracking.tracker.Tracker`."""
-
-    def init(self, frame: np.ndarray, box: BoxLike) -> Result: ...
-
-    def update(self, frame: np.ndarray) -> Result: ...
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import numpy as np
 
 from vil_tracker.boxes import parse_box
 from vil_tracker.data.sequence import parse_boxes
-from vil_tracker.errors import UserError, reason
+from vil_tracker.errors import UserError, read_text
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def parse_correction(text: str) -> Target:
 
 
 def read_targets(path: str | os.PathLike[str], start: int = 0, text: str | None = None) -> list[Target]:
-    """Read targets from a file, whose ``text`` may be known already, as :func:`read_text` gives it.
+    """Read targets from a file, whose ``text`` may be known already, as :func:`vil_tracker.errors.read_text` gives it.
 
     Either one ``x,y,w,h`` per line, all on the first frame; or a table with a header that names ``frame,id,x,y,w,h``
     (more columns are ignored), such as a ``boxes.csv`` written before, of which each id's first row from frame
@@ -67,7 +67,7 @@ def read_targets(path: str | os.PathLike[str], start: int = 0, text: str | None 
         UserError: the file cannot be read, holds no box, too many, or for a target none from ``start`` on.
     """
     path = Path(path)
-    text = read_text(path) if text is None else text
+    text = read_text(path, "box file") if text is None else text
     if "frame" in text[:200].lower():
         targets = _read_table(path, text, start)
     else:
@@ -80,19 +80,6 @@ def read_targets(path: str | os.PathLike[str], start: int = 0, text: str | None 
             "(of a ground-truth file, give the first line as --box)"
         )
     return targets
-
-
-def read_text(path: str | os.PathLike[str]) -> str:
-    """A box file as people have it, UTF-8 or UTF-16 with its mark. A named pipe gives it only once.
-
-    Raises:
-        UserError: it cannot be read.
-    """
-    try:
-        data = Path(path).read_bytes()
-        return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read box file {os.fspath(path)} ({reason(error)}): check the path") from error
 
 
 def _read_table(path: Path, text: str, start: int) -> list[Target]:

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vil_tracker.boxes import parse_box
-from vil_tracker.errors import UserError, make_folder, reason
+from vil_tracker.config.command_line import check_engine_options
+from vil_tracker.errors import UserError, make_folder, read_text, reason
 from vil_tracker.runtime import device_of_process, set_threads
 from vil_tracker.tasks import Engine
 
 if TYPE_CHECKING:
     from vil_tracker.config import TrackConfig
-    from vil_tracker.tracking.run import TrackerLike
+    from vil_tracker.results import TrackerLike
 
 COLUMNS = ("video", "x", "y", "w", "h", "start")
 
@@ -56,8 +57,8 @@ def read_list(path: Path) -> list[Video]:
         UserError: it cannot be read, is empty, or a line is something else; names the line.
     """
     try:
-        rows = list(csv.reader(path.read_text(encoding="utf-8-sig").splitlines()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        rows = list(csv.reader(read_text(path, "the list").splitlines()))
+    except csv.Error as error:
         raise UserError(f"cannot read the list {path} ({reason(error)}): check the path") from error
     videos: list[Video] = []
     names: dict[str, int] = {}
@@ -154,10 +155,7 @@ def track_list(
             raise UserError(f"--{name} is for one video: a list has a box in each line")
     if args.start != "0":
         raise UserError("--start is for one video: a list may have a start in each line")
-    if min(args.workers, args.threads) < 1:
-        raise UserError("--workers and --threads are numbers of at least 1")
-    if args.address is not None and args.engine != "ray":
-        raise UserError("--address is that of a Ray cluster: give --engine ray, too")
+    check_engine_options(args)
     folder = make_folder(args.output or f"{Path(args.source).stem}_tracked").resolve()
     for half in folder.glob(".*.tmp"):  # of processes that were killed
         shutil.rmtree(half, ignore_errors=True)

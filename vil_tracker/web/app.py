@@ -31,20 +31,7 @@ from vil_tracker.web.work import container_of, probe_setup
 
 log = logging.getLogger(__name__)
 
-_PAGE_FILES = {
-    "index.html": "text/html",
-    "app.css": "text/css",
-    "app.js": "text/javascript",
-    "ask.js": "text/javascript",
-    "boxes.js": "text/javascript",
-    "bring.js": "text/javascript",
-    "readings.js": "text/javascript",
-    "zoom.js": "text/javascript",
-    "picture.js": "text/javascript",
-    "plot.js": "text/javascript",
-    "proposals.js": "text/javascript",
-    "icon.svg": "image/svg+xml",
-}
+_PAGE_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 CSRF_HEADER = "x-vil-tracker"  # a header that no foreign page can send without asking first
 _HEAD, _CHUNK = 512, MIB
 _HEADERS = {
@@ -83,8 +70,10 @@ class Application:
         self._uploads_of: dict[str, int] = {}  # by address, those that wait for all others included
         self._sample: dict[str, Any] | None = None
         self._sample_lock = asyncio.Lock()
-        package = importlib.resources.files("vil_tracker.web") / "static"
-        self._page = {name: (package / name).read_bytes() for name in _PAGE_FILES}
+        static = importlib.resources.files("vil_tracker.web") / "static"
+        self._page = {
+            file.name: file.read_bytes() for file in static.iterdir() if Path(file.name).suffix in _PAGE_TYPES
+        }
         routes = [
             Route("/", self._index),
             Route("/{name}", self._asset),
@@ -138,7 +127,7 @@ class Application:
         return self._page_file(name) if name in self._page else Response("not found", 404, _HEADERS)
 
     def _page_file(self, name: str) -> Response:
-        return Response(self._page[name], media_type=_PAGE_FILES[name], headers=_HEADERS)
+        return Response(self._page[name], media_type=_PAGE_TYPES[Path(name).suffix], headers=_HEADERS)
 
     async def _get_limits(self, request: Request) -> Response:
         limits = self._limits

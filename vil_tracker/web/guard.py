@@ -7,12 +7,12 @@ import hmac
 import ipaddress
 import socket
 from collections.abc import Iterable
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import parse_qs
 
 import h11
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -47,7 +47,7 @@ class Guard:
         headers = Headers(scope=scope)
         if not self._knows(headers.get("host", "")):
             return PlainTextResponse("Invalid host header: start the page with --allow-host NAME to call it so\n", 400)
-        if not self._token or self._same(_cookies(headers.get("cookie", "")).get(self._cookie, "")):
+        if not self._token or self._same(cookie_parser(headers.get("cookie", "")).get(self._cookie, "")):
             return None
         given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
         if scope["path"] != "/" or not self._same(given):
@@ -68,13 +68,6 @@ class Guard:
         except ValueError:
             return False
         return self._addresses
-
-
-def _cookies(header: str) -> dict[str, str]:
-    try:
-        return {name: morsel.value for name, morsel in SimpleCookie(header).items()}
-    except CookieError:
-        return {}
 
 
 def own_names() -> set[str]:

@@ -24,7 +24,7 @@ from vil_tracker.web.work import probe_setup, track_setup
 if TYPE_CHECKING:
     import uvicorn
 
-    from vil_tracker.tracking.run import TrackerLike
+    from vil_tracker.results import TrackerLike
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from vil_tracker.io.source import Frame, Source
-    from vil_tracker.results import Result
-    from vil_tracker.tracking.run import OutputSettings, TrackerLike
+    from vil_tracker.results import Result, TrackerLike
+    from vil_tracker.tracking.run import OutputSettings
     from vil_tracker.videos import VideoReader
 
 FIRST_FRAME, PREVIEW = "first.jpg", "preview.jpg"
@@ -193,13 +193,10 @@ def _without_path(error: UserError, path: Path) -> str:
 def paint_sample(path: Path) -> dict[str, Any]:
     """Write the demo clip to ``path`` (.mp4), and say where its target is on the first frame."""
     from vil_tracker.data.synthetic.demo_clip import FPS, DemoClip
-    from vil_tracker.io.video_writer import VideoSink
+    from vil_tracker.io.video_writer import write_video
 
     clip = DemoClip()
-    sink = VideoSink(path.parent, path.stem, FPS, "h264")
-    for frame in clip:
-        sink.write(frame)
-    sink.finish()
+    write_video(clip, path.parent, path.stem, FPS)
     return {"targets": [{"name": "car", "boxes": [[0, *(round(float(value), 1) for value in clip.boxes[0])]]}]}
 
 
