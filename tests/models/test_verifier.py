@@ -12,7 +12,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from vil_tracker.errors import UserError
-from vil_tracker.models.verifier import EMBEDDING, PATCH_MARGIN, PATCH_SIZE, FastVerifier, VerifierNet, crop_patch
+from vil_tracker.models.verifier import (
+    EMBEDDING,
+    PATCH_MARGIN,
+    PATCH_SIZE,
+    SCAN_STEP,
+    FastVerifier,
+    VerifierNet,
+    crop_patch,
+)
 
 
 def network(seed: int = 0) -> VerifierNet:
@@ -93,3 +101,43 @@ def test_text_round_trip_and_damage() -> None:
     for damaged in ("", "no base64!", text[: len(text) // 2 // 4 * 4], base64.b64encode(b"other").decode()):
         with pytest.raises(UserError, match="verifier cannot be read"):
             VerifierNet.from_text(damaged)
+
+
+def test_a_scan_is_one_convolution_over_the_whole_picture() -> None:
+    """Against PyTorch in float64: a patch is 48 px here, so the boxes of a scan are 16 px apart."""
+    made = network()
+    picture = np.random.default_rng(3).integers(0, 256, (96, 160, 3), np.uint8)
+    centres, embeddings = FastVerifier(made).scan(picture, np.full(2, PATCH_SIZE / PATCH_MARGIN))
+    assert len(centres) == 6 * 10
+    np.testing.assert_allclose(centres[[0, 1, 10, -1]], [(8, 8), (24, 8), (8, 24), (152, 88)])
+    padded = torch.from_numpy(np.pad(picture, ((16, 16), (16, 16), (0, 0)), mode="edge"))
+    reference = made.double()
+    with torch.no_grad():
+        maps = reference.stages(padded.movedim(-1, 0)[None].double().sub(127.5).div(64))[0]
+        for index in (0, 23, 59):
+            row, column = divmod(index, 10)
+            wanted = reference.embedding(maps[:, row : row + 3, column : column + 3].flatten())
+            np.testing.assert_allclose(embeddings[index], wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_a_target_is_found_by_its_embedding_in_place() -> None:
+    """Cut out with what surrounds it, the box that a scan sees in the middle has the same embedding."""
+    picture = np.random.default_rng(4).integers(0, 256, (144, 144, 3), np.uint8)
+    verifier, side = FastVerifier(network()), PATCH_SIZE / PATCH_MARGIN
+    _, embeddings = verifier.scan(picture, np.full(2, side))
+    box = np.array([72 - side / 2, 72 - side / 2, 72 + side / 2, 72 + side / 2])
+    assert len(embeddings) == 81
+    np.testing.assert_allclose(verifier.embed_in_place(picture, box), embeddings[40], rtol=1e-4, atol=1e-4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.floats(1, 400), st.floats(1, 400))
+def test_a_scan_covers_any_picture(width: int, height: int, box_width: float, box_height: float) -> None:
+    box_size = np.array([max(box_width, width / 20), max(box_height, height / 20)])
+    centres, embeddings = FastVerifier(VerifierNet().eval()).scan(np.zeros((height, width, 3), np.uint8), box_size)
+    assert len(centres) == len(embeddings) and np.isfinite(embeddings).all()
+    assert centres.min() > 0 and np.all(centres < (width, height))
+    for axis in (0, 1):
+        places = np.unique(centres[:, axis])
+        assert places[0] <= 0.75 * SCAN_STEP * box_size[axis] or len(places) == 1
+        assert len(places) == 1 or np.diff(places).max() <= 1.5 * SCAN_STEP * box_size[axis]

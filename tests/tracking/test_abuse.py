@@ -43,13 +43,12 @@ def abuse(network, number: int, length: int) -> None:
     network.calibration = None if rng.random() < 0.2 else peak_calibration(bias, slope).to_json()
     config = TrackConfig(
         max_templates=int(rng.integers(2, 4)),
-        redetect_crops=int(rng.integers(1, 4)),
         context_confidence=float(rng.uniform()),
         motion=bool(rng.random() < 0.7),
         gate=float(rng.uniform()),
         compare_interval=int(rng.integers(1, 4)),
         sure_above=float(rng.uniform()),
-        redetect_near=int(rng.integers(1, 4)),
+        max_crops=int(rng.integers(2, 6)),
         redetect_below=float(rng.uniform()),
         redetect_after=int(rng.integers(1, 4)),
     )

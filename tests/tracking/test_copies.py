@@ -82,7 +82,7 @@ def test_a_copy_of_a_tracker_that_is_in_doubt(duplicate) -> None:
     tracker.correct(FRAMES[2], BOXES[2])
     for frame in FRAMES[3:7]:
         tracker.update(frame)
-    assert tracker.state is not None and tracker.state.sliding_window is not None
+    assert tracker.state is not None and tracker.state.search is not None
     other = duplicate(tracker)
     other.config = tracker.config
     assert_same([other.update(frame) for frame in FRAMES[7:]], [tracker.update(frame) for frame in FRAMES[7:]])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import chain, repeat
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,60 +11,94 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from track_clips import peak_calibration, scene, small_network
 
-from vil_tracker.boxes import clip_box
+from vil_tracker.boxes import centred_box, clip_box
 from vil_tracker.config import TrackConfig
+from vil_tracker.models.verifier import scan_grid
 from vil_tracker.tracking import search as search_module
 from vil_tracker.tracking.confidence import ConfidenceEstimator, appearance
 from vil_tracker.tracking.redetect import (
-    FRAMES_PER_PASS,
-    OVERLAP,
+    PART,
+    REST,
+    RIVALS,
+    PlaceSearch,
     RedetectionCandidate,
-    SlidingWindowSearch,
-    apart,
     candidate_posterior,
-    coarse_grid,
+    frame_parts,
 )
-from vil_tracker.tracking.search import SearchOutput, SearchRequest
+from vil_tracker.tracking.search import SearchRequest
 from vil_tracker.tracking.tracker import Tracker
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.integers(1, 2000), st.integers(1, 2000), st.floats(8, 600), st.integers(1, 40))
-def test_the_grid_covers_the_frame_within_its_limit(width: int, height: int, side: float, limit: int) -> None:
-    grid = coarse_grid(width, height, side, 96, limit)
-    assert 1 <= len(grid) <= limit
-    points = np.random.default_rng(0).uniform(0, 1, (12, 2)) * (width, height)
-    for x, y in points:
-        assert any(abs(c.cx - x) <= c.side / 2 + 1e-6 and abs(c.cy - y) <= c.side / 2 + 1e-6 for c in grid)
+@given(st.integers(2, 2000), st.integers(2, 2000), st.floats(2, 900), st.floats(2, 900))
+def test_a_box_anywhere_in_the_frame_lies_whole_in_a_part_of_bounded_size(
+    width: int, height: int, box_width: float, box_height: float
+) -> None:
+    box_size = np.array([box_width, box_height])
+    parts = frame_parts(width, height, box_size)
+    for x1, y1, x2, y2 in parts:
+        assert 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height
+        assert np.all([x2 - x1, y2 - y1] <= PART * box_size + 2)
+    fits = np.minimum(box_size, (width, height))
+    for corner in np.random.default_rng(0).uniform(0, 1, (12, 2)) * ((width, height) - fits):
+        inside = np.concatenate([corner, -corner - fits]) >= np.array([[x1, y1, -x2, -y2] for x1, y1, x2, y2 in parts])
+        assert inside.all(axis=1).any()
 
 
-def test_an_object_of_a_quarter_of_a_crop_lies_whole_in_some_crop() -> None:
-    side, width, height = 80.0, 640, 360
-    grid = coarse_grid(width, height, side, 96, 500)
-    assert grid[0].side == side
-    half = side / 8
-    for x, y in np.random.default_rng(1).uniform(half, [width - half, height - half], (200, 2)):
-        assert any(max(abs(c.cx - x), abs(c.cy - y)) + half <= c.side / 2 + 1e-6 for c in grid)
-    assert OVERLAP >= 0.25
+def _alike(*places: tuple[float, float]):
+    """Likeness by distance: 5 at the first place, 4 at the second, and so on, 0 far from all of them."""
+
+    def liken(picture: np.ndarray, box_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        _, centres = scan_grid(picture.shape[1], picture.shape[0], box_size)
+        near = [np.exp(-((centres - place) ** 2).sum(1) / 200) * (5 - rank) for rank, place in enumerate(places)]
+        return centres, np.max(near, axis=0)
+
+    return liken
+
+
+FRAME, BOX_SIZE = np.zeros((200, 200, 3), np.uint8), np.array([20.0, 20.0])
+
+
+def test_the_places_most_like_the_target_are_looked_at_first_and_then_rest() -> None:
+    search, liken = PlaceSearch(), _alike((150, 150), (50, 150), (150, 50))
+    visited = [search.places(FRAME, np.zeros(2), BOX_SIZE, liken, [], 2) for _ in range(2)]
+    (first, second), (third, _) = visited
+    assert np.abs(first - (150, 150)).max() < 10 and np.abs(second - (50, 150)).max() < 10
+    assert np.abs(third - (150, 50)).max() < 10  # the first two rest
+    for _ in range(REST):
+        search.places(FRAME, np.zeros(2), BOX_SIZE, liken, [], 0)
+    np.testing.assert_array_equal(search.places(FRAME, np.zeros(2), BOX_SIZE, liken, [], 1), [first])
+
+
+def test_what_is_looked_at_anyway_or_too_little_alike_is_passed_over() -> None:
+    liken = _alike((150, 150), (50, 150))
+    (place,) = PlaceSearch().places(FRAME, np.zeros(2), BOX_SIZE, liken, [np.array([148.0, 155.0])], 1)
+    assert np.abs(place - (50, 150)).max() < 10
+    assert PlaceSearch().places(FRAME, np.zeros(2), BOX_SIZE, liken, [], 1, least=5.5) == []
 
 
 def test_the_search_widens_from_the_last_place_to_the_whole_frame() -> None:
-    sliding_window, last = SlidingWindowSearch(), np.array([50.0, 60.0])
-    seen, reach = set(), []
-    grid = {(c.cx, c.cy) for c in coarse_grid(480, 270, 60, 96, 6 * FRAMES_PER_PASS)}
-    for _ in range(FRAMES_PER_PASS):
-        crops = sliding_window.crops(480, 270, last, 60, 96, 6)
-        assert len(crops) <= 6
-        seen |= {(c.cx, c.cy) for c in crops}
-        reach.append(max(np.hypot(c.cx - 50, c.cy - 60) for c in crops))
-    assert seen == grid and reach[0] < reach[-1]
+    frame, search, seen = np.zeros((270, 480, 3), np.uint8), PlaceSearch(), []
+    parts = frame_parts(480, 270, np.array([8.0, 8.0]))
+
+    def liken(picture: np.ndarray, box_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        seen.append(picture.ctypes.data)
+        return np.zeros((1, 2)), np.zeros(1)
+
+    centres = [
+        search.places(frame, np.array([50.0, 60.0]), np.array([8.0, 8.0]), liken, [], 1) for _ in range(len(parts))
+    ]
+    assert len(set(seen)) == len(parts)  # each part once
+    reach = [np.hypot(*(corner - (50, 60))) for (corner,) in filter(len, centres)]
+    assert reach[0] < reach[-1]
 
 
 def test_a_change_of_frame_size_is_taken_in_stride() -> None:
-    sliding_window = SlidingWindowSearch()
+    search = PlaceSearch()
     for width, height in ((480, 270), (1, 1), (1920, 1080), (30, 700)):
-        for crop in sliding_window.crops(width, height, np.array([9.0, 9.0]), 40, 96, 6):
-            assert 0 <= crop.cx <= width and 0 <= crop.cy <= height
+        frame = np.zeros((height, width, 3), np.uint8)
+        for x, y in search.places(frame, np.array([9.0, 9.0]), np.array([10.0, 10.0]), _alike((5, 5)), [], 3):
+            assert 0 <= x <= width and 0 <= y <= height
 
 
 @pytest.fixture
@@ -73,29 +106,12 @@ def lost_tracker() -> tuple[Tracker, list[np.ndarray]]:
     network = small_network()
     network.calibration = peak_calibration(bias=-9.0, slope=0.0).to_json()  # never sure
     frames, boxes = scene(0, 14)
-    tracker = Tracker(network, TrackConfig(lost_after=2, redetect_crops=5))
+    tracker = Tracker(network, TrackConfig(lost_after=2))
     tracker.init(frames[0], boxes[0])
     return tracker, frames[1:]
 
 
-def test_cost_per_frame_is_bounded_while_lost(lost_tracker, monkeypatch) -> None:
-    tracker, frames = lost_tracker
-    counts: list[int] = []
-    original = search_module.run_search
-    monkeypatch.setattr(
-        search_module, "run_search", lambda m, f, requests, *rest: _count(counts, requests, original, m, f, rest)
-    )
-    states = []
-    for frame in frames:
-        before = sum(counts)
-        states.append(tracker.update(frame).state)
-        cost = sum(counts) - before
-        # the last place, the likeliest one, five others, one from near
-        assert cost <= 1 + 1 + 5 + 1 if len(states) > 2 else cost == 1
-    assert states[:2] == ["uncertain", "lost"] and set(states[2:]) == {"lost"}
-
-
-@pytest.mark.parametrize("limit", [4, 6])
+@pytest.mark.parametrize("limit", [2, 3, 5])
 def test_the_user_bounds_the_crops_of_a_frame(lost_tracker, monkeypatch, limit: int) -> None:
     tracker, frames = lost_tracker
     tracker.config = replace(tracker.config, max_crops=limit)
@@ -104,12 +120,13 @@ def test_the_user_bounds_the_crops_of_a_frame(lost_tracker, monkeypatch, limit: 
     monkeypatch.setattr(
         search_module, "run_search", lambda m, f, requests, *rest: _count(counts, requests, original, m, f, rest)
     )
-    costs = []
+    costs, states = [], []
     for frame in frames:
         before = sum(counts)
-        tracker.update(frame)
+        states.append(tracker.update(frame).state)
         costs.append(sum(counts) - before)
-    assert max(costs) == limit and tracker.state.phase.name == "lost"
+    assert states[:2] == ["uncertain", "lost"] and set(states[2:]) == {"lost"}
+    assert costs[:2] == [1, 1] and max(costs) == limit
 
 
 def _count(counts, requests, original, model, frame, rest):
@@ -123,7 +140,7 @@ def test_recovery_needs_a_match_with_the_first_template(lost_tracker) -> None:
     assert results[-1].state == "lost" and results[-1].score < 0.1
     tracker.confidence = ConfidenceEstimator(peak_calibration(bias=9.0, slope=0.0))  # everything matches
     assert tracker.update(frames[5]).state == "recovered"
-    assert tracker.state is not None and tracker.state.sliding_window is None
+    assert tracker.state is not None and tracker.state.search is None
     assert tracker.update(frames[6]).state == "recovered"
 
 
@@ -139,67 +156,54 @@ def test_the_search_can_be_switched_off(lost_tracker, monkeypatch) -> None:
     assert counts == [1] * 5
 
 
-def test_the_place_looked_at_from_near_is_the_one_that_both_judges_like(lost_tracker, monkeypatch) -> None:
-    """The highest peak is on another thing; what the verifier takes for the target is looked at instead."""
-    tracker, frames = lost_tracker
+def _lost_for_a_while(tracker: Tracker, frames: list[np.ndarray]) -> None:
     for frame in frames[:4]:
         tracker.update(frame)
-    tracker.state.candidate = None
-    asked: list[list[SearchRequest]] = []
-    seen: list[SearchOutput] = []
+    tracker.state.search, tracker.state.candidate = None, None
 
-    def watched(model, frame, requests, *rest):
-        asked.append(list(requests))
-        views = original(model, frame, requests, *rest)
-        if len(asked) == 1:  # the last place, then the ones searched, the second and third of which stand out
-            peaks = [0.1, 0.1, 0.9, 0.8, *[0.1] * (len(views) - 4)]
-            views = [replace(view, peak=peak) for view, peak in zip(views, peaks, strict=True)]
-            seen.extend(views)
-        return views
 
+def test_what_the_verifier_takes_for_the_target_is_looked_at(lost_tracker, monkeypatch) -> None:
+    tracker, frames = lost_tracker
+    _lost_for_a_while(tracker, frames)
+    asked: list[SearchRequest] = []
     original = search_module.run_search
-    monkeypatch.setattr(search_module, "run_search", watched)
-    likes: dict[float, float] = {0.9: -3.0, 0.8: 3.0}
-    described = appearance
-
-    def liked(view, *rest):
-        return replace(described(view, *rest), alike=(likes.get(view.peak, 0.0), 0.0))
-
-    monkeypatch.setattr("vil_tracker.tracking.confidence.appearance", liked)
-    tracker.update(frames[4])
-    near, second = asked[1]
-    assert second.geometry != near.geometry
-    centre = seen[3].box[:2] + seen[3].box[2:] / 2
-    assert (near.geometry.cx, near.geometry.cy) == pytest.approx(tuple(centre), abs=0.1)
-
-
-def test_the_best_of_many_places_needs_better_evidence() -> None:
-    """Bayes: a match with odds of 3 to 1 against chance, at any of six places alike, has odds of 1 to 2."""
-    box = np.array([1.0, 2.0, 3.0, 4.0])
-    assert RedetectionCandidate.best_of(box, 0.75, 6).probability == pytest.approx(1 / 3)
-    assert RedetectionCandidate.best_of(box, 0.75, 1).probability == pytest.approx(0.75)
-    assert (
-        RedetectionCandidate.best_of(box, 0.0, 6).probability < 1e-5
-        and RedetectionCandidate.best_of(box, 1.0, 6).probability > 1 - 1e-5
+    monkeypatch.setattr(
+        search_module,
+        "run_search",
+        lambda m, f, requests, *rest: asked.extend(requests) or original(m, f, requests, *rest),
     )
+    wanted = (frames[4].shape[1] - 12.0, 12.0)
+    monkeypatch.setattr(tracker.confidence, "liken", lambda known, *picture: _alike(wanted)(*picture))
+    tracker.update(frames[4])
+    here, place = asked
+    box_size = tracker.state.confidence.first.box[2:]
+    assert np.all(np.abs((place.geometry.cx - wanted[0], place.geometry.cy - wanted[1])) < box_size)
+    assert np.abs((here.geometry.cx - wanted[0], here.geometry.cy - wanted[1])).max() > box_size.max()
+
+
+def test_a_new_place_needs_better_evidence_than_a_known_one() -> None:
+    """Bayes: a match with odds of 3 to 1 at either of two places alike has odds of 3 to 2."""
+    box = np.array([1.0, 2.0, 3.0, 4.0])
+    assert RIVALS == 2 and RedetectionCandidate.first_seen(box, 0.75).probability == pytest.approx(0.6)
+    assert RedetectionCandidate.first_seen(box, 0.0).probability < 1e-5
+    assert RedetectionCandidate.first_seen(box, 1.0).probability > 1 - 1e-5
 
 
 def test_looking_again_multiplies_the_odds_of_a_place() -> None:
-    """Odds of 3 : 1 at the best of six places, 3 : 1 again in the next frame: 3 * 3 / 6. One denial undoes it."""
-    first = RedetectionCandidate.best_of(np.array([1.0, 2.0, 3.0, 4.0]), 0.75, 6)
+    """Odds of 3 : 1 at the better of two places, 3 : 1 again in the next frame: 3 * 3 / 2. A denial undoes it."""
+    first = RedetectionCandidate.first_seen(np.array([1.0, 2.0, 3.0, 4.0]), 0.75)
     second = first.seen_again(np.array([5.0, 6.0, 3.0, 4.0]), 0.75, 1.0)
-    assert second is not None and second.probability == pytest.approx(0.6) and second.box[0] == 5.0
+    assert second is not None and second.probability == pytest.approx(9 / 11) and second.box[0] == 5.0
     assert second.score == pytest.approx(0.75)  # by the last look alone
-    assert first.seen_again(first.box, 0.2, 1.0) is None  # 3 / 6 / 4 is below any place's 1 / 6
+    assert first.seen_again(first.box, 0.2, 1.0) is None  # 3 / 2 / 4 is below 1 / 2
 
 
-def test_the_second_best_place_from_afar_may_be_the_best_from_near(lost_tracker, monkeypatch) -> None:
+def test_the_second_place_may_turn_out_to_be_the_target(lost_tracker, monkeypatch) -> None:
     tracker, frames = lost_tracker
-    for frame in frames[:4]:
-        tracker.update(frame)
-    tracker.state.candidate = None
+    tracker.config = replace(tracker.config, max_crops=3)
+    _lost_for_a_while(tracker, frames)
     judged: list[np.ndarray] = []
-    right = iter([0.01, 0.3, 0.999])  # the last place, then the two that look best from afar
+    right = iter([0.01, 0.3, 0.999])  # the last place, then two others
 
     def score(state, frame, view, *_):
         judged.append(view.box)
@@ -211,30 +215,40 @@ def test_the_second_best_place_from_afar_may_be_the_best_from_near(lost_tracker,
     np.testing.assert_allclose(result.box, clip_box(judged[2], frames[4].shape[1], frames[4].shape[0]))
 
 
-def test_places_to_look_at_are_apart() -> None:
-    def at(x: float) -> SearchOutput:
-        return SimpleNamespace(box=np.array([x, 10.0, 20.0, 20.0]))  # type: ignore[return-value]
-
-    views = [at(10), at(12), at(60), at(61), at(110)]
-    assert apart(views, 2) == [views[0], views[2]] and apart(views, 9) == [views[0], views[2], views[4]]
-
-
 def test_a_place_that_looks_right_twice_ends_the_search(lost_tracker, monkeypatch) -> None:
-    """Where one look is not enough for the better of two places, a second look at that place is."""
+    """Where one look at a place is not enough, a second one is."""
     tracker, frames = lost_tracker
-    for frame in frames[:4]:
-        tracker.update(frame)
-    tracker.state.candidate = None
-    # The last place and two others; then the last place, the suspect, and whatever else.
+    tracker.config = replace(tracker.config, max_crops=3)
+    _lost_for_a_while(tracker, frames)
+    # The last place and two others; then the last place, the candidate, and another.
     right = chain([0.01, 0.8, 0.1], [0.01, 0.8], repeat(0.01))
     monkeypatch.setattr(tracker.confidence, "score", lambda *_: next(right))
     assert tracker.update(frames[4]).state == "lost"
     candidate = tracker.state.candidate
-    assert candidate is not None and candidate.places == 2
-    assert candidate.probability == pytest.approx(4 / (4 + candidate.places))
+    assert candidate is not None and candidate.probability == pytest.approx(4 / 6)
     result = tracker.update(frames[5])
-    assert result.state == "recovered" and result.score == pytest.approx(16 / (16 + candidate.places))
+    assert result.state == "recovered" and result.score == pytest.approx(16 / 18)
     assert tracker.state.candidate is None
+
+
+def test_with_one_crop_to_spare_the_candidate_and_new_places_take_turns(lost_tracker, monkeypatch) -> None:
+    tracker, frames = lost_tracker
+    _lost_for_a_while(tracker, frames)
+    tracker.state.sure_size = 8.0  # so that there are places enough
+    asked: list[SearchRequest] = []
+    original = search_module.run_search
+    monkeypatch.setattr(
+        search_module,
+        "run_search",
+        lambda m, f, requests, *rest: asked.extend(requests) or original(m, f, requests, *rest),
+    )
+    monkeypatch.setattr(tracker.confidence, "score", lambda *_: 0.6)  # a candidate, and never more than that
+    tracker.state.candidate = known = RedetectionCandidate.first_seen(np.array([4.0, 4.0, 20.0, 20.0]), 0.7)
+    monkeypatch.setattr(RedetectionCandidate, "seen_again", lambda *_: known)
+    for frame in frames[4:8]:
+        tracker.update(frame)
+    at_candidate = [abs(one.geometry.cx - 14) < 1 and abs(one.geometry.cy - 14) < 1 for one in asked[1::2]]
+    assert len(asked) == 8 and at_candidate in ([True, False] * 2, [False, True] * 2)
 
 
 def test_the_target_cannot_be_at_two_places() -> None:
@@ -250,7 +264,7 @@ def doubting_tracker() -> tuple[Tracker, list[np.ndarray], list[list[SearchReque
     network = small_network()
     network.calibration = peak_calibration(bias=0.0, slope=0.0).to_json()
     frames, boxes = scene(0, 14)
-    tracker = Tracker(network, TrackConfig(score_gain=1.0, redetect_after=3, redetect_crops=2, redetect_near=1))
+    tracker = Tracker(network, TrackConfig(score_gain=1.0, redetect_after=3, max_crops=3))
     tracker.init(frames[0], boxes[0])
     return tracker, frames[1:], []
 
@@ -261,7 +275,11 @@ def _judge_by_crop(monkeypatch, tracker: Tracker, asked: list[list[SearchRequest
 
     def watched(model, frame, requests, *rest):
         asked.append(list(requests))
-        return original(model, frame, requests, *rest)
+        views = original(model, frame, requests, *rest)
+        if len(asked) > 4 and requests[0].context is None:  # a search: something small in the middle of each crop
+            middles = [np.array([view.geometry.cx, view.geometry.cy]) for view in views]
+            return [replace(v, box=centred_box(m, np.full(2, 8.0))) for v, m in zip(views, middles, strict=True)]
+        return views
 
     def judged(known, frame, view, seen, distance, last_size):
         known.judged.append((view.box, np.zeros(1)))
@@ -269,22 +287,18 @@ def _judge_by_crop(monkeypatch, tracker: Tracker, asked: list[list[SearchRequest
 
     monkeypatch.setattr(search_module, "run_search", watched)
     monkeypatch.setattr(tracker.confidence, "score", judged)
-    monkeypatch.setattr(
-        "vil_tracker.tracking.tracker.candidate_score", lambda seen: 0.0
-    )  # all deserve a look from near
+    monkeypatch.setattr(tracker.confidence, "liken", lambda known, *picture: _alike((9, 9), (99, 9))(*picture))
 
 
 def test_a_doubtful_track_is_given_up_for_a_likelier_place(doubting_tracker, monkeypatch) -> None:
     tracker, frames, asked = doubting_tracker
-    _judge_by_crop(monkeypatch, tracker, asked, here=0.5, there=0.9)
+    _judge_by_crop(monkeypatch, tracker, asked, here=0.5, there=0.95)
     results = [tracker.update(frame) for frame in frames[:4]]
     assert [len(requests) for requests in asked[:3]] == [1, 1, 1]  # not in doubt yet
     assert [result.state for result in results[:3]] == ["tracking"] * 3
-    assert results[3].state == "recovered" and results[3].score == pytest.approx(candidate_posterior(0.9, 0.5))
-    np.testing.assert_allclose(
-        results[3].box, clip_box(tracker.state.confidence.judged[-1][0], *frames[3].shape[1::-1])
-    )
-    assert tracker.state.candidate is None and tracker.state.sliding_window is None
+    assert results[3].state == "recovered" and results[3].score == pytest.approx(candidate_posterior(9.5 / 10.5, 0.5))
+    np.testing.assert_allclose(results[3].box, clip_box(tracker.state.confidence.judged[1][0], *frames[3].shape[1::-1]))
+    assert tracker.state.candidate is None and tracker.state.search is None
 
 
 def test_a_doubtful_track_goes_on_where_no_place_is_likelier(doubting_tracker, monkeypatch) -> None:
@@ -292,7 +306,7 @@ def test_a_doubtful_track_goes_on_where_no_place_is_likelier(doubting_tracker, m
     _judge_by_crop(monkeypatch, tracker, asked, here=0.7, there=0.8)
     states = [tracker.update(frame).state for frame in frames[:8]]
     assert states == ["tracking"] * 8
-    assert sum(len(requests) > 1 for requests in asked) >= 5  # it looked
+    assert sum(map(len, asked)) > 8 + 3  # it looked
 
 
 @pytest.mark.parametrize("change", [{"redetect_below": 0.0}, {"redetect": False}, {"redetect_below": 0.4}])
@@ -305,25 +319,27 @@ def test_without_doubt_a_frame_is_one_crop(doubting_tracker, monkeypatch, change
     assert [len(requests) for requests in asked] == [1] * 6
 
 
-def test_what_promises_less_than_the_followed_box_is_not_looked_at_from_near(doubting_tracker, monkeypatch) -> None:
+def test_what_is_less_like_the_target_than_the_followed_box_is_not_looked_at(doubting_tracker, monkeypatch) -> None:
     tracker, frames, asked = doubting_tracker
     _judge_by_crop(monkeypatch, tracker, asked, here=0.5, there=0.9)
-    promises = chain([1.0], repeat(0.5))  # the followed box, then other places
-    monkeypatch.setattr("vil_tracker.tracking.tracker.candidate_score", lambda seen: next(promises))
+    described = appearance
+    monkeypatch.setattr(
+        "vil_tracker.tracking.confidence.appearance",
+        lambda view, *rest: replace(described(view, *rest), alike=(6.0, 0.0)),
+    )
     for frame in frames[:4]:
         assert tracker.update(frame).state == "tracking"
-    assert len(asked) == 4 and len(asked[3]) > 1 and tracker.state.candidate is None
+    assert [len(requests) for requests in asked] == [1] * 4 and tracker.state.candidate is None
 
 
-def test_a_suspect_at_the_followed_box_is_no_other_place(doubting_tracker, monkeypatch) -> None:
-    """A place looked at again may turn out to be the followed one; each crop's view stays with its request."""
+def test_a_candidate_at_the_followed_box_is_no_other_place(doubting_tracker, monkeypatch) -> None:
+    """A place looked at again may turn out to be the followed one."""
     tracker, frames, asked = doubting_tracker
     _judge_by_crop(monkeypatch, tracker, asked, here=0.5, there=0.6)
     for frame in frames[:3]:
         tracker.update(frame)
-    box = tracker.state.box.copy()
-    tracker.state.candidate = RedetectionCandidate.best_of(box, 0.9, 1)
+    tracker.state.candidate = RedetectionCandidate.first_seen(tracker.state.box.copy(), 0.9)
     monkeypatch.setattr("vil_tracker.tracking.tracker.iou", lambda a, b: np.float64(1.0))  # all that is seen is there
     assert tracker.update(frames[3]).state == "tracking"
-    assert len(asked[3]) > 2 and tracker.state.candidate is None
-    assert len(tracker.state.confidence.judged) == 2  # the followed box and the suspect, nothing from near
+    assert len(asked[4]) == 2 and tracker.state.candidate is None
+    assert len(tracker.state.confidence.judged) == 2  # the followed box and the candidate, not the new place

@@ -327,10 +327,7 @@ class TrackConfig:
         redetect: search the whole frame while lost, and while in doubt.
         redetect_below, redetect_after: a score below the first for so many frames in a row puts a track in doubt: while
             it is followed, the frame is searched for a likelier place.
-        redetect_crops: search crops per frame for that, beside the ordinary one and one on the likeliest place so far.
-        redetect_near: so many of the best of them are judged again at full scale.
-        max_crops: largest number of crops in one frame, whatever they are for: what a search may cost. It takes away
-            from redetect_near first, then from redetect_crops.
+        max_crops: largest number of crops in one frame: the ordinary one, and what a search may look at beside it.
         uncertain_below, tracking_above: scores at which "uncertain" begins and ends.
         lost_below, lost_after: a score below the first for so many frames in a row makes the target lost.
         uncertain_frames: so many uncertain frames make it lost, too.
@@ -354,9 +351,7 @@ class TrackConfig:
     redetect: bool = True
     redetect_below: Share = 0.8
     redetect_after: Count = 3
-    redetect_crops: Count = 6
-    redetect_near: Count = 2
-    max_crops: Annotated[int, Check(lambda value: value >= 4, "at least 4")] = 10
+    max_crops: Annotated[int, Check(lambda value: value >= 2, "at least 2")] = 2
     uncertain_below: Share = 0.35
     tracking_above: Share = 0.5
     lost_below: Share = 0.2

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 
 import cv2
 import numpy as np
@@ -29,20 +30,36 @@ PATCH_MARGIN = 1.4  # side of a patch in units of the box's side
 EMBEDDING = 160
 _CHANNELS = ((3, 24, 2), (24, 48, 2), (48, 48, 1), (48, 96, 2), (96, 96, 1), (96, 128, 2))  # in, out, stride
 _HIDDEN = 64
+_STRIDE = math.prod(stride for *_, stride in _CHANNELS)  # pixels of a patch per cell of the last convolution
+_CELLS = PATCH_SIZE // _STRIDE
+SCAN_STEP = PATCH_MARGIN / _CELLS  # distance of neighbouring boxes of a scan, in boxes
 
 
-def crop_patch(pixels: np.ndarray, box: np.ndarray) -> np.ndarray:
+def scan_grid(width: int, height: int, box_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The boxes of a size (2,) all over a picture, about :data:`SCAN_STEP` of it apart.
+
+    Returns:
+        How many stand side by side and above each other (2,), and their centres (N, 2) in pixels, row by row.
+    """
+    length = np.array([width, height])
+    cells = np.maximum(np.round(length / (box_size * SCAN_STEP)), 1).astype(int)
+    rows, columns = np.indices((cells[1], cells[0])).reshape(2, -1)
+    return cells, (np.stack([columns, rows], axis=1) + 0.5) * length / cells
+
+
+def crop_patch(pixels: np.ndarray, box: np.ndarray, patches: int = 1) -> np.ndarray:
     """The patch of a box.
 
     Args:
         pixels: (H, W, 3) uint8 RGB.
         box: (4,) x1 y1 x2 y2 in pixels; may reach outside, where the picture's edge is repeated.
+        patches: width and height of what is cut out, in patches.
 
     Returns:
-        (PATCH_SIZE, PATCH_SIZE, 3) uint8.
+        (PATCH_SIZE, PATCH_SIZE, 3) uint8, or ``patches`` times that along each side.
     """
     height, width = pixels.shape[:2]
-    middle, half = (box[:2] + box[2:]) / 2, np.maximum((box[2:] - box[:2]) / 2 * PATCH_MARGIN, 1.0)
+    middle, half = (box[:2] + box[2:]) / 2, np.maximum((box[2:] - box[:2]) / 2 * PATCH_MARGIN * patches, 1.0)
     # Not further out than the picture is wide: a box may be anywhere.
     low = np.clip(np.floor(middle - half), (-width, -height), (width - 1, height - 1)).astype(int)
     high = np.clip(np.ceil(middle + half), low + 1, (2 * width, 2 * height)).astype(int)
@@ -53,7 +70,7 @@ def crop_patch(pixels: np.ndarray, box: np.ndarray) -> np.ndarray:
     if max(left, top, right, bottom) > 0:
         above, below, before, after = (max(int(v), 0) for v in (top, bottom, left, right))
         part = cv2.copyMakeBorder(part, above, below, before, after, cv2.BORDER_REPLICATE)
-    return cv2.resize(part, (PATCH_SIZE, PATCH_SIZE), interpolation=cv2.INTER_AREA)
+    return cv2.resize(part, (patches * PATCH_SIZE, patches * PATCH_SIZE), interpolation=cv2.INTER_AREA)
 
 
 class VerifierNet(nn.Module):
@@ -66,8 +83,7 @@ class VerifierNet(nn.Module):
             conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
             stages += [conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
         self.stages = nn.Sequential(*stages)
-        cells = (PATCH_SIZE // 16) ** 2
-        self.embedding = nn.Linear(_CHANNELS[-1][1] * cells, EMBEDDING)
+        self.embedding = nn.Linear(_CHANNELS[-1][1] * _CELLS**2, EMBEDDING)
         self.hidden = nn.Linear(4 * EMBEDDING, _HIDDEN)
         self.answers = nn.Linear(_HIDDEN + 1, 2)
 
@@ -133,10 +149,48 @@ class FastVerifier:
     @torch.inference_mode()
     def embed(self, patch: np.ndarray) -> np.ndarray:
         """As :meth:`VerifierNet.embed` of one patch (PATCH_SIZE, PATCH_SIZE, 3) uint8: (EMBEDDING,) float64."""
-        x = torch.from_numpy(patch)[None].float().sub_(127.5).div_(64.0).movedim(-1, 1)  # channels last, as it lies
+        return self._embedding(self._maps(patch).flatten(1))[0].double().numpy()
+
+    @torch.inference_mode()
+    def scan(self, picture: np.ndarray, box_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Embeddings of boxes of one size all over a picture, in one pass over it.
+
+        They are a sixth of the work of patches one by one, and differ from theirs, for the convolutions see what
+        surrounds a patch: compare them with :meth:`embed_in_place`.
+
+        Args:
+            picture: (H, W, 3) uint8 RGB.
+            box_size: (2,) width and height of the boxes in pixels.
+
+        Returns:
+            Centres (N, 2) of :func:`scan_grid`, and embeddings (N, EMBEDDING) float64.
+        """
+        cells, centres = scan_grid(picture.shape[1], picture.shape[0], box_size)
+        scaled = cv2.resize(picture, (cells * _STRIDE).tolist(), interpolation=cv2.INTER_AREA)
+        around = (_CELLS // 2) * _STRIDE  # so that the picture's outermost cells are centres as well
+        return centres, self._embed_all(
+            cv2.copyMakeBorder(scaled, around, around, around, around, cv2.BORDER_REPLICATE)
+        )
+
+    @torch.inference_mode()
+    def embed_in_place(self, pixels: np.ndarray, box: np.ndarray) -> np.ndarray:
+        """The embedding (EMBEDDING,) float64 of a box as :meth:`scan` sees it, with what surrounds it; arguments as of
+        :func:`crop_patch`.
+        """
+        embeddings = self._embed_all(crop_patch(pixels, box, patches=3))
+        return embeddings[len(embeddings) // 2]
+
+    def _embed_all(self, picture: np.ndarray) -> np.ndarray:
+        """Embeddings (N, EMBEDDING) of all patches whose cells the convolutions of a picture have, row by row."""
+        cells = self._maps(picture).unfold(2, _CELLS, 1).unfold(3, _CELLS, 1)[0]  # (C, rows, columns, 3, 3)
+        return self._embedding(cells.permute(1, 2, 0, 3, 4).flatten(2).flatten(0, 1)).double().numpy()
+
+    def _maps(self, picture: np.ndarray) -> Tensor:
+        """What the convolutions make of a picture (H, W, 3) uint8: (1, C, H / 16, W / 16)."""
+        x = torch.from_numpy(picture)[None].float().sub_(127.5).div_(64.0).movedim(-1, 1)  # channels last, as it lies
         for weight, bias, stride in self._convs:
             x = F.conv2d(x, weight, bias, stride, padding=1).relu_()
-        return self._embedding(x.flatten(1))[0].double().numpy()
+        return x
 
     def compare(self, first: np.ndarray, seen: np.ndarray) -> np.ndarray:
         """As :meth:`VerifierNet.compare` of embeddings (..., EMBEDDING), which are broadcast: (..., 2) logits."""

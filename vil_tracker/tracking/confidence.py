@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from vil_tracker.boxes import convert, iou
-from vil_tracker.models.verifier import FastVerifier, crop_patch
+from vil_tracker.models.verifier import FastVerifier, crop_patch, scan_grid
 from vil_tracker.tracking.confidence_model import ConfidenceModel, log_odds
 from vil_tracker.tracking.search import SearchOutput
 
@@ -198,6 +198,7 @@ class ConfidenceState:
 
     Attributes:
         first: the target's descriptors in the first frame, or in the last one corrected by hand.
+        sought: (E,) the verifier's embedding of it in its surroundings, to find it by; None without a verifier.
         compared: descriptors of the box's content at the last comparison; None if out of date.
         last_compared: frame in which that was.
         distractors: embeddings of what stood beside the target in sure frames.
@@ -208,6 +209,7 @@ class ConfidenceState:
     """
 
     first: Appearance
+    sought: np.ndarray | None = None
     compared: Appearance | None = None
     last_compared: int = 0
     distractors: Distractors = ()
@@ -229,7 +231,28 @@ class ConfidenceEstimator:
 
     def begin(self, view: SearchOutput, box: np.ndarray) -> ConfidenceState:
         """Of a video whose target is in ``box`` (4,), xywh in image pixels."""
-        return ConfidenceState(appearance(view, self.verifier, box=box))
+        sought = None
+        if self.verifier is not None:
+            sought = self.verifier.embed_in_place(view.pixels, view.geometry.to_crop(box) * view.pixels.shape[0])
+        return ConfidenceState(appearance(view, self.verifier, box=box), sought)
+
+    def liken(self, known: ConfidenceState, picture: np.ndarray, box_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How like the first frame's target boxes of a size are, all over a picture.
+
+        Args:
+            known: of the video.
+            picture: (H, W, 3) uint8 RGB.
+            box_size: (2,) width and height of the boxes, in pixels of the picture.
+
+        Returns:
+            Their centres (N, 2) in pixels of the picture, and the verifier's logits (N,) that they are on the target;
+            equal ones without a verifier.
+        """
+        if self.verifier is None or known.sought is None:
+            _, centres = scan_grid(picture.shape[1], picture.shape[0], box_size)
+            return centres, np.zeros(len(centres))
+        centres, embeddings = self.verifier.scan(picture, box_size)
+        return centres, self.verifier.compare(known.sought, embeddings)[:, 0]
 
     def appearance(self, known: ConfidenceState, view: SearchOutput) -> Appearance:
         """What an output's box holds, compared with the first frame's and with the distractors."""

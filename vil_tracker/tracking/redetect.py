@@ -3,58 +3,53 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vil_tracker.boxes import iou
-from vil_tracker.data.crops import CropGeometry
-from vil_tracker.tracking.confidence import Appearance
 from vil_tracker.tracking.confidence_model import log_odds, probability, smooth_logit
-from vil_tracker.tracking.search import SearchOutput
 
 SAME_PLACE = 0.2  # boxes that overlap by more are of one thing
-OVERLAP = 0.4  # of neighbouring crops, so that a target of a quarter of the crop lies whole in one of them
-SCALES = (1.0, 1.5, 2.0, 2.5, 3.0)  # crops may be wider than the ordinary search crop by these factors
+PART = 10.0  # boxes of the target's size along each axis of what the verifier compares in one frame
+REST = 6  # frames for which a place that was looked at rests
+APART = 1.25  # places nearer than this, in units of the target's √(w·h), are seen in one search crop
+RIVALS = 2  # places that a new one counts as the best of
 _MOST = 13.8  # bound on the log odds of one judgement, probability 1 - 1e-6
-FRAMES_PER_PASS = 4  # the finest scale is taken whose grid is searched within so many frames
 
 
 @dataclass(frozen=True)
 class RedetectionCandidate:
     """A place where a target that is lost or in doubt may be, found by a search and judged again in every later frame.
 
-    The best of several places scores high by chance, so its first odds are divided by the number of places judged at
-    full scale. In later frames the same place is judged wherever it moves, and each judgement multiplies its odds.
+    The best of several places scores high by chance, so its first odds are divided by :data:`RIVALS`. In later frames
+    the same place is judged wherever it moves, and each judgement multiplies its odds.
 
     Attributes:
         box: (4,) xywh in pixels.
         log_odds: that the target is there.
-        places: how many places it was the best of.
         score: probability in [0, 1] by the last judgements alone, smoothed as a followed box's score.
     """
 
     box: np.ndarray
     log_odds: float
-    places: int
     score: float
 
     @staticmethod
-    def best_of(box: np.ndarray, score: float, places: int) -> RedetectionCandidate:
-        """The best of ``places`` places, with its ``score`` at full scale."""
-        odds = log_odds(score, _MOST) - math.log(places)
-        return RedetectionCandidate(box, odds, places, probability(odds))
+    def first_seen(box: np.ndarray, score: float) -> RedetectionCandidate:
+        """A new place, with its ``score``."""
+        odds = log_odds(score, _MOST) - math.log(RIVALS)
+        return RedetectionCandidate(box, odds, probability(odds))
 
     def seen_again(self, box: np.ndarray, score: float, gain: float) -> RedetectionCandidate | None:
         """With a further judgement, which moved the box to ``box`` and gave ``score``; ``gain`` as for a followed box.
 
-        None if the place is now less likely than any was at first.
+        None if the place is now less likely than any is before it is looked at.
         """
         total = self.log_odds + log_odds(score, _MOST)
-        if total <= -math.log(self.places):
+        if total <= -math.log(RIVALS):
             return None
-        return RedetectionCandidate(box, total, self.places, smooth_logit(self.score, score, gain))
+        return RedetectionCandidate(box, total, smooth_logit(self.score, score, gain))
 
     @property
     def probability(self) -> float:
@@ -62,67 +57,76 @@ class RedetectionCandidate:
         return probability(self.log_odds)
 
 
-class SlidingWindowSearch:
-    """Visits a grid of crops over the frame, nearest to the last known place first, again and again.
+class PlaceSearch:
+    """Chooses the places of a frame to look at, a part of the frame at a time.
 
-    The first crops lie around that place and the later ones further out, so that the search widens step by step to the
-    whole frame.
+    A part is compared with the target by the verifier, and the places most like it are looked at by the tracker. In a
+    frame of no more than :data:`PART` boxes along each axis the part is the whole frame; otherwise the parts take
+    turns, the nearest to the last known place first, so that the search widens step by step to the whole frame. A
+    place that was looked at rests for :data:`REST` frames, so that others get their turn.
     """
 
     def __init__(self) -> None:
-        self._next = 0
+        self._turn = 0
+        self._resting: list[tuple[int, float, float]] = []
 
-    def crops(
-        self, width: int, height: int, centre: np.ndarray, side: float, size: int, count: int
-    ) -> list[CropGeometry]:
-        """The next crops.
+    def places(
+        self,
+        frame: np.ndarray,
+        centre: np.ndarray,
+        box_size: np.ndarray,
+        liken: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+        known: Sequence[np.ndarray],
+        count: int,
+        least: float = -np.inf,
+    ) -> list[np.ndarray]:
+        """The next places to look at.
 
         Args:
-            width, height: of the frame, in pixels; it may differ from the frame's before.
+            frame: (H, W, 3) uint8 RGB; its size may differ from the frame's before.
             centre: (2,) the last known place.
-            side: of the ordinary search crop, in pixels.
-            size: of the resampled crop.
-            count: how many crops.
+            box_size: (2,) width and height of the target, in pixels.
+            liken: gives centres (N, 2) of boxes of a size (2,) in a picture, and how like the target each is (N,).
+            known: centres (2,) of what is looked at anyway in this frame.
+            count: how many places at most.
+            least: places less like the target than this are passed over.
+
+        Returns:
+            Their centres (2,) in the frame, the most alike first.
         """
-        grid = coarse_grid(width, height, side, size, count * FRAMES_PER_PASS)
-        grid.sort(key=lambda crop: (crop.cx - centre[0]) ** 2 + (crop.cy - centre[1]) ** 2)
-        start = self._next % len(grid)
-        chosen = (grid[start:] + grid[:start])[: min(count, len(grid))]
-        self._next = start + len(chosen)
+        parts = frame_parts(frame.shape[1], frame.shape[0], box_size)
+        parts.sort(key=lambda part: float(((part[:2] + part[2:]) / 2 - centre) @ ((part[:2] + part[2:]) / 2 - centre)))
+        x1, y1, x2, y2 = parts[self._turn % len(parts)].astype(int)
+        centres, likeness = liken(frame[y1:y2, x1:x2], box_size)
+        centres = centres + (x1, y1)
+        resting = [np.array(place) for turn, *place in self._resting if self._turn - turn <= REST]
+        reach = APART * math.sqrt(box_size[0] * box_size[1])
+        taken = [*known, *resting]
+        chosen: list[np.ndarray] = []
+        for index in np.lexsort((((centres - centre) ** 2).sum(1), -likeness)):
+            if len(chosen) == count or likeness[index] < least:
+                break
+            place = centres[index]
+            if all(np.abs(place - other).max() > reach for other in taken):
+                chosen.append(place)
+                taken.append(place)
+        self._resting = [place for place in self._resting if self._turn - place[0] <= REST]
+        self._resting += [(self._turn, float(x), float(y)) for x, y in chosen]
+        self._turn += 1
         return chosen
 
 
-def coarse_grid(width: int, height: int, side: float, size: int, limit: int) -> list[CropGeometry]:
-    """Overlapping crops that cover the frame, at the finest of :data:`SCALES` that needs at most ``limit`` crops, or
-    at a still coarser one if even the last needs more.
+def frame_parts(width: int, height: int, box_size: np.ndarray) -> list[np.ndarray]:
+    """Overlapping parts (4,) x1 y1 x2 y2 that cover a frame, of at most :data:`PART` boxes along each axis and at least
+    two pixels; a box lies whole in one of them.
     """
-    scale = SCALES[-1]
-    for candidate in SCALES:
-        if math.prod(len(_places(length, side * candidate)) for length in (width, height)) <= limit:
-            scale = candidate
-            break
-    while math.prod(len(_places(length, side * scale)) for length in (width, height)) > limit:
-        scale *= 1.25  # a target so small in so large a frame: bounded cost comes before a fine search
-    return [
-        CropGeometry(cx, cy, side * scale, size)
-        for cy in _places(height, side * scale)
-        for cx in _places(width, side * scale)
-    ]
-
-
-def _places(length: float, side: float) -> list[float]:
-    """Centres of crops along one axis."""
-    if side >= length:
-        return [length / 2]
-    count = math.ceil((length - side * OVERLAP) / (side * (1 - OVERLAP)))
-    return [float(value) for value in np.linspace(side / 2, length - side / 2, max(count, 2))]
-
-
-def candidate_score(seen: Appearance) -> float:
-    """Rank of a place seen in a coarse crop: log odds of the score map and of the verifier, whose errors are nearly
-    independent, added up.
-    """
-    return seen.peak + seen.alike[0]
+    spans = []
+    for length, side in zip((width, height), box_size, strict=True):
+        part = max(PART * side, 2.0)
+        count = 1 if part >= length else math.ceil((length - side) / (part - side))
+        starts = np.linspace(0.0, max(length - part, 0.0), count)
+        spans.append([(math.floor(start), min(math.ceil(start + part), length)) for start in starts])
+    return [np.array([x1, y1, x2, y2]) for y1, y2 in spans[1] for x1, x2 in spans[0]]
 
 
 def candidate_posterior(other: float, here: float) -> float:
@@ -131,12 +135,3 @@ def candidate_posterior(other: float, here: float) -> float:
     """
     there = other * (1 - here)
     return there / max(there + (1 - other), 1e-12)
-
-
-def apart(views: Sequence[SearchOutput], count: int) -> list[SearchOutput]:
-    """The first outputs that show different places, at most ``count``."""
-    chosen: list[SearchOutput] = []
-    for view in views:
-        if len(chosen) < count and all(iou(view.box, other.box) < SAME_PLACE for other in chosen):
-            chosen.append(view)
-    return chosen

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from vil_tracker.models.film_temporal import TemporalContext
     from vil_tracker.tracking.confidence import ConfidenceState
     from vil_tracker.tracking.motion import BoxFilter, MotionModel
-    from vil_tracker.tracking.redetect import RedetectionCandidate, SlidingWindowSearch
+    from vil_tracker.tracking.redetect import PlaceSearch, RedetectionCandidate
 
 
 @dataclass
@@ -124,7 +124,7 @@ class TrackState:
         motion: forecast of the centre.
         filter: steadies the reported boxes; None while the target is lost.
         phase: the state machine.
-        sliding_window: which places of the frame were searched while the target is lost or in doubt; else None.
+        search: which places of the frame were looked at while the target is lost or in doubt; else None.
         candidate: the likeliest place found by that search so far.
         score: of the last frame.
         frames_in_doubt: how many of the last frames in a row scored below ``redetect_below``.
@@ -140,7 +140,7 @@ class TrackState:
     context: TemporalContext | None = None
     confidence: ConfidenceState | None = None
     phase: Phase = field(default_factory=Phase)
-    sliding_window: SlidingWindowSearch | None = None
+    search: PlaceSearch | None = None
     candidate: RedetectionCandidate | None = None
     score: float = 1.0
     frames_in_doubt: int = 0

@@ -21,7 +21,7 @@ from vil_tracker.models.mlstm import MLSTMState
 from vil_tracker.models.vil import HEADS
 from vil_tracker.tracking.confidence import Appearance, ConfidenceState
 from vil_tracker.tracking.motion import BoxFilter, MotionModel
-from vil_tracker.tracking.redetect import RedetectionCandidate, SlidingWindowSearch
+from vil_tracker.tracking.redetect import PlaceSearch, RedetectionCandidate
 from vil_tracker.tracking.state import Phase, TemplateMemory, TrackState
 
 FORMAT = "vil-tracker state 1"
@@ -29,7 +29,7 @@ _OBJECTS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         *(TrackState, TemplateMemory, Phase, TemporalContext, ConfidenceState, Appearance),
-        *(BoxFilter, MotionModel, RedetectionCandidate, SlidingWindowSearch),
+        *(BoxFilter, MotionModel, PlaceSearch, RedetectionCandidate),
     )
 }
 _ROWS: dict[str, Any] = {"tuple": tuple, "list": list, "deque": deque, "MLSTMState": lambda parts: MLSTMState(*parts)}

@@ -7,8 +7,10 @@ frame. A target that is lost or in doubt is searched for all over the frame, a f
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -28,11 +30,9 @@ from vil_tracker.tracking.confidence_model import ConfidenceModel, smooth_logit
 from vil_tracker.tracking.motion import BoxFilter, MotionModel, gate_distance
 from vil_tracker.tracking.redetect import (
     SAME_PLACE,
+    PlaceSearch,
     RedetectionCandidate,
-    SlidingWindowSearch,
-    apart,
     candidate_posterior,
-    candidate_score,
 )
 from vil_tracker.tracking.search import SearchOutput, SearchRequest, Steps, Timer, run_search, run_steps, search_crop
 from vil_tracker.tracking.state import TemplateMemory, TrackState
@@ -189,21 +189,17 @@ class Tracker:
         centre, expected = box_centre(state.box), state.motion.predict(state.box)
         if config.motion and state.phase.name == "uncertain":
             centre = np.clip(expected, 0.0, frame.shape[1::-1])
-        requests = [self._request(state, centre)]
-        doubted = config.redetect and state.frames_in_doubt >= config.redetect_after
-        if doubted:
-            requests += self._elsewhere(state, frame)
-        else:
-            state.sliding_window, state.candidate = None, None
-        view, *others = yield requests
+        (view,) = yield [self._request(state, centre)]
         distance = state.motion.squared_distance(view.box, view.peak)
         jumped = distance > gate_distance(config.gate)
         sure = state.score >= config.sure_above and state.phase.name in ("tracking", "recovered") and not jumped
         seen, compared = estimator.compare(known, view, state.frame, config.compare_interval if sure else 1)
         raw = estimator.score(known, frame, view, seen, distance, box_scale(state.box))
         score = smooth_logit(state.score, raw, config.score_gain)
-        if doubted:
-            rival = yield from self._search(state, frame, others, followed=view.box, least=candidate_score(seen))
+        if not config.redetect or state.frames_in_doubt < config.redetect_after:
+            state.search, state.candidate = None, None
+        else:
+            rival = yield from self._search(state, frame, view, followed=True, least=seen.alike[0])
             if rival is not None:
                 candidate, there = rival
                 preferred = candidate_posterior(candidate.score, score)
@@ -225,13 +221,10 @@ class Tracker:
     def _find_again(self, state: TrackState, frame: np.ndarray) -> Steps:
         """While lost: the last place and some other ones, with the first template alone."""
         config = self.config
-        requests = [replace(self._request(state, box_centre(state.box)), memory=state.memory.first)]
-        if config.redetect:
-            requests += self._elsewhere(state, frame)
-        view, *others = yield requests
+        (view,) = yield [replace(self._request(state, box_centre(state.box)), memory=state.memory.first)]
         score = self._judge(state, frame, view)
         if config.redetect:
-            found = yield from self._search(state, frame, others)
+            found = yield from self._search(state, frame, view)
             if found is not None:
                 candidate, there = found
                 if candidate.probability > max(score, config.recover_above):
@@ -241,71 +234,62 @@ class Tracker:
         state.phase.advance(score, config)
         return self._finish(state, frame, view, score)
 
-    def _elsewhere(self, state: TrackState, frame: np.ndarray) -> list[SearchRequest]:
-        """The crops in which the target is searched for elsewhere in this frame, with the first template alone: around
-        the likeliest place so far, if there is one, and the next ones of the sliding window.
-        """
-        first, settings, config = state.memory.first, self.model.config, self.config
-        state.sliding_window = state.sliding_window or SlidingWindowSearch()
-        taken = 2 + (state.candidate is not None)  # the ordinary crop, one from near, and the candidate's
-        side, count = settings.search_factor * state.sure_size, min(config.redetect_crops, config.max_crops - taken)
-        height, width = frame.shape[:2]
-        crops = state.sliding_window.crops(width, height, box_centre(state.box), side, settings.search_size, count)
-        requests = [SearchRequest(place.snapped(), first, windowed=False) for place in crops]
-        if state.candidate is None:
-            return requests
-        return [SearchRequest(search_crop(state.candidate.box, settings, state.sure_size), first), *requests]
-
     def _search(
-        self,
-        state: TrackState,
-        frame: np.ndarray,
-        others: Sequence[SearchOutput],
-        followed: np.ndarray | None = None,
-        least: float = -np.inf,
+        self, state: TrackState, frame: np.ndarray, here: SearchOutput, followed: bool = False, least: float = -np.inf
     ) -> Generator[list[SearchRequest], list[SearchOutput], tuple[RedetectionCandidate, SearchOutput] | None]:
-        """Judge what was seen elsewhere, and keep the likeliest place as the candidate.
+        """Look for the target elsewhere in the frame, with the first template alone, and keep the likeliest place as
+        the candidate. With one crop to spare, the candidate and new places take turns.
 
         Args:
             state: of the session.
             frame: the frame.
-            others: what was seen in the crops of :meth:`_elsewhere`, in turn.
-            followed: (4,) box of a track in doubt: what is seen there is not elsewhere.
-            least: ``candidate_score`` from which on a place is judged at full scale.
+            here: what the ordinary crop of this frame shows.
+            followed: whether its box is followed, and in doubt: what is seen there is not elsewhere.
+            least: likeness, as :meth:`ConfidenceEstimator.liken` gives it, from which on a place is looked at.
 
         Returns:
-            The candidate and its output in this frame; None if there is none.
+            The candidate and its output in this frame; None if it was not looked at.
         """
         estimator, known = self._confidence(state)
-        most = min(self.config.redetect_near, self.config.max_crops - 1 - len(others))
+        settings, spare = self.model.config, self.config.max_crops - 1
         candidate, view = state.candidate, None
-        if candidate is not None:
-            view, *others = others
+        again = candidate is not None and (spare > 1 or state.frame % 2 == 0)
+        boxes = [candidate.box] if again and candidate is not None else []
+        state.search = state.search or PlaceSearch()
+        first = known.first.box[2:]
+        box_size = first * (state.sure_size / math.sqrt(first[0] * first[1]))
+        seen = [
+            np.array([here.geometry.cx, here.geometry.cy]),
+            *([] if candidate is None else [box_centre(candidate.box)]),
+        ]
+        places = state.search.places(
+            *(frame, box_centre(state.box), box_size, partial(estimator.liken, known)), seen, spare - len(boxes), least
+        )
+        boxes += [centred_box(place, box_size) for place in places]
+        if not boxes:
+            return None
+        views = yield [SearchRequest(search_crop(box, settings, state.sure_size), state.memory.first) for box in boxes]
+        apart_from = [here.box] if followed else []
+        if again and candidate is not None:
+            view, *views = views
             candidate = candidate.seen_again(view.box, self._judge(state, frame, view), self.config.score_gain)
-            if candidate is not None and followed is not None and iou(candidate.box, followed) >= SAME_PLACE:
+            if candidate is not None and any(iou(candidate.box, box) >= SAME_PLACE for box in apart_from):
                 candidate = None
-        places_known = [box for box in (followed, None if candidate is None else candidate.box) if box is not None]
-        others = [other for other in others if all(iou(other.box, box) < SAME_PLACE for box in places_known)]
-        # The best of the coarse crops are judged again at full scale.
-        scores = [(candidate_score(estimator.appearance(known, other)), other) for other in others]
-        scores.sort(key=lambda pair: pair[0], reverse=True)
-        places = apart([other for scored, other in scores if scored >= least], most)
-        if places:
-            nears = yield [
-                SearchRequest(search_crop(place.box, self.model.config, state.sure_size), state.memory.first)
-                for place in places
-            ]
-            for near in nears:
-                found = RedetectionCandidate.best_of(near.box, self._judge(state, frame, near), len(nears))
-                if candidate is None or found.log_odds > candidate.log_odds:
-                    candidate, view = found, near
+        if candidate is not None:
+            apart_from.append(candidate.box)
+        for near in views:
+            if any(iou(near.box, box) >= SAME_PLACE for box in apart_from):
+                continue
+            found = RedetectionCandidate.first_seen(near.box, self._judge(state, frame, near))
+            if candidate is None or found.log_odds > candidate.log_odds:
+                candidate, view = found, near
         state.candidate = candidate
         return None if candidate is None or view is None else (candidate, view)
 
     def _found(self, state: TrackState, frame: np.ndarray, view: SearchOutput, score: float) -> Result:
         """Go on from where the target was found by a search."""
         state.phase.advance(score, self.config, verified=True)
-        state.sliding_window, state.candidate = None, None
+        state.search, state.candidate = None, None
         state.size = state.sure_size = box_scale(view.box)
         state.motion = MotionModel(view.box)
         self._confidence(state)[1].compared = None
