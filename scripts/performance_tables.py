@@ -86,8 +86,11 @@ def video_table(found: dict[str, Any]) -> str:
         for name, row in part.get("end_to_end", {}).items()
     ]
     rows += [
-        [f"OpenCV {name}", f"{rate:.1f}"] for name, rate in found.get("peers", {}).items() if rate == float_of(rate)
+        [f"{found['model']['name']}, {dtype}: tracker alone, {state}", f"{1e3 / milliseconds:.1f}"]
+        for dtype, part in found["dtypes"].items()
+        for state, milliseconds in part.get("end_to_end", {}).get("tracker_alone", {}).get("milliseconds", {}).items()
     ]
+    rows += [[name, f"{rate:.1f}"] for name, rate in found.get("peers", {}).items() if rate == float_of(rate)]
     rows.append(["peak memory, MiB", f"{found['peak_memory_mib']:.0f}"])
     return table(["1280×720 video", "frames/s"], rows)
 

@@ -3,8 +3,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from track_clips import peak_calibration
 
 from vil_tracker import cli
 from vil_tracker.benchmarking import end_to_end, run
@@ -15,6 +17,7 @@ from vil_tracker.config import ModelConfig
 from vil_tracker.models.inference import InferenceNetwork
 from vil_tracker.models.network import build_network
 from vil_tracker.native import unavailable_reason
+from vil_tracker.tracking import search
 
 TOY = ModelConfig(
     name="toy", dim=32, depth=2, template_size=32, search_size=64, modulation_interval=2, head_channels=16
@@ -41,10 +44,38 @@ def test_command_measures_everything(
     for dtype in ("float32", "bfloat16"):
         assert all(row["frames_per_second"] > 0 for row in found["dtypes"][dtype]["end_to_end"].values())
     assert {"decode", "network", "write"} <= measured["end_to_end"]["boxes_and_video"]["milliseconds"].keys()
-    assert found["peers"]["MIL"] > 0 and isinstance(found["peers"]["GOTURN"], str)
+    assert found["peers"]["OpenCV MIL"] > 0 and isinstance(found["peers"]["OpenCV GOTURN"], str)
     text = capsys.readouterr().out
     assert "peak memory" in text and "matmul rate" in text and "GFLOP" in text
-    assert "float32, boxes and video" in text and "bfloat16, tracker alone" in text
+    assert (
+        "--peers-dir: OpenCV GOTURN" in text
+        and "float32, boxes and video" in text
+        and "bfloat16, tracker alone" in text
+    )
+
+
+def test_a_followed_a_doubted_and_a_lost_target_are_timed_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of three frames, each tracker's crops: one while followed, two while lost."""
+    network = build_network(TOY).eval()
+    network.calibration = peak_calibration(bias=0.0, slope=0.0).to_json()
+    crops: list[int] = []
+    original = search.run_search
+    monkeypatch.setattr(
+        search,
+        "run_search",
+        lambda m, f, requests, *rest: crops.append(len(requests)) or original(m, f, requests, *rest),
+    )
+    found = end_to_end.time_states(InferenceNetwork(network), *frames_and_box(4))
+    assert found.keys() == {"followed", "in doubt", "lost"} and min(found.values()) > 0
+    assert sum(crops) == 3 * (1 + 2 + 2)
+    assert end_to_end.time_states(InferenceNetwork(build_network(TOY).eval()), *frames_and_box(2)).keys() == {
+        "followed"
+    }
+
+
+def frames_and_box(count: int) -> tuple[list[np.ndarray], np.ndarray]:
+    frames, boxes = end_to_end.paint_clip(count)
+    return frames, boxes[0]
 
 
 def test_parts_without_the_kernel() -> None:

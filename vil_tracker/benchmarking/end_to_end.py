@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from vil_tracker.results import TrackerLike
 from vil_tracker.runtime import StageTimer
 from vil_tracker.tracking.run import OutputSettings, track_source
 from vil_tracker.tracking.select import targets_from_boxes
+from vil_tracker.tracking.state import Phase
 from vil_tracker.tracking.tracker import Tracker
 
 SIZE = (1280, 720)
@@ -78,9 +80,32 @@ def run_tracker(tracker: TrackerLike, frames: Sequence[np.ndarray], box: np.ndar
     return count / (time.perf_counter() - begin)
 
 
+def time_states(network: InferenceNetwork, frames: Sequence[np.ndarray], box: np.ndarray) -> dict[str, float]:
+    """Milliseconds of ``update`` while the target is followed, in doubt and lost: medians over frames in memory, which
+    three trackers held in these states take in turn. Only "followed" without a calibrated score.
+    """
+    trackers = {"followed": Tracker(network)}
+    if trackers["followed"].confidence is not None:
+        trackers |= {"in doubt": Tracker(network), "lost": Tracker(network)}
+    seconds: dict[str, list[float]] = {name: [] for name in trackers}
+    for tracker in trackers.values():
+        tracker.init(frames[0], box)
+    for frame in frames[1:]:
+        for name, tracker in trackers.items():
+            assert tracker.state is not None
+            tracker.state.phase = Phase("lost" if name == "lost" else "tracking")
+            tracker.state.frames_in_doubt = tracker.config.redetect_after if name == "in doubt" else 0
+            begin = time.perf_counter()
+            tracker.update(frame)
+            seconds[name].append(time.perf_counter() - begin)
+    return {name: 1e3 * statistics.median(taken) for name, taken in seconds.items()}
+
+
 def run_peers(frames: Sequence[np.ndarray], box: np.ndarray, weights_dir: Path | None) -> dict[str, float | str]:
     """Frames per second of every tracker of OpenCV that is installed and of NanoTrack V3; why not for the others."""
-    builders: dict[str, Callable[[], TrackerLike]] = {name: partial(OpenCvTracker, name, weights_dir) for name in KNOWN}
+    builders: dict[str, Callable[[], TrackerLike]] = {
+        f"OpenCV {name}": partial(OpenCvTracker, name, weights_dir) for name in KNOWN
+    }
     builders["NanoTrack V3"] = partial(NanoTrackV3, weights_dir)
     found: dict[str, float | str] = {}
     for name, build in builders.items():

@@ -45,7 +45,10 @@ def as_text(measured: dict[str, Any]) -> str:
             parts = ", ".join(f"{part} {value:.1f}" for part, value in row.get("milliseconds", {}).items())
             label = f"{dtype}, {name.replace('_', ' ')}"
             lines.append(f"  {label:<26}{row['frames_per_second']:9.1f}{f'   ms: {parts}' * bool(parts)}")
-    for name, rate in measured.get("peers", {}).items():
-        lines.append(f"  OpenCV {name:<19}{f'{rate:9.1f}' if isinstance(rate, float) else f'   {rate}'}")
+    peers = measured.get("peers", {})
+    lines += [f"  {name:<26}{rate:9.1f}" for name, rate in peers.items() if isinstance(rate, float)]
+    missing = ", ".join(name for name, rate in peers.items() if not isinstance(rate, float))
+    if missing:
+        lines.append(f"  not in this OpenCV, or not in --peers-dir: {missing}")
     lines.append(f"\npeak memory {measured['peak_memory_mib']:.0f} MiB")
     return "\n".join(lines)

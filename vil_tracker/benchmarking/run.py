@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from vil_tracker.benchmarking.end_to_end import paint_clip, run_peers, run_tracker, run_video
+from vil_tracker.benchmarking.end_to_end import paint_clip, run_peers, run_tracker, run_video, time_states
 from vil_tracker.benchmarking.machine import (
     copy_rate,
     describe_machine,
@@ -104,7 +104,10 @@ def _measure(settings: Settings, say: Callable[[str], object]) -> dict[str, Any]
         dtypes[precision]["end_to_end"] = {
             "boxes_and_video": run_video(prepared, frames, boxes[0], write=True),
             "boxes": run_video(prepared, frames, boxes[0], write=False),
-            "tracker_alone": {"frames_per_second": run_tracker(Tracker(prepared), frames, boxes[0])},
+            "tracker_alone": {
+                "frames_per_second": run_tracker(Tracker(prepared), frames, boxes[0]),
+                "milliseconds": time_states(prepared, frames, boxes[0]),
+            },
         }
     measured["peak_memory_mib"] = peak_memory()
     if settings.peers:
