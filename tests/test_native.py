@@ -7,11 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from vil_tracker import native
 from vil_tracker.config import ModelConfig
@@ -29,7 +32,7 @@ def test_built_once_for_a_source_and_a_compiler(tmp_path: Path, monkeypatch: pyt
     written = built.stat().st_mtime_ns
     assert native.build("sublayer", tmp_path / "new") == built and built.stat().st_mtime_ns == written
     assert [path.name for path in (tmp_path / "new").iterdir()] == [built.name]  # nothing of the way there
-    monkeypatch.setattr(native, "_processor", lambda: "another processor")
+    monkeypatch.setattr(native, "processor", lambda: "another processor")
     assert native.build("sublayer", tmp_path / "new") != built
 
 
@@ -85,13 +88,13 @@ def test_two_processes_may_build_at_once(tmp_path: Path) -> None:
     assert ctypes.CDLL(paths.pop().decode()).lanes() in (4, 8, 16)
 
 
-DRIVER = Path(__file__).parent / "native_driver" / "run_sublayer.cpp"
+DRIVERS = Path(__file__).parent / "native_driver"
 GRID = (9, 15)  # 135 tokens: two chunks and a short one
 
 
 def available(name: str) -> bool:
     chosen = INSTRUCTION_SETS[name]
-    return platform.machine() in chosen.march and set(chosen.flags) <= set(native._processor().split())
+    return platform.machine() in chosen.march and set(chosen.flags) <= set(native.processor().split())
 
 
 def test_instruction_set_by_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,17 +117,53 @@ def test_instructions_that_are_not_there(
     name: str, flags: str, what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("VIL_ISA", name)
-    monkeypatch.setattr(native, "_processor", lambda: flags)
+    monkeypatch.setattr(native, "processor", lambda: flags)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
     with pytest.raises(UserError, match=what):
         native.build("passes", tmp_path)
 
 
-def check_driver(command: list[str], run: list[str], folder: Path) -> str:
-    """Compile the driver, run it on sublayers of both directions, in float32 and bfloat16, and compare its results with
-    PyTorch's in float64; returns what it says of itself."""
-    program = folder / "run_sublayer"
-    subprocess.run([*command, *native._FLAGS[:-2], "-o", str(program), str(DRIVER)], check=True, timeout=300)
+def build_driver(name: str, command: list[str], run: list[str], folder: Path) -> Callable[[bytes], tuple[str, Tensor]]:
+    """Compile a driver; the result runs it on an input and returns what it says of itself, and its numbers."""
+    program, files = folder / name, [str(folder / "input"), str(folder / "output")]
+    source = DRIVERS / f"{name}.cpp"
+    subprocess.run([*command, *native._FLAGS[:-2], "-o", str(program), str(source)], check=True, timeout=300)
+
+    def call(content: bytes) -> tuple[str, Tensor]:
+        Path(files[0]).write_bytes(content)
+        done = subprocess.run([*run, str(program), *files], check=True, capture_output=True, text=True)
+        return done.stdout, torch.from_numpy(np.fromfile(files[1], np.float32)).double()
+
+    return call
+
+
+def as_bytes(sizes: list[int], eps: float, arrays: Iterable[Tensor]) -> bytes:
+    numbers = [array.float().contiguous().numpy().tobytes() for array in arrays]
+    return b"".join([np.array(sizes, np.int32).tobytes(), np.float32(eps).tobytes(), *numbers])
+
+
+def check_passes(command: list[str], run: list[str], folder: Path) -> str:
+    """Compare norms and sums, in float32 and bfloat16, with PyTorch's in float64; returns what the driver says."""
+    call = build_driver("run_passes", command, run, folder)
+    torch.manual_seed(0)
+    said = ""
+    for width, groups, fold in ((64, 4, 1), (24, 3, 2)):  # two rows of 24 fill vectors of 16 lanes
+        x = (3 * torch.randn(2, 90, width) + 5).bfloat16().double()
+        gain, shift = torch.randn(2, width, dtype=torch.float64)
+        images = F.gelu(F.group_norm(x.transpose(1, 2), groups, gain, shift, 1e-5)).transpose(1, 2)
+        rows = F.layer_norm(x, (width,), eps=1e-5) if fold == 1 else None
+        for half, tolerance in ((0, 2e-6), (1, 5e-3)):
+            said, found = call(as_bytes([2, 90, width, groups, fold, half], 1e-5, [gain, shift, x]))
+            for ours, expected in zip(found.view(3, *x.shape), (images, rows, 2 * x), strict=True):
+                if expected is not None:
+                    assert (ours - expected).abs().max() < tolerance * expected.abs().max()
+    return said
+
+
+def check_sublayer(command: list[str], run: list[str], folder: Path) -> str:
+    """Compare sublayers of both directions, in float32 and bfloat16, with PyTorch's in float64; returns what the driver
+    says."""
+    call = build_driver("run_sublayer", command, run, folder)
     torch.manual_seed(0)
     config = ModelConfig(name="test", dim=64, depth=2, template_size=64, search_size=128, head_channels=16)
     network = build_network(config).double().eval()
@@ -143,14 +182,10 @@ def check_driver(command: list[str], run: list[str], folder: Path) -> str:
             expected, _ = reference.bounded(torch.zeros(2, len(both[0]), 128).double(), GRID, state, check=True)
             kernel = FastSublayer(sublayer.float(), torch.float32).kernel
             for half, tolerance in ((0, 2e-5), (1, 2e-2)):
-                sizes = np.array([2, *GRID, 128, int(sublayer.reverse), half], np.int32).tobytes()
-                sizes += np.float32(reference.outnorm_eps).tobytes()
+                sizes = [2, *GRID, 128, int(sublayer.reverse), half]
                 arrays = [*kernel._tensors.values(), both, *state]
-                numbers = b"".join(array.float().contiguous().numpy().tobytes() for array in arrays)
-                (folder / "input").write_bytes(sizes + numbers)
-                files = [str(folder / "input"), str(folder / "output")]
-                said = subprocess.run([*run, str(program), *files], check=True, capture_output=True, text=True).stdout
-                found = torch.from_numpy(np.fromfile(folder / "output", np.float32)).view_as(expected).double()
+                said, found = call(as_bytes(sizes, reference.outnorm_eps, arrays))
+                found = found.view_as(expected)
                 assert (found - expected).abs().max() < tolerance * expected.abs().max()
     return said
 
@@ -160,19 +195,19 @@ def test_each_instruction_set_against_float64(name: str, lanes: int, tmp_path: P
     if platform.machine() != "x86_64" or not available(name):
         pytest.skip(f"this processor has no {name}")
     march = INSTRUCTION_SETS[name].march["x86_64"]
-    assert check_driver(["g++", f"-march={march}"], [], tmp_path) == f"{lanes} lanes\n"
+    for check in (check_sublayer, check_passes):
+        assert check(["g++", f"-march={march}"], [], tmp_path) == f"{lanes} lanes\n"
 
 
 @pytest.mark.soak
 @pytest.mark.parametrize("march", ["armv8-a", "armv8.6-a"], ids=["without bfloat16", "with bfloat16"])
 def test_on_arm_under_an_emulator(march: str, tmp_path: Path) -> None:
-    """NEON, as on Jetsons and the drones' boards; both programs compile there without a warning."""
+    """NEON, as on Jetsons and the boards of drones, without a warning of the compiler."""
     compiler, emulator = shutil.which("aarch64-linux-gnu-g++"), shutil.which("qemu-aarch64")
     if compiler is None or emulator is None:
         pytest.skip("needs g++-aarch64-linux-gnu and qemu-user")
     command = [compiler, f"-march={march}", "-Wall", "-Werror"]
-    passes = Path(native.__file__).with_name("passes.cpp")
-    subprocess.run([*command, *native._FLAGS, "-o", str(tmp_path / "passes.so"), str(passes)], check=True, timeout=300)
     root = Path("/usr/aarch64-linux-gnu")
     run = [emulator, "-cpu", "max", "-L", str(root)]
-    assert check_driver(command, run, tmp_path) == "4 lanes\n"
+    for check in (check_sublayer, check_passes):
+        assert check(command, run, tmp_path) == "4 lanes\n"

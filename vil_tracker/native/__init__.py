@@ -76,7 +76,7 @@ def build(name: str, folder: Path) -> Path:
     source = Path(__file__).with_name(f"{name}.cpp")
     texts = [path.read_text() for path in (source, *sorted(source.parent.glob("*.h")))]
     version = _run([compiler, "--version"]).splitlines()[0]
-    key = "\n".join([*texts, version, *_FLAGS, architecture, platform.machine(), _processor()])
+    key = "\n".join([*texts, version, *_FLAGS, architecture, platform.machine(), processor()])
     target = folder / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}.so"
     if target.is_file():
         return target
@@ -102,7 +102,7 @@ def _architecture() -> str:
     if known is None:
         raise UserError(f"VIL_ISA={name} is no instruction set: choose from {', '.join(INSTRUCTION_SETS)}, or unset it")
     march = known.march.get(platform.machine())
-    missing = set(known.flags) - set(_processor().split())
+    missing = set(known.flags) - set(processor().split())
     if march is None or missing:
         what = f"lacks {', '.join(sorted(missing))}" if march else f"is {platform.machine()}"
         raise UserError(f"VIL_ISA={name}: this processor {what}; choose another one, or unset it")
@@ -119,9 +119,12 @@ def _run(command: list[str]) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
 
 
-def _processor() -> str:
-    """What ``-march=native`` depends on."""
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+def processor() -> str:
+    """What ``-march=native`` depends on, and where Linux does not say that, the processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
     return next((line for line in lines if line.startswith(("flags", "Features"))), "")
 
 
