@@ -9,7 +9,7 @@ import pytest
 
 from vil_tracker.evaluation import conventions
 from vil_tracker.evaluation.conventions import Convention, frame_errors
-from vil_tracker.evaluation.scores import Score, score_frames
+from vil_tracker.evaluation.scoring import Score, score_frames
 
 # Five frames: the first; a perfect one; one that is half beside; a target that is absent; a true box at x = 0.
 TRUTH = np.array([[10.0, 10, 20, 20], [10, 10, 20, 20], [10, 10, 20, 20], [10, 10, 20, 20], [0, 10, 20, 20]])

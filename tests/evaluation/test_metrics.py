@@ -11,7 +11,7 @@ from vil_tracker.errors import UserError
 from vil_tracker.evaluation import conventions, metrics
 from vil_tracker.evaluation.conventions import frame_errors
 from vil_tracker.evaluation.results import read_result
-from vil_tracker.evaluation.scores import Score, average, score_frames
+from vil_tracker.evaluation.scoring import Score, average, score_frames
 
 ALL = [
     conventions.PLAIN,

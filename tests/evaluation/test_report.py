@@ -178,8 +178,7 @@ def test_attributes_from_a_folder(data: Path, tmp_path: Path, capsys) -> None:
 
 
 def test_lasot_flags_have_the_order_of_its_toolkit(tmp_path: Path) -> None:
-    from vil_tracker.evaluation.attributes import with_attributes
-    from vil_tracker.evaluation.benchmarks import get_benchmark, load_truth
+    from vil_tracker.evaluation.benchmarks import get_benchmark, load_truth, with_attributes
 
     write_boxes(tmp_path / "bird-2.txt", moving_boxes(4))
     (tmp_path / "att").mkdir()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from vil_tracker.errors import UserError, write_json
+from vil_tracker.models.loading import PRECISIONS
 
 EPILOG = """\
 examples:
@@ -15,7 +15,6 @@ examples:
   vil-tracker benchmark --model small --threads 2       a size without weights: random ones cost the same time
   vil-tracker benchmark --peers --json benchmark.json   beside OpenCV's trackers and a one-stream ViT
 """
-PRECISIONS = ("float32", "bfloat16", "int8")
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
@@ -73,22 +72,15 @@ def run(args: argparse.Namespace) -> int:
     from vil_tracker.benchmarking.report import as_text
     from vil_tracker.benchmarking.run import Settings, measure
 
+    same = ("model", "weights", "device", "repeats", "frames", "processor_time", "peers")
     settings = Settings(
-        model=args.model,
-        weights=args.weights,
+        **{name: getattr(args, name) for name in same},
         precisions=tuple(dict.fromkeys(args.dtype)),
         threads=1 if args.processor_time else args.threads,
-        device=args.device,
         compiled=args.compile,
-        repeats=args.repeats,
-        frames=args.frames,
-        processor_time=args.processor_time,
-        peers=args.peers,
         peers_dir=Path(args.peers_dir) if args.peers_dir else None,
     )
-    measured: dict[str, Any] = measure(
-        settings, log=None if getattr(args, "quiet", False) else partial(print, flush=True)
-    )
+    measured = measure(settings, log=None if getattr(args, "quiet", False) else partial(print, flush=True))
     print(as_text(measured))
     if args.json:
         write_json(args.json, measured)

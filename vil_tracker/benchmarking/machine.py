@@ -21,7 +21,7 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
     """Processor, cores, threads and versions."""
     described: dict[str, str | int] = {
         "processor": _processor(),
-        "cores": _cores() or 1,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "threads": torch.get_num_threads(),
         "device": str(device),
         "system": f"{platform.system()} {platform.machine()}",
@@ -32,10 +32,6 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
     if device.type == "cuda":
         described["gpu"] = torch.cuda.get_device_name(device)
     return described
-
-
-def _cores() -> int | None:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _processor() -> str:

@@ -132,6 +132,11 @@ class Sequence:
     def __len__(self) -> int:
         return len(self.boxes)
 
+    @functools.cached_property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height of the first frame, which is decoded for it, in pixels; None without frames."""
+        return self.frames[0].shape[1::-1] if len(self.frames) else None  # type: ignore[return-value]
+
 
 def make_sequence(
     name: str,

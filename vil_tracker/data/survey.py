@@ -68,17 +68,13 @@ def survey(root: Path, scan: bool = False, cache_dir: str | os.PathLike[str] | N
             splits = reader.sizes or (reader.splits if official else reader.splits[:1])
             reports.append(
                 DataSetReport(
-                    name=reader.name if official else f"folder:{_shortest(folder, root)}",
+                    name=reader.name if official else f"folder:{Path(os.path.relpath(folder, root)).as_posix()}",
                     title=reader.title,
                     folder=folder,
                     splits=tuple(_split_report(reader, folder, split, scan, cache_dir) for split in splits),
                 )
             )
     return _without_nested(reports)
-
-
-def _shortest(folder: Path, root: Path) -> str:
-    return Path(os.path.relpath(folder, root)).as_posix()
 
 
 def _without_nested(reports: Iterable[DataSetReport]) -> list[DataSetReport]:

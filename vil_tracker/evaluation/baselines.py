@@ -77,25 +77,25 @@ def _factory(name: str, weights_dir: Path | None) -> Callable[[], Any]:
         )
     if name not in _NETWORKS:
         return create
-    parameters = _parameters(name)
+    parameters = (getattr(cv2, f"Tracker{name}_Params", None) or getattr(cv2, f"Tracker{name}").Params)()
     for field, patterns in _NETWORKS[name].items():
-        setattr(parameters, field, str(_find_network(name, patterns, weights_dir)))
+        setattr(parameters, field, str(find_network(f"opencv:{name}", patterns, weights_dir)))
     return lambda: create(parameters)
 
 
-def _parameters(name: str) -> Any:
-    make = getattr(cv2, f"Tracker{name}_Params", None) or getattr(cv2, f"Tracker{name}").Params
-    return make()
+def find_network(tracker: str, patterns: tuple[str, ...], weights_dir: Path | None) -> Path:
+    """The file of a network below a folder, by patterns of its name, the first that fits.
 
-
-def _find_network(name: str, patterns: tuple[str, ...], weights_dir: Path | None) -> Path:
+    Raises:
+        UserError: no folder is given, or there is no such file.
+    """
     if weights_dir is None:
-        raise UserError(f"opencv:{name} needs its network files; give their folder with --peers-dir")
+        raise UserError(f"{tracker} needs its network files; give their folder with --peers-dir")
     for pattern in patterns:
         found = sorted(weights_dir.rglob(pattern))
         if found:
             return found[0]
-    raise UserError(f"{weights_dir}: no file {' or '.join(patterns)} for opencv:{name}; download OpenCV's model there")
+    raise UserError(f"{weights_dir}: no file {' or '.join(patterns)} for {tracker}; put its authors' model there")
 
 
 class OpenCvTracker:

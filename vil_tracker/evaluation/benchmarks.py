@@ -6,6 +6,7 @@ through it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,8 +25,7 @@ from vil_tracker.data.readers.base import (
 )
 from vil_tracker.data.readers.dtb70 import DTB70
 from vil_tracker.data.readers.got10k import GOT10k
-from vil_tracker.data.readers.lasot import LaSOT
-from vil_tracker.data.readers.lasot_ext import LaSOTExtension
+from vil_tracker.data.readers.lasot import LaSOT, LaSOTExtension
 from vil_tracker.data.readers.nfs import NfS
 from vil_tracker.data.readers.otb import OTB
 from vil_tracker.data.readers.tnl2k import TNL2K
@@ -33,11 +33,27 @@ from vil_tracker.data.readers.trackingnet import TrackingNet
 from vil_tracker.data.readers.uav import UAV20L, UAV123
 from vil_tracker.data.readers.vasttrack import VastTrack
 from vil_tracker.data.sequence import ArrayFrames, Frames, ImageFrames, Sequence, VideoFrames, make_sequence
-from vil_tracker.errors import UserError
+from vil_tracker.errors import UserError, read_text
 from vil_tracker.evaluation import conventions
-from vil_tracker.evaluation.attributes import LASOT_ATTRIBUTES
 from vil_tracker.evaluation.conventions import Convention
 from vil_tracker.evaluation.results import name_key
+
+LASOT_ATTRIBUTES = (
+    "Illumination Variation",
+    "Partial Occlusion",
+    "Deformation",
+    "Motion Blur",
+    "Camera Motion",
+    "Rotation",
+    "Background Clutter",
+    "Viewpoint Change",
+    "Scale Variation",
+    "Full Occlusion",
+    "Fast Motion",
+    "Out-of-View",
+    "Low Resolution",
+    "Aspect Ratio Change",
+)
 
 
 @dataclass(frozen=True)
@@ -229,6 +245,39 @@ def _checked(
                 "unpack its annotation again"
             )
     return sequences
+
+
+def with_attributes(sequences: list[Sequence], folder: Path, order: tuple[str, ...]) -> list[Sequence]:
+    """Give sequences the challenge attributes written in a folder; those without a file keep their own.
+
+    A file holds either names, separated by commas or lines, or 0/1 flags in the benchmark's own order, as the toolkits
+    of LaSOT (`annos/att/`) and UAV123 ship them.
+
+    Args:
+        sequences: any.
+        folder: one `NAME.txt` per sequence.
+        order: attribute names in the order of flags; empty if the benchmark has no such order.
+
+    Raises:
+        UserError: no file matches, or a file has the wrong number of flags.
+    """
+    files = {name_key(path.stem): path for path in sorted(folder.glob("*.txt"))} if folder.is_dir() else {}
+    result = [
+        replace(s, attributes=_read_attributes(files[name_key(s.name)], order)) if name_key(s.name) in files else s
+        for s in sequences
+    ]
+    if not any(name_key(s.name) in files for s in sequences):
+        raise UserError(f"--attributes {folder}: no NAME.txt of any sequence there")
+    return result
+
+
+def _read_attributes(path: Path, order: tuple[str, ...]) -> tuple[str, ...]:
+    words = [word.strip() for word in re.split(r"[,\n\t]+", read_text(path, "attributes")) if word.strip()]
+    if not words or not all(word in ("0", "1") for word in words):
+        return tuple(words)
+    if len(words) != len(order):
+        raise UserError(f"{path}: {len(words)} flags, but this benchmark orders {len(order)} attributes; write names")
+    return tuple(name for name, flag in zip(order, words, strict=True) if flag == "1")
 
 
 def _is_in(name: str, wanted: tuple[str, ...] | None) -> bool:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from vil_tracker.data.sequence import Sequence
     from vil_tracker.evaluation.benchmarks import Benchmark
     from vil_tracker.evaluation.run import Failure
-    from vil_tracker.evaluation.scoring import TrackerScores
     from vil_tracker.evaluation.trackers import TrackerSpec
     from vil_tracker.models.inference import Precision
 
@@ -135,10 +134,10 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``evaluate``; returns 0, or 1 if sequences failed or are missing."""
-    from vil_tracker.evaluation.attributes import with_attributes
-    from vil_tracker.evaluation.benchmarks import get_benchmark, load_sequences, load_truth
+    from vil_tracker.evaluation.benchmarks import get_benchmark, load_sequences, load_truth, with_attributes
     from vil_tracker.evaluation.report import Report, to_json, to_text, write_csv
     from vil_tracker.evaluation.results import ResultStore
+    from vil_tracker.evaluation.scoring import score_tracker
     from vil_tracker.evaluation.submission import check_possible, write_submission
     from vil_tracker.runtime import keep_freed_memory
 
@@ -172,7 +171,14 @@ def run(args: argparse.Namespace) -> int:
     else:
         folders = [(Path(folder).resolve().name, _existing(folder)) for folder in args.results]
     folders += _compared(args.compare, sequences)
-    scores = _score(args, benchmark, sequences, conventions, folders)
+    names, scores = [name for name, _ in folders], []
+    for index, (name, folder) in enumerate(folders):
+        shown = name if names.count(name) == 1 else f"{name}-{names[: index + 1].count(name)}"
+        store = ResultStore(folder, benchmark.layout)
+        found = score_tracker(
+            shown, benchmark, sequences, store, conventions, allow_missing=args.keep_going, empty=args.empty_boxes
+        )
+        scores.append(found)
     if benchmark.official.bounded and "official" in conventions and not all(len(s.frames) for s in sequences):
         notes.append("without the images, boxes could not be clipped to them as the official convention asks")
     partial = benchmark.size is not None and len(sequences) != benchmark.size
@@ -313,34 +319,3 @@ def _compared(folders: list[str], sequences: list[Sequence]) -> list[tuple[str, 
             raise UserError(f"--compare {folder}: no results of these sequences there or one folder deeper")
         found += [(child.resolve().name, child) for child in ([folder] if folder in holding else holding)]
     return found
-
-
-def _score(
-    args: argparse.Namespace,
-    benchmark: Benchmark,
-    sequences: list[Sequence],
-    conventions: list[str],
-    folders: list[tuple[str, Path]],
-) -> list[TrackerScores]:
-    from vil_tracker.evaluation.results import ResultStore
-    from vil_tracker.evaluation.scoring import FrameSizes, score_tracker
-
-    sizes = FrameSizes()
-    names = [name for name, _ in folders]
-    scores = []
-    for index, (name, folder) in enumerate(folders):
-        shown = name if names.count(name) == 1 else f"{name}-{names[: index + 1].count(name)}"
-        store = ResultStore(folder, benchmark.layout)
-        scores.append(
-            score_tracker(
-                shown,
-                benchmark,
-                sequences,
-                store,
-                conventions,
-                allow_missing=args.keep_going,
-                empty=args.empty_boxes,
-                sizes=sizes,
-            )
-        )
-    return scores

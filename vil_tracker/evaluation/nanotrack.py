@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from vil_tracker.errors import UserError, require_extra
+from vil_tracker.evaluation.baselines import find_network
 from vil_tracker.results import Result
 
 TEMPLATE_SIZE, SEARCH_SIZE = 127, 255  # pixels
@@ -30,15 +31,7 @@ def find_networks(folder: Path | None) -> dict[str, Path]:
     Raises:
         UserError: no folder is given, or a file is missing.
     """
-    if folder is None:
-        raise UserError("nanotrack:v3 needs its network files; give their folder with --peers-dir")
-    found = {}
-    for part, name in FILES.items():
-        paths = sorted(folder.rglob(name))
-        if not paths:
-            raise UserError(f"{folder}: no file {name} for nanotrack:v3; put the authors' ONNX files there")
-        found[part] = paths[0]
-    return found
+    return {part: find_network("nanotrack:v3", (name,), folder) for part, name in FILES.items()}
 
 
 def open_session(path: Path, *, free_size: bool = False, free_batch: bool = False) -> Any:

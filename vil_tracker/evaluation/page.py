@@ -15,7 +15,7 @@ from vil_tracker.errors import atomic_write
 from vil_tracker.evaluation import plots
 from vil_tracker.evaluation.failure_cases import PREDICTED_COLOR, TRUTH_COLOR, find_worst
 from vil_tracker.evaluation.report import COLUMNS, Report, count_of, describe_precision, differences, format_metric
-from vil_tracker.evaluation.scores import METRIC_NAMES, Score
+from vil_tracker.evaluation.scoring import METRIC_NAMES, Score
 
 TILES = {
     "auc": "area under success curve",

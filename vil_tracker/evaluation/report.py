@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,7 @@ from vil_tracker.errors import atomic_write
 from vil_tracker.evaluation.benchmarks import Benchmark
 from vil_tracker.evaluation.conventions import Convention
 from vil_tracker.evaluation.run import Failure
-from vil_tracker.evaluation.scores import METRIC_NAMES, Score
-from vil_tracker.evaluation.scoring import ConventionScores, TrackerScores
+from vil_tracker.evaluation.scoring import METRIC_NAMES, ConventionScores, Score, TrackerScores
 
 COLUMNS = {
     "auc": "AUC",
@@ -186,7 +184,9 @@ def write_csv(folder: Path, report: Report) -> list[Path]:
             head = [tracker.name, name]
             if scores.overall is not None:
                 overall.append([*head, "overall", "", len(scores.sequences), *_numbers(scores.overall)])
-                curves += [[*head, *row] for row in _curve_rows(scores)]
+                for curve, values in (_curves_json(scores) or {}).items():
+                    pairs = zip(values["thresholds"], values["values"], strict=True)
+                    curves += [[*head, curve, threshold, f"{value:.6f}"] for threshold, value in pairs]
             for scope, sets in (("attribute", scores.attributes), ("group", scores.groups)):
                 overall += [[*head, scope, key, count, *_numbers(score)] for key, (score, count) in sets.items()]
             for sequence in report.sequences:
@@ -207,12 +207,6 @@ def write_csv(folder: Path, report: Report) -> list[Path]:
 
 def _numbers(score: Score) -> list[object]:
     return [score.frames, *("" if value is None else f"{value:.6f}" for value in score.metrics().values())]
-
-
-def _curve_rows(scores: ConventionScores) -> Iterable[list[object]]:
-    for name, curve in (_curves_json(scores) or {}).items():
-        for threshold, value in zip(curve["thresholds"], curve["values"], strict=True):
-            yield [name, threshold, f"{value:.6f}"]
 
 
 def to_text(report: Report) -> str:

@@ -11,14 +11,14 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from vil_tracker.data.sequence import Sequence
-from vil_tracker.errors import UserError, atomic_write
+from vil_tracker.errors import UserError, write_lines
 from vil_tracker.evaluation.results import ResultStore, Trajectory
 from vil_tracker.evaluation.trackers import TrackerSpec
 from vil_tracker.results import TrackerLike
@@ -108,7 +108,9 @@ def run_tracker(
     identity = {**spec.identity(), "benchmark": benchmark}
     store.check_claim(identity)
     repetitions = 1 if spec.deterministic else repetitions
-    everything = [Task(sequence, index + 1) for sequence in _longest_first(sequences) for index in range(repetitions)]
+    # The longest first, so that no process is left with a long one at the end.
+    ordered = sorted(sequences, key=lambda sequence: (-len(sequence.boxes), sequence.name))
+    everything = [Task(sequence, index + 1) for sequence in ordered for index in range(repetitions)]
     mine = everything[ranks.rank :: ranks.world]
     open_tasks = [
         task for task in mine if not store.is_complete(task.sequence.name, len(task.sequence.boxes), task.repetition)
@@ -121,7 +123,7 @@ def run_tracker(
             store.claim(identity)
         if isinstance(outcome, Failure):
             failures.append(outcome)
-            _write_failure(store, outcome)
+            write_lines(_failure_path(store, outcome), [outcome.details])
             if not keep_going:
                 break
             _say(f"{spec.name} [{done}/{len(open_tasks)}] {task.sequence.name}: FAILED: {outcome.message}")
@@ -138,11 +140,6 @@ def run_tracker(
             "finished sequences are kept, and --keep-going passes over failures"
         )
     return failures
-
-
-def _longest_first(sequences: Iterable[Sequence]) -> list[Sequence]:
-    """Longest first, so that no process is left with a long sequence at the end."""
-    return sorted(sequences, key=lambda sequence: (-len(sequence.boxes), sequence.name))
 
 
 def _run_tasks(
@@ -200,11 +197,6 @@ def _gather(failures: list[Failure], ranks: Ranks) -> list[Failure]:
 
 def _failure_path(store: ResultStore, failure: Failure) -> Path:
     return store.folder / "failures" / f"{failure.sequence}.txt"
-
-
-def _write_failure(store: ResultStore, failure: Failure) -> None:
-    with atomic_write(_failure_path(store, failure), "w") as stream:
-        stream.write(failure.details)
 
 
 def _say(line: str) -> None:

@@ -14,7 +14,143 @@ from vil_tracker.evaluation.benchmarks import Benchmark
 from vil_tracker.evaluation.calibration import ConfidenceFrames
 from vil_tracker.evaluation.conventions import Convention, FrameErrors, frame_errors
 from vil_tracker.evaluation.results import ResultStore, Trajectory
-from vil_tracker.evaluation.scores import Score, average, score_frames
+
+METRIC_NAMES = ("auc", "precision", "normalized_precision", "op50", "op75", "ao", "sr50", "sr75", "fps")
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The three curves of a sequence or of a set, each with values in [0, 1].
+
+    Attributes:
+        success: (T,) over the convention's `success_axis`.
+        precision: (P,) over its `precision_axis`.
+        normalized: (P,) over its `normalized_axis`.
+    """
+
+    success: np.ndarray
+    precision: np.ndarray
+    normalized: np.ndarray
+
+
+@dataclass(frozen=True)
+class Score:
+    """What one tracker reaches on one sequence, or on a set of sequences.
+
+    Attributes:
+        name: of the sequence, or of the set.
+        frames: number of frames in the denominator.
+        curves: the three curves.
+        auc: area under the success curve.
+        precision: see `Convention.precision_is_area`.
+        normalized_precision: see `Convention.normalized_is_area`.
+        op50, op75: share of counted frames with an overlap above 0.5 and 0.75 (overlap precision).
+        ao: mean overlap over frames with a usable true box (average overlap).
+        sr50, sr75: share of those frames with an overlap above 0.5 and 0.75 (success rate).
+        updates: number of timed update calls.
+        seconds: their total time.
+    """
+
+    name: str
+    frames: int
+    curves: Curves
+    auc: float
+    precision: float
+    normalized_precision: float
+    op50: float
+    op75: float
+    ao: float
+    sr50: float
+    sr75: float
+    updates: int
+    seconds: float
+
+    @property
+    def fps(self) -> float | None:
+        """Frames per second of the tracker's update calls; None where times are unknown."""
+        return self.updates / self.seconds if self.seconds > 0 else None
+
+    def metrics(self) -> dict[str, float | None]:
+        """The numbers by name, in the order of `METRIC_NAMES`."""
+        return {name: getattr(self, name) for name in METRIC_NAMES}
+
+
+def score_frames(
+    name: str, errors: Iterable[FrameErrors], convention: Convention, seconds: np.ndarray | None = None
+) -> Score:
+    """Score frames as one pool: those of a sequence (one entry per repetition), or of a whole set.
+
+    Args:
+        name: what the score is called.
+        errors: frame errors; the entries are concatenated.
+        convention: the convention that they were computed under.
+        seconds: time of each update call, if known.
+    """
+    parts = list(errors)
+    iou = np.concatenate([part.iou for part in parts])
+    valid_iou = iou[np.concatenate([part.valid for part in parts])]
+    curves = Curves(
+        success=metrics.success_curve(iou, convention.success_axis),
+        precision=metrics.precision_curve(np.concatenate([part.center for part in parts]), convention.precision_axis),
+        normalized=metrics.precision_curve(
+            np.concatenate([part.normalized for part in parts]), convention.normalized_axis
+        ),
+    )
+    return Score(
+        name=name,
+        frames=len(iou),
+        curves=curves,
+        **_summaries(curves, convention),
+        op50=float((iou > 0.5).mean()),
+        op75=float((iou > 0.75).mean()),
+        ao=float(valid_iou.mean()),
+        sr50=float((valid_iou > 0.5).mean()),
+        sr75=float((valid_iou > 0.75).mean()),
+        updates=0 if seconds is None else len(seconds),
+        seconds=0.0 if seconds is None else float(seconds.sum()),
+    )
+
+
+def average(name: str, scores: list[Score], convention: Convention) -> Score:
+    """Average scores over sequences, each with equal weight; times add up.
+
+    Raises:
+        UserError: no scores.
+    """
+    if not scores:
+        raise UserError(f"no sequence to average for '{name}'")
+    curves = Curves(
+        success=np.mean([score.curves.success for score in scores], axis=0),
+        precision=np.mean([score.curves.precision for score in scores], axis=0),
+        normalized=np.mean([score.curves.normalized for score in scores], axis=0),
+    )
+    means = {
+        key: float(np.mean([getattr(score, key) for score in scores])) for key in ("op50", "op75", "ao", "sr50", "sr75")
+    }
+    return Score(
+        name=name,
+        frames=sum(score.frames for score in scores),
+        curves=curves,
+        **_summaries(curves, convention),
+        **means,
+        updates=sum(score.updates for score in scores),
+        seconds=sum(score.seconds for score in scores),
+    )
+
+
+def _summaries(curves: Curves, convention: Convention) -> dict[str, float]:
+    def at(curve: np.ndarray, axis: np.ndarray, value: float) -> float:
+        return float(curve[int(np.argmin(np.abs(axis - value)))])
+
+    return {
+        "auc": convention.area(curves.success),
+        "precision": convention.area(curves.precision)
+        if convention.precision_is_area
+        else at(curves.precision, convention.precision_axis, metrics.PRECISION_PIXELS),
+        "normalized_precision": convention.area(curves.normalized)
+        if convention.normalized_is_area
+        else at(curves.normalized, convention.normalized_axis, metrics.PRECISION_NORMALIZED),
+    }
 
 
 @dataclass(frozen=True)
@@ -62,22 +198,6 @@ class TrackerScores:
         return next(iter(self.conventions.values()), None)
 
 
-class FrameSizes:
-    """Width and height of sequences, read once from the first frame; None where there are no frames."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[int, int] | None] = {}
-
-    def __call__(self, sequence: Sequence) -> tuple[int, int] | None:
-        if sequence.name not in self._known:
-            size = None
-            if len(sequence.frames):
-                height, width = sequence.frames[0].shape[:2]
-                size = (width, height)
-            self._known[sequence.name] = size
-        return self._known[sequence.name]
-
-
 def score_tracker(
     name: str,
     benchmark: Benchmark,
@@ -87,7 +207,6 @@ def score_tracker(
     *,
     allow_missing: bool = False,
     empty: str = "error",
-    sizes: Callable[[Sequence], tuple[int, int] | None] | None = None,
 ) -> TrackerScores:
     """Read a tracker's results and score them.
 
@@ -99,7 +218,6 @@ def score_tracker(
         convention_names: of "official", "pytracking" and "ostrack".
         allow_missing: give per-sequence scores where results are missing, and no overall score.
         empty: see `ResultStore.load`.
-        sizes: gives a sequence's width and height, for conventions that clip boxes.
 
     Raises:
         UserError: missing results (naming them), or damaged ones (naming file and line).
@@ -119,12 +237,11 @@ def score_tracker(
         )
     finished = [sequence for sequence in sequences if sequence.name in trajectories]
     scores: dict[str, ConventionScores] = {}
-    if not benchmark.truth_withheld or _has_truth(sequences):
+    known = all(len(s.boxes) == 1 or np.isfinite(s.boxes[1:]).any() for s in sequences)
+    if known or not benchmark.truth_withheld:
         for convention_name in convention_names:
             convention = benchmark.convention(convention_name)
-            scores[convention_name] = _score_convention(
-                convention, finished, trajectories, sizes or FrameSizes(), complete=not missing
-            )
+            scores[convention_name] = _score_convention(convention, finished, trajectories, complete=not missing)
     times = [times for runs in trajectories.values() if (times := _seconds(runs)) is not None and len(times)]
     return TrackerScores(
         name=name,
@@ -138,21 +255,16 @@ def score_tracker(
     )
 
 
-def _has_truth(sequences: list[Sequence]) -> bool:
-    return all(len(s.boxes) == 1 or np.isfinite(s.boxes[1:]).any() for s in sequences)
-
-
 def _score_convention(
     convention: Convention,
     sequences: list[Sequence],
     trajectories: dict[str, list[Trajectory]],
-    sizes: Callable[[Sequence], tuple[int, int] | None],
     *,
     complete: bool,
 ) -> ConventionScores:
     errors: dict[str, list[FrameErrors]] = {}
     for sequence in sequences:
-        size = sizes(sequence) if convention.bounded else None
+        size = sequence.size if convention.bounded else None
         try:
             errors[sequence.name] = [
                 frame_errors(convention, run.boxes, sequence.boxes, sequence.absent, sequence.cover, size)

@@ -9,8 +9,7 @@ from vil_tracker.data.readers.coco import COCO, StillsFolder
 from vil_tracker.data.readers.dtb70 import DTB70
 from vil_tracker.data.readers.got10k import GOT10k
 from vil_tracker.data.readers.got10k_like import GOT10kLike
-from vil_tracker.data.readers.lasot import LaSOT
-from vil_tracker.data.readers.lasot_ext import LaSOTExtension
+from vil_tracker.data.readers.lasot import LaSOT, LaSOTExtension
 from vil_tracker.data.readers.nfs import NfS
 from vil_tracker.data.readers.otb import OTB
 from vil_tracker.data.readers.otb_like import FramesBesideBoxes, OTBLike

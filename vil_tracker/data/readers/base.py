@@ -164,7 +164,8 @@ def list_pictures(folder: Path) -> list[str]:
             every = [entry.name for entry in entries if not entry.name.startswith(".")]
     except OSError as error:
         raise UserError(f"cannot list the frames in {folder}: {error.strerror}: check the data set's layout") from error
-    return [n for n in every if _suffix(n) in IMAGE_EXTENSIONS] + (packed_names(folder) if ARCHIVE in every else [])
+    pictures = [name for name in every if os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS]
+    return pictures + (packed_names(folder) if ARCHIVE in every else [])
 
 
 def list_frames(folder: Path) -> list[str]:
@@ -177,10 +178,6 @@ def list_frames(folder: Path) -> list[str]:
     if not names:
         raise UserError(f"{folder} has no pictures: unpack the sequence again")
     return sorted(names, key=natural_key)
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
 
 
 _NUMBERED = re.compile(r"^(.*?)(\d+)(\D*)$")

@@ -20,6 +20,11 @@ from vil_tracker.data.readers.base import (
     subfolders,
 )
 
+_EXTENSION = (
+    "atv badminton cosplay dancingshoe footbag frisbee jianzi lantern misc opossum paddle raccoon rhino skatingshoe "
+    "wingsuit"
+).split()
+
 
 def flagged(truth: Path, images: Path, *, zeros_absent: bool = False) -> Item:
     """A sequence whose frames are numbered from 1, with LaSOT's label files beside its boxes, where there are any.
@@ -89,3 +94,27 @@ LaSOT/                          (any name)
 
     def read_sequence(self, folder: Path, candidate: Candidate) -> Item:
         return flagged(candidate.path / "groundtruth.txt", candidate.path / "img")
+
+
+class LaSOTExtension(LaSOT):
+    """LaSOT_ext (Fan et al., IJCV 2021): 15 further classes × 10 sequences, for testing only.
+
+    It is laid out as LaSOT and may lie in LaSOT's own folder or beside it.
+    """
+
+    name = "lasot_ext"
+    title = "LaSOT_ext"
+    splits = ("test",)
+    sizes: ClassVar[dict[str, int]] = {"test": 150}
+    layout = """\
+LaSOT_extension_subset/         (any name; LaSOT's own folder is fine)
+  atv/
+    atv-1/
+      groundtruth.txt           x,y,w,h per line
+      full_occlusion.txt        0 and 1, one line with commas
+      out_of_view.txt           0 and 1, one line with commas
+      img/00000001.jpg …
+  badminton/ …"""
+
+    def names(self, split: str) -> tuple[str, ...]:
+        return tuple(f"{group}-{number}" for group in _EXTENSION for number in range(1, 11))
