@@ -57,6 +57,7 @@ def track(
     from vil_tracker.io.source import parse_start
     from vil_tracker.models.pretrained import load_model
 
+    close: Callable[[], None] = lambda: None  # noqa: E731 - an iterable is its owner's to close
     if isinstance(source, (str, os.PathLike, int)):
         name = str(source) if isinstance(source, int) else source
         opened = open_source(name, start=parse_start(str(start)), stride=stride)
@@ -70,17 +71,12 @@ def track(
                 "start and stride of an iterable of frames: cut it yourself, and give a stride of 1 or more"
             )
         frames = (item for item in enumerate(source) if item[0] % stride == 0)
-        close = _nothing
     try:
         network = load_model(model, device) if isinstance(model, (str, os.PathLike)) else model
     except BaseException:
         close()
         raise
     return _run(frames, Tracker(network, config), box, close)
-
-
-def _nothing() -> None:
-    """What closes an iterable that the caller owns."""
 
 
 def _run(

@@ -43,7 +43,7 @@ def _checks(section: type) -> dict[str, tuple[Check, ...]]:
     }
 
 
-def _validate(section: Any, name: str) -> None:
+def validate(section: Any, name: str) -> None:
     """Raise UserError for the first field that does not satisfy the checks in its annotation."""
     for key, checks in _checks(type(section)).items():
         for check in checks:
@@ -92,7 +92,7 @@ class ModelConfig:
     scan: Literal["prefix", "flip"] = "prefix"
 
     def __post_init__(self) -> None:
-        _validate(self, "model")
+        validate(self, "model")
         for key in ("template_size", "search_size"):
             value = getattr(self, key)
             fits = 0 < value <= 4096 and value % self.patch_size == 0
@@ -135,7 +135,7 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.name), "data.sources[].name", self.name, "the name of a data set")
-        _validate(self, f"data.sources[{self.name}]")
+        validate(self, f"data.sources[{self.name}]")
         _require(
             not (self.names and self.name in ("synthetic_pairs", "synthetic_clips")),
             f"data.sources[{self.name}].names",
@@ -203,7 +203,7 @@ class DataConfig:
     max_damaged: Share = 0.02
 
     def __post_init__(self) -> None:
-        _validate(self, "data")
+        validate(self, "data")
 
 
 @dataclass(frozen=True)
@@ -287,7 +287,7 @@ class TrainConfig:
     validation_sequences: str = ""
 
     def __post_init__(self) -> None:
-        _validate(self, "train")
+        validate(self, "train")
         shared = self.batch_size % self.accumulate == 0
         expected = f"a multiple of train.accumulate ({self.accumulate})"
         _require(shared, "train.batch_size", self.batch_size, expected)
@@ -362,7 +362,7 @@ class TrackConfig:
     max_templates: Annotated[int, Check(lambda value: value >= 2, "at least 2")] = 4
 
     def __post_init__(self) -> None:
-        _validate(self, "track")
+        validate(self, "track")
         ordered = self.lost_below <= self.uncertain_below <= self.tracking_above
         between = f"between track.lost_below ({self.lost_below}) and track.tracking_above ({self.tracking_above})"
         _require(ordered, "track.uncertain_below", self.uncertain_below, between)

@@ -67,7 +67,7 @@ class AnimationSource(Source):
             if begun is None and late_enough:
                 begun = number
             if begun is not None and (number - begun) % self._stride == 0:
-                yield Frame(number, time, self._decode(position))
+                yield Frame(number, time, to_rgb8(self._raw(position), self._values))
             time += duration
         if begun is None:
             raise UserError(
@@ -85,9 +85,6 @@ class AnimationSource(Source):
         check_pixels(self._image.width, self._image.height, f"picture {position} of {self._path}")
         seconds = float(self._image.info.get("duration") or 0) / 1000
         return seconds if math.isfinite(seconds) and seconds > 0 else _DEFAULT_DURATION
-
-    def _decode(self, position: int) -> np.ndarray:
-        return to_rgb8(self._raw(position), self._values)
 
     def _raw(self, position: int) -> np.ndarray:
         """A picture as OpenCV decodes it."""

@@ -40,14 +40,6 @@ class Video:
     name: str
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How one video went: frames tracked, or why it could not be."""
-
-    frames: int
-    fault: str = ""
-
-
 def read_list(path: Path) -> list[Video]:
     """Read lines ``video,x,y,w,h`` or ``video,x,y,w,h,start``, with or without a heading.
 
@@ -103,15 +95,15 @@ class ListTracker:
     load: Callable[..., Callable[[], TrackerLike]]
     track: Callable[..., int]
 
-    def __call__(self, place: int) -> Callable[[Video], Outcome]:
-        """Load the network."""
+    def __call__(self, place: int) -> Callable[[Video], tuple[int, str]]:
+        """Load the network; its user tracks a video and says how many frames it had, or why it could not be."""
         args, device = self.args, device_of_process(self.args.device, place)
         set_threads(args.threads)
         make = self.load(
             args.weights, device, self.config, precision=args.dtype, compiled=args.compile, backend=args.backend
         )
 
-        def work(video: Video) -> Outcome:
+        def work(video: Video) -> tuple[int, str]:
             half = self.folder / f".{video.name}.{secrets.token_hex(4)}.tmp"
             own = argparse.Namespace(**{**vars(args), "source": video.source, "box": [video.box]})
             own.start, own.output, own.quiet = video.start, str(half), True
@@ -128,10 +120,10 @@ class ListTracker:
                     kept = self.folder / f"{video.name}.incomplete"
                     shutil.rmtree(kept, ignore_errors=True)
                     os.replace(half, kept)
-                return Outcome(0, str(error))
+                return 0, str(error)
             finally:
                 shutil.rmtree(half, ignore_errors=True)
-            return Outcome(frames[0])
+            return frames[0], ""
 
         return work
 
@@ -165,13 +157,13 @@ def track_list(
     if len(todo) < len(videos) and not quiet:
         print(f"{len(videos) - len(todo)} of {len(videos)} videos are done already", file=sys.stderr)
     failed, build = 0, ListTracker(args, config, folder, load, track)
-    for count, (number, outcome) in enumerate(engine.run(build, todo), start=1):
+    for count, (number, (frames, fault)) in enumerate(engine.run(build, todo), start=1):
         video = todo[number]
-        failed += bool(outcome.fault)
-        if outcome.fault:
-            print(f"failed: {video.source}: {outcome.fault}", file=sys.stderr)
+        failed += bool(fault)
+        if fault:
+            print(f"failed: {video.source}: {fault}", file=sys.stderr)
         elif not quiet:
-            print(f"[{count}/{len(todo)}] {video.name}: {outcome.frames} frames", file=sys.stderr, flush=True)
+            print(f"[{count}/{len(todo)}] {video.name}: {frames} frames", file=sys.stderr, flush=True)
     for half in folder.glob(".*.tmp"):
         shutil.rmtree(half, ignore_errors=True)
     if not quiet:

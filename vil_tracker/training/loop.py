@@ -27,11 +27,10 @@ from vil_tracker.errors import UserError, make_folder
 from vil_tracker.models.pretrained import save_model
 from vil_tracker.runtime import Ranks, leave_process_group
 from vil_tracker.training import checkpoint
-from vil_tracker.training.curves import plot_curves
 from vil_tracker.training.distributed import check_gradients, check_same, join, wrap
 from vil_tracker.training.objectives import build_objective
 from vil_tracker.training.optim import build_scheduler
-from vil_tracker.training.record import Record
+from vil_tracker.training.record import Record, plot_curves
 from vil_tracker.training.state import TrainingState, build_state, resume_state
 from vil_tracker.training.validation import Validation
 

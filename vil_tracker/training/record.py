@@ -1,4 +1,4 @@
-"""The log of a run: one JSON object per line, TensorBoard where it is installed, Weights & Biases where asked for."""
+"""The log of a run, one JSON object per line; its curves; TensorBoard, and Weights & Biases where it is asked for."""
 
 from __future__ import annotations
 
@@ -18,11 +18,19 @@ from torch import Tensor
 from vil_tracker.config import Config, config_to_dict
 from vil_tracker.data.sampling import Skipped
 from vil_tracker.data.skipping import SkippedFiles
-from vil_tracker.errors import UserError, read_text, write_lines, writing
+from vil_tracker.errors import UserError, atomic_write, read_text, require_extra, write_lines, writing
 from vil_tracker.runtime import Ranks
 from vil_tracker.training.losses import Terms
 
 log = logging.getLogger(__name__)
+
+
+PANELS = (
+    ("loss", ("loss", "focal", "giou", "l1")),
+    ("overlap", ("iou", "validation_iou", "validation_auc")),
+    ("gradient norm", ("grad_norm",)),
+    ("learning rate", ("lr",)),
+)
 
 
 class NonFiniteLoss(UserError):
@@ -159,6 +167,38 @@ def read_log(path: Path) -> list[dict[str, Any]]:
             if number < len(lines):
                 raise UserError(f"{path}:{number} is no line of a log: {error}") from error
     return found
+
+
+def plot_curves(log_path: Path, path: Path) -> Path | None:
+    """Draw the losses, overlaps, gradient norm and rate of a log over its steps.
+
+    Args:
+        log_path: ``log.jsonl`` of a run.
+        path: PNG file to write.
+
+    Returns:
+        ``path``, or None with a note in the log where matplotlib is not installed.
+    """
+    try:
+        figures = require_extra("matplotlib.figure", "plots", "draw the curves of a run")
+    except UserError as error:
+        log.info("no curves: %s", error)
+        return None
+    lines = [line for line in read_log(log_path) if "step" in line]
+    figure = figures.Figure(figsize=(11, 7), layout="constrained")
+    for axes, (title, names) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+        for name in names:
+            points = [(line["step"], line[name]) for line in lines if name in line]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 30 else None)
+        axes.set_title(title)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        if axes.lines:
+            axes.legend()
+    with atomic_write(path) as stream:
+        figure.savefig(stream, format="png", dpi=110)
+    return path
 
 
 def _open_board(folder: Path) -> Any:

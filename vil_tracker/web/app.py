@@ -178,16 +178,20 @@ class Application:
             return await self._take(request, visitor)
 
     async def _take(self, request: Request, visitor: str) -> Response:
-        folder: Path | None = None
-        try:
-            folder = await run_in_threadpool(self._store.new_folder)
+        async with self._new_folder() as folder:
             path = await self._receive(request, folder)
             video = await self._open(visitor, folder, path, clean_title(request.query_params.get("name", "")))
-        except BaseException:
-            if folder is not None:
-                self._store.remove_folder(folder)
-            raise
         return JSONResponse(video.snapshot(), 201, _HEADERS)
+
+    @contextlib.asynccontextmanager
+    async def _new_folder(self) -> AsyncIterator[Path]:
+        """A folder for a video to come, which goes away with it where something goes wrong."""
+        folder = await run_in_threadpool(self._store.new_folder)
+        try:
+            yield folder
+        except BaseException:
+            self._store.remove_folder(folder)
+            raise
 
     @contextlib.asynccontextmanager
     async def _turn(self, address: str) -> AsyncIterator[None]:
@@ -280,15 +284,11 @@ class Application:
             if self._sample is None:
                 self._sample = await run_in_threadpool(self._paint_sample, origin)
         data = await run_in_threadpool(origin.read_bytes)
-        folder = await run_in_threadpool(self._store.new_folder)
-        try:
+        async with self._new_folder() as folder:
             path = folder / "source.mp4"
             self._store.reserve(folder, len(data))
             await run_in_threadpool(path.write_bytes, data)
             video = await self._open(visitor, folder, path, "sample clip.mp4", self._sample["targets"])
-        except BaseException:
-            self._store.remove_folder(folder)
-            raise
         return JSONResponse(video.snapshot(), 201, _HEADERS)
 
     def _paint_sample(self, origin: Path) -> dict[str, Any]:

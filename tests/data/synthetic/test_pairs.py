@@ -14,8 +14,7 @@ from synthetic_pools import bright_box, disc, square_pool, texture
 
 from vil_tracker.data.synthetic.compose import CompositeCrop, paste_occluder, random_frame
 from vil_tracker.data.synthetic.pairs import MODES, SyntheticConfig, SyntheticPairs
-from vil_tracker.data.synthetic.photo_pool import cut_out, load_photo_pool
-from vil_tracker.data.synthetic.segment import mask_from_box
+from vil_tracker.data.synthetic.photo_pool import cut_out, load_photo_pool, mask_from_box
 from vil_tracker.data.synthetic.sprites import (
     Joint,
     Pose,

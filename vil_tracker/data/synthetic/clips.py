@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence as SequenceABC
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
+from vil_tracker.config.sections import Amount, WholeNumber, validate
 from vil_tracker.data.augment import Photometry
 from vil_tracker.data.sequence import ArrayFrames, Sequence, make_sequence
 from vil_tracker.data.synthetic.assets import AssetSampler
@@ -56,23 +57,20 @@ class ClipConfig:
     """
 
     sizes: tuple[tuple[int, int], ...] = ((320, 240), (360, 270), (426, 240), (480, 270), (480, 360))
-    occlusion: float = 0.3
-    leave: float = 0.2
-    jump: float = 0.1
+    occlusion: Amount = 0.3
+    leave: Amount = 0.2
+    jump: Amount = 0.1
     hidden_frames: tuple[int, int] = (20, 60)
     size: tuple[float, float] = (0.07, 0.45)
-    speed: float = 1.0
-    pose: float = 1.0
-    limbs: float = 0.0
-    turns: float = 0.0
-    twins: float = 0.0
-    distractors: int = 4
+    speed: Amount = 1.0
+    pose: Amount = 1.0
+    limbs: Amount = 0.0
+    turns: Amount = 0.0
+    twins: Amount = 0.0
+    distractors: WholeNumber = 4
 
     def __post_init__(self) -> None:
-        for entry in fields(self):
-            value = getattr(self, entry.name)
-            if isinstance(value, (int, float)) and value < 0:
-                raise UserError(f"clips.{entry.name} is {value}, expected at least 0")
+        validate(self, "clips")
         if not self.sizes:
             raise UserError("clips.sizes is empty: give at least one (width, height)")
 

@@ -15,11 +15,12 @@ Any of them may be seen from afar: composed with few pixels and then enlarged, a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
+from vil_tracker.config.sections import Amount, validate
 from vil_tracker.data.augment import Photometry, degrade
 from vil_tracker.data.sampling import PairSample
 from vil_tracker.data.synthetic.assets import AssetSampler
@@ -69,28 +70,26 @@ class SyntheticConfig:
         box_noise: standard deviation of the template box's sides, in units of the target's.
     """
 
-    still: float = 0.14
-    boxed: float = 0.18
-    cutout: float = 0.48
-    pseudo: float = 0.17
-    clip: float = 0.03
-    negatives: float = 0.03
-    far: float = 0.2
-    fill: float = 0.18
-    occlusion: float = 0.2
-    grey: float = 0.06
-    central: float = 0.3
-    centre_jitter: float = 0.09
-    scale_jitter: float = 0.25
-    aspect_jitter: float = 0.12
-    rotation: float = 7.0
-    bend: float = 0.05
-    box_noise: float = 0.035
+    still: Amount = 0.14
+    boxed: Amount = 0.18
+    cutout: Amount = 0.48
+    pseudo: Amount = 0.17
+    clip: Amount = 0.03
+    negatives: Amount = 0.03
+    far: Amount = 0.2
+    fill: Amount = 0.18
+    occlusion: Amount = 0.2
+    grey: Amount = 0.06
+    central: Amount = 0.3
+    centre_jitter: Amount = 0.09
+    scale_jitter: Amount = 0.25
+    aspect_jitter: Amount = 0.12
+    rotation: Amount = 7.0
+    bend: Amount = 0.05
+    box_noise: Amount = 0.035
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            if getattr(self, field.name) < 0:
-                raise UserError(f"synthetic.{field.name} is {getattr(self, field.name)}, expected at least 0")
+        validate(self, "synthetic")
 
     def only(self, kinds: str) -> SyntheticConfig:
         """The same mixture with only these kinds of pairs, joined by commas; an empty string leaves it as it is.
