@@ -193,7 +193,7 @@ def test_track_command_runs_the_exported_network(
     for name, words in {
         "torch": ["--weights", str(weights)],
         "onnx": ["--weights", str(onnx_folder), "--backend", "onnxruntime"],
-        "bfloat16": ["--weights", str(weights), "--dtype", "bfloat16"],
+        "int8": ["--weights", str(weights), "--dtype", "int8"],
     }.items():
         folder = tmp_path / name
         words = ["-q", "track", str(clip[0]), "--box", clip[1], "--no-video", "-o", str(folder), *words]
@@ -201,7 +201,7 @@ def test_track_command_runs_the_exported_network(
         found[name] = np.genfromtxt(folder / "boxes.csv", delimiter=",", names=True)
     boxes = {name: np.stack([table[key] for key in ("x", "y", "w", "h")], 1) for name, table in found.items()}
     assert iou(boxes["torch"], boxes["onnx"]).min() >= 0.999
-    assert np.isfinite(boxes["bfloat16"]).all()
+    assert np.isfinite(boxes["int8"]).all()
 
 
 @pytest.mark.parametrize("format", ["torch-export", "openvino"])

@@ -15,7 +15,7 @@ from torch import Tensor
 from vil_tracker.config import ModelConfig
 from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import TemporalContext, updated_context
-from vil_tracker.models.inference import InferenceNetwork, prepare_for_inference, warm_up
+from vil_tracker.models.inference import InferenceNetwork, prepare_for_inference
 from vil_tracker.models.inference_kernel import GroupNormGelu
 from vil_tracker.models.inference_sublayer import FastSublayer, chunk_length
 from vil_tracker.models.network import NetworkOutput, ViLTrackerNet, build_network
@@ -294,17 +294,3 @@ def test_compiled_program_stands_back_where_it_would_be_wrong(bias: float, monke
     memory = net.encode_templates(crops, boxes)
     found = InferenceNetwork(net, compiled=True).forward_search(search, memory, context)
     assert_close(found, net.forward_search(search, memory, context), 1e-10)
-
-
-def test_warm_up_runs_both_kinds_of_frame(monkeypatch: pytest.MonkeyPatch) -> None:
-    prepared = InferenceNetwork(network())
-    seen: list[bool] = []
-    forward = prepared.forward_search
-
-    def record(search: Tensor, memory: object, context: TemporalContext | None = None) -> NetworkOutput:
-        seen.append(context is not None)
-        return forward(search, memory, context)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(prepared, "forward_search", record)
-    warm_up(prepared)
-    assert seen == [False, True]

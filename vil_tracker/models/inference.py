@@ -26,7 +26,6 @@ from vil_tracker.models.film_temporal import (
     TemporalContext,
     TemporalModulationManager,
     resize_context,
-    updated_context,
 )
 from vil_tracker.models.head import CentreHead, decode_maps
 from vil_tracker.models.inference_kernel import GroupNormGelu
@@ -383,18 +382,3 @@ def prepare_for_inference(network: ViLTrackerNet) -> InferenceNetwork:
         prepared = InferenceNetwork(copy.deepcopy(network).float().eval() if half else network.eval())
         _prepared[network] = (weights, weakref.ref(prepared))
     return prepared
-
-
-@torch.inference_mode()
-def warm_up(network: InferenceNetwork) -> None:
-    """Run a frame without and one with a context, so that whatever happens at the first ones has happened."""
-    config = network.config
-    side = config.search_size // config.patch_size
-    crops = torch.zeros(1, 1, 3, config.template_size, config.template_size, device=network.device)
-    boxes = torch.tensor([[[0.25, 0.25, 0.75, 0.75]]], device=network.device)
-    memory = network.encode_templates(crops.to(network.io_dtype), boxes.to(network.io_dtype))
-    search = torch.zeros(1, 3, config.search_size, config.search_size, device=network.device, dtype=network.io_dtype)
-    features = network.forward_search(search, memory).features
-    if network.uses_context:
-        context = updated_context(None, features, (side, side), torch.tensor([[0.0, 0.0, 1.0]], device=network.device))
-        network.forward_search(search, memory, context)

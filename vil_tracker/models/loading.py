@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vil_tracker.errors import UserError
 
@@ -18,7 +18,7 @@ def load_search_model(
     weights: str | os.PathLike[str],
     device: str = "auto",
     *,
-    precision: Precision = "float32",
+    precision: Precision | Literal["auto"] = "float32",
     compiled: bool = False,
     backend: str | None = None,
 ) -> SearchModel:
@@ -27,12 +27,12 @@ def load_search_model(
     Args:
         weights: shipped weights by name, a file, or the folder of an exported tracker.
         device: of the network; an exported tracker runs on the CPU.
-        precision: what the network computes in.
+        precision: what the network computes in; "auto" is :func:`vil_tracker.models.precision.fastest_precision`.
         compiled: compile the network with torch.compile, which takes minutes; done before this returns.
         backend: one of :data:`BACKENDS`; None takes the one that fits ``weights``.
 
     Raises:
-        UserError: the weights cannot be loaded, or do not go with the other arguments.
+        UserError: the weights cannot be loaded, or do not go with the other arguments; the device has no bfloat16.
     """
     from vil_tracker.models.exported import BACKENDS as RUNTIMES
     from vil_tracker.models.exported import ExportedModel, is_exported
@@ -45,7 +45,7 @@ def load_search_model(
                 f"--backend {backend} runs an exported tracker, and {os.fspath(weights)} is none: write one with "
                 f"vil-tracker export --format {RUNTIMES[str(backend)]} and give its folder as --weights"
             )
-        if precision != "float32" or compiled or device not in ("auto", "cpu"):
+        if precision not in ("float32", "auto") or compiled or device not in ("auto", "cpu"):
             raise UserError(
                 "an exported tracker runs in float32 on the CPU, as it is: leave --dtype, --device and --compile out"
             )
@@ -55,10 +55,15 @@ def load_search_model(
                 f"{os.fspath(weights)} was exported as {exported.format}, which --backend {backend} cannot run"
             )
         return exported
-    from vil_tracker.models.inference import InferenceNetwork, warm_up
-    from vil_tracker.models.pretrained import load_model
+    from vil_tracker.models.inference import InferenceNetwork
+    from vil_tracker.models.precision import check_bfloat16, fastest_precision, warm_up
+    from vil_tracker.models.pretrained import load_model, resolve_device
 
-    network = InferenceNetwork(load_model(weights, device), precision, compiled=compiled)
+    if precision == "bfloat16":
+        check_bfloat16(resolve_device(device), "--dtype")
+    loaded = load_model(weights, device)
+    chosen = fastest_precision(loaded) if precision == "auto" else precision
+    network = InferenceNetwork(loaded, chosen, compiled=compiled)
     if compiled:
         try:
             warm_up(network)

@@ -9,7 +9,7 @@ import math
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from vil_tracker.config.command_line import add_engine_options, add_model_options, add_track_options, track_config
 from vil_tracker.errors import UserError, check_folder, read_text, writing
@@ -120,7 +120,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     output.add_argument("--show", action="store_true", help="show the results in a window while tracking")
     model = parser.add_argument_group("model")
     add_model_options(model, "shipped weights by name, a file, or the folder of an exported network")
-    model.add_argument("--dtype", default="float32", choices=PRECISIONS, help="precision (default float32)")
+    model.add_argument(
+        "--dtype",
+        default="float32",
+        choices=(*PRECISIONS, "auto"),
+        help="precision (default float32); auto takes the fastest one, timed once on this machine",
+    )
     model.add_argument(
         "--backend", choices=BACKENDS, help="what runs the network (default: torch, or what an exported one is for)"
     )
@@ -155,7 +160,7 @@ def load_tracker_factory(
     device: str,
     config: TrackConfig | None = None,
     *,
-    precision: Precision = "float32",
+    precision: Precision | Literal["auto"] = "float32",
     compiled: bool = False,
     backend: str | None = None,
 ) -> Callable[[], TrackerLike]:

@@ -148,11 +148,20 @@ def track_list(
     if args.start != "0":
         raise UserError("--start is for one video: a list may have a start in each line")
     check_engine_options(args)
+    if args.dtype == "auto" and args.engine == "ray":
+        raise UserError("--dtype auto times this machine, and those of a cluster differ: name the precision")
     folder = make_folder(args.output or f"{Path(args.source).stem}_tracked").resolve()
     for half in folder.glob(".*.tmp"):  # of processes that were killed
         shutil.rmtree(half, ignore_errors=True)
     todo = [video for video in videos if not (folder / video.name).exists()]
     engine = Engine(args.engine, args.workers, args.address, args.threads, args.device in ("auto", "cuda"))
+    if args.dtype == "auto" and todo:  # once, so that all processes take the same
+        import torch
+
+        from vil_tracker.models.precision import choose_precision
+
+        torch.set_num_threads(args.threads)
+        args.dtype = choose_precision(args.weights, args.device)
     quiet = getattr(args, "quiet", False)
     if len(todo) < len(videos) and not quiet:
         print(f"{len(videos) - len(todo)} of {len(videos)} videos are done already", file=sys.stderr)

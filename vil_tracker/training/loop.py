@@ -24,6 +24,7 @@ from tqdm import tqdm
 from vil_tracker.config import Config
 from vil_tracker.data.sampling import Loaded, Samples, Source, StepSampler, build_loader
 from vil_tracker.errors import UserError, make_folder
+from vil_tracker.models.precision import check_bfloat16, multiplies_bfloat16
 from vil_tracker.models.pretrained import save_model
 from vil_tracker.runtime import Ranks, leave_process_group
 from vil_tracker.training import checkpoint
@@ -159,14 +160,16 @@ def _train(
 
 
 def training_precision(setting: str, device: torch.device) -> str:
-    """The precision of autocast: with "auto" bfloat16 where the device multiplies in it, else float32."""
+    """The precision of autocast: with "auto" bfloat16 where the device multiplies in it, else float32.
+
+    Raises:
+        UserError: bfloat16 for a device that would emulate it.
+    """
+    if setting == "bfloat16":
+        check_bfloat16(device, "train.precision:")
     if setting != "auto":
         return setting
-    if device.type == "cpu":  # elsewhere it is emulated, at several times the time of float32
-        fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    else:
-        fast = device.type == "mps" or torch.cuda.is_bf16_supported(including_emulation=False)
-    return "bfloat16" if fast else "float32"
+    return "bfloat16" if multiplies_bfloat16(device) else "float32"
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
