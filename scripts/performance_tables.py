@@ -171,7 +171,7 @@ def fill(text: str, name: str, content: str) -> str:
 
 def sections(results: Path) -> dict[str, str]:
     """What stands between each pair of markers."""
-    found = dict.fromkeys(("ratios", "scaling", "precision", "index"), MISSING.capitalize())
+    found = dict.fromkeys(("ratios", "ratios avx2", "scaling", "precision", "index"), MISSING.capitalize())
     found |= {f"{part} {model}": f"{model}: {MISSING}" for part in ("parts", "video") for model in MODELS}
     for file in sorted(results.glob("benchmark*.json")):
         measured = json.loads(file.read_text(encoding="utf-8"))
@@ -186,6 +186,10 @@ def sections(results: Path) -> dict[str, str]:
         if any("end_to_end" in part for part in measured["dtypes"].values()):
             line = machine_line(measured | {"clock": "wall time"}, command)
             found[f"video {name}"] = f"{line}\n\n{video_table(measured)}"
+    if (results / "avx2.json").is_file():
+        measured = json.loads((results / "avx2.json").read_text(encoding="utf-8"))
+        line = machine_line(measured, f"VIL_ISA=avx2 vil-tracker benchmark --model {measured['model']['name']} --peers")
+        found["ratios avx2"] = f"{line}\n\n{ratio_table(measured)}\n\n{part_table(measured)}"
     if (results / "scaling.json").is_file():
         measured = json.loads((results / "scaling.json").read_text(encoding="utf-8"))
         line = machine_line(measured, f"python scripts/scaling.py --model {measured['model']}")

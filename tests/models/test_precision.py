@@ -24,8 +24,9 @@ from vil_tracker.training.loop import training_precision
 CPU = torch.device("cpu")
 
 
-def processor(monkeypatch: pytest.MonkeyPatch, *, bfloat16: bool) -> None:
-    """A processor of x86-64 with or without AVX512-BF16."""
+def processor(monkeypatch: pytest.MonkeyPatch, *, bfloat16: bool, vnni: bool = True) -> None:
+    """A processor of x86-64 with or without AVX512-BF16 and VNNI."""
+    monkeypatch.setattr(precision, "largest_int8_weight", lambda: 127 if vnni else 64)
     monkeypatch.delenv("VIL_ISA", raising=False)
     monkeypatch.setattr(precision.platform, "machine", lambda: "x86_64")
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: bfloat16)
@@ -121,6 +122,8 @@ def test_bfloat16_is_never_emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not multiplies_bfloat16(CPU)
     processor(monkeypatch, bfloat16=False)
     assert candidates(CPU) == ["float32", "int8"]
+    processor(monkeypatch, bfloat16=False, vnni=False)
+    assert candidates(CPU) == ["float32"]
     assert training_precision("auto", CPU) == training_precision("float32", CPU) == "float32"
     with pytest.raises(UserError, match="train.precision: bfloat16.*train.precision: auto"):
         training_precision("bfloat16", CPU)

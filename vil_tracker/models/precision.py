@@ -19,6 +19,7 @@ from vil_tracker.errors import UserError, atomic_write
 from vil_tracker.models.exported import is_exported
 from vil_tracker.models.film_temporal import updated_context
 from vil_tracker.models.inference import InferenceNetwork, Precision
+from vil_tracker.models.inference_sublayer import largest_int8_weight
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.models.pretrained import load_model
 from vil_tracker.native import processor, unavailable_reason
@@ -61,8 +62,8 @@ def check_bfloat16(device: torch.device, option: str) -> None:
 def fastest_precision(network: ViLTrackerNet) -> Precision:
     """The precision in which frames take the least time on the network's device, with the threads of now.
 
-    All of them are within 0.005 of float32's AUC. Timed once for each network size, processor, number of threads and
-    version, then read from ``precision.json`` in :func:`vil_tracker.runtime.cache_folder`.
+    It is one of those that docs/performance.md measures the accuracy of. Timed once for each network size, processor,
+    number of threads and version, then read from ``precision.json`` in :func:`vil_tracker.runtime.cache_folder`.
     """
     device = next(network.parameters()).device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
@@ -100,11 +101,13 @@ def choose_precision(weights: str | os.PathLike[str], device: str) -> Precision:
 
 
 def candidates(device: torch.device) -> list[Precision]:
-    """What a device can compute in without emulating it, float32 first."""
+    """What a device computes in without emulating it, and without weights of fewer bits; float32 first."""
     found: list[Precision] = ["float32"]
     if multiplies_bfloat16(device):
         found.append("bfloat16")
-    return [*found, "int8"] if device.type == "cpu" else found
+    if device.type == "cpu" and largest_int8_weight() == 127:
+        found.append("int8")
+    return found
 
 
 def time_frames(network: ViLTrackerNet, precisions: list[Precision]) -> dict[Precision, float]:
