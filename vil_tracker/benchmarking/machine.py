@@ -74,25 +74,17 @@ def time_interleaved(
     return {name: statistics.median(values) for name, values in seconds.items()}
 
 
-def matmul_rate(
-    dtype: torch.dtype,
-    device: torch.device,
-    side: int = 1024,
-    repeats: int = 15,
-    clock: Callable[[], float] = time.perf_counter,
-) -> float:
-    """Floating-point operations per second of a square matrix product, the best of ``repeats``."""
-    a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
-    return 2 * side**3 / _best(lambda: a @ b, repeats, device, clock)
+def matmul_rate(dtype: torch.dtype, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Floating-point operations per second of a product of matrices of 1024 × 1024, the best of fifteen."""
+    a, b = (torch.randn(1024, 1024, device=device).to(dtype) for _ in range(2))
+    return 2 * 1024**3 / _best(lambda: a @ b, 15, device, clock)
 
 
-def copy_rate(
-    device: torch.device, mebibytes: int = 64, repeats: int = 8, clock: Callable[[], float] = time.perf_counter
-) -> float:
-    """Bytes read and written per second when copying memory beyond the caches, the best of ``repeats``."""
-    source = torch.zeros(mebibytes * MIB, dtype=torch.uint8, device=device)
+def copy_rate(device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Bytes read and written per second when copying 64 MiB, beyond the caches, the best of eight."""
+    source = torch.zeros(64 * MIB, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return 2 * mebibytes * MIB / _best(lambda: target.copy_(source), repeats, device, clock)
+    return 2 * len(source) / _best(lambda: target.copy_(source), 8, device, clock)
 
 
 def _best(function: Callable[[], object], repeats: int, device: torch.device, clock: Callable[[], float]) -> float:

@@ -23,10 +23,9 @@ class OneStreamViT:
 
     Args:
         network: lends stem and head.
-        blocks: how many blocks.
     """
 
-    def __init__(self, network: InferenceNetwork, blocks: int = BLOCKS) -> None:
+    def __init__(self, network: InferenceNetwork) -> None:
         config = network.config
         heads = max(config.dim // HEAD_WIDTH, 1)
         self.network = network
@@ -34,7 +33,7 @@ class OneStreamViT:
         self.grid = (side, side)
         self.search_tokens = side**2
         self.template_tokens = (config.template_size // config.patch_size) ** 2
-        self.blocks = nn.Sequential(*(Block(config.dim, heads, MLP_RATIO, qkv_bias=True) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(Block(config.dim, heads, MLP_RATIO, qkv_bias=True) for _ in range(BLOCKS)))
         self.blocks.to(network.device, network.dtype).eval()
         self.norm = nn.LayerNorm(config.dim).to(network.device, network.dtype)
 

@@ -34,13 +34,8 @@ def find_networks(folder: Path | None) -> dict[str, Path]:
     return {part: find_network("nanotrack:v3", (name,), folder) for part, name in FILES.items()}
 
 
-def open_session(path: Path, *, free_size: bool = False, free_batch: bool = False) -> Any:
-    """An onnxruntime session on one CPU thread.
-
-    Args:
-        path: ONNX file.
-        free_size: take inputs of any height and width.
-        free_batch: take any batch size.
+def open_session(path: Path, *, free_size: bool = False) -> Any:
+    """An onnxruntime session on one CPU thread, with ``free_size`` for inputs of any height and width.
 
     Raises:
         UserError: a package is missing, or the file is no network.
@@ -53,9 +48,9 @@ def open_session(path: Path, *, free_size: bool = False, free_batch: bool = Fals
         model = onnx.load(path)
         for value in [*model.graph.input, *model.graph.output]:
             dims = value.type.tensor_type.shape.dim
-            for axis in (*((0,) if free_batch else ()), *((2, 3) if free_size else ())):
+            for axis in (2, 3) if free_size else ():
                 dims[axis].dim_param = f"{value.name}_{axis}"
-        if free_size or free_batch:
+        if free_size:
             del model.graph.value_info[:]
         return onnxruntime.InferenceSession(model.SerializeToString(), options)
     except Exception as error:  # each library has errors of its own

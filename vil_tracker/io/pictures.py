@@ -58,11 +58,11 @@ class AnnotatedVideo:
 class TargetClips:
     """One square video per target, ``target-1.webm`` and so on, that stays on the target.
 
-    The clip shows ``factor`` times the target's size; its zoom follows the target's size smoothly.
+    The clip shows twice the target's size in 256 pixels; its zoom follows the target's size smoothly.
     """
 
-    def __init__(self, folder: Path, fps: float, codec: str = "auto", size: int = 256, factor: float = 2.0) -> None:
-        self._folder, self._fps, self._codec, self._size, self._factor = folder, fps, codec, size, factor
+    def __init__(self, folder: Path, fps: float, codec: str = "auto") -> None:
+        self._folder, self._fps, self._codec = folder, fps, codec
         self._sinks: dict[int, VideoSink] = {}
         self._sides: dict[int, float] = {}
         self.path = folder / f"target.partial{VideoSink(folder, 'target', fps, codec).path.suffix}"
@@ -71,7 +71,7 @@ class TargetClips:
         for number, result in results.items():
             if number not in self._sinks:
                 self._sinks[number] = VideoSink(self._folder, f"target-{number}.partial", self._fps, self._codec)
-            geometry = geometry_for_box(result.box, self._factor, self._size)
+            geometry = geometry_for_box(result.box, 2.0, 256)
             side = 0.9 * self._sides.get(number, geometry.side) + 0.1 * geometry.side
             self._sides[number] = side
             self._sinks[number].write(crop(frame.image, replace(geometry, side=side)), frame.time)

@@ -272,25 +272,20 @@ class ViL(nn.Module):
         pos_embed: position embedding of an image's grid.
         sublayers: the scan's sublayers, first one from the top left.
         dim: model width.
-        grad_checkpointing: recompute each sublayer in the backward pass instead of keeping its activations; may be
-            set later.
+
+    Attributes:
+        grad_checkpointing: recompute each sublayer in the backward pass instead of keeping its activations.
     """
 
     def __init__(
-        self,
-        *,
-        stem: nn.Module,
-        pos_embed: PositionEmbedding,
-        sublayers: Sequence[ViLSublayer],
-        dim: int,
-        grad_checkpointing: bool = False,
+        self, *, stem: nn.Module, pos_embed: PositionEmbedding, sublayers: Sequence[ViLSublayer], dim: int
     ) -> None:
         super().__init__()
         self.patch_embed = stem
         self.pos_embed = pos_embed
         self.sublayers = nn.ModuleList(sublayers)
         self.norm = OffsetLayerNorm(dim, eps=1e-6)
-        self.grad_checkpointing = grad_checkpointing
+        self.grad_checkpointing = False
 
     def embed(self, image: Tensor, pos_embed: PositionEmbedding | None = None) -> tuple[Tensor, Grid]:
         """Stem and position embedding (the image's own by default): tokens (B, h * w, D) and their grid (h, w)."""

@@ -187,17 +187,13 @@ def _batches(loader: DataLoader, samples: Samples) -> Iterator[Loaded]:
                 raise UserError(f"sample {loaded.fault.sample} could not be made: {loaded.fault.message}")
             yield loaded
     except RuntimeError as error:
-        raise _explained(error, samples) from error
-
-
-def _explained(error: RuntimeError, samples: Samples) -> Exception:
-    index = samples.sample_of(error)
-    if index is None:
-        return error
-    return UserError(
-        f"a loader process died while it made sample {index}: see it with --show-samples 1 --first-sample {index}, or "
-        "lower train.workers if memory ran out"
-    )
+        index = samples.sample_of(error)
+        if index is None:
+            raise
+        raise UserError(
+            f"a loader process died while it made sample {index}: see it with --show-samples 1 --first-sample {index}, "
+            "or lower train.workers if memory ran out"
+        ) from error
 
 
 def _validate(validation: Validation, state: TrainingState, record: Record, best: Path, ranks: Ranks) -> None:

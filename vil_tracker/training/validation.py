@@ -252,8 +252,8 @@ def _refuse_training_data(wanted: str, dataset: SequenceDataset, training: Sourc
     cure = f"name another split, or write {wanted}{ANYWAY} to validate on it all the same"
     if dataset.split in ("vot_train", "vot_allowed") or dataset.split.startswith("train"):
         raise UserError(f"train.validation_sequences: {wanted} is a training split: {cure}")
-    for source in _sequence_sources(training):
-        if source.dataset.folder == dataset.folder:
+    for source in training.sources if isinstance(training, Mixture) else (training,):
+        if isinstance(source, SequenceSource) and source.dataset.folder == dataset.folder:
             trained = {source.dataset.name_of(int(i)) for i in source.usable}
             both = [name for name in dataset.names if name in trained]
             if both:
@@ -261,9 +261,3 @@ def _refuse_training_data(wanted: str, dataset: SequenceDataset, training: Sourc
                     f"train.validation_sequences: the run trains on {len(both)} sequences of {wanted}, such as "
                     f"{both[0]}: {cure}"
                 )
-
-
-def _sequence_sources(source: Source) -> Iterator[SequenceSource]:
-    for part in source.sources if isinstance(source, Mixture) else (source,):
-        if isinstance(part, SequenceSource):
-            yield part

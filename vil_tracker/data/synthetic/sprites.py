@@ -98,7 +98,6 @@ def warp(
     size: tuple[int, int],
     border: int = cv2.BORDER_REFLECT_101,
     fill: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0),
-    out: np.ndarray | None = None,
 ) -> np.ndarray:
     """Resample an image by a 2×3 matrix in continuous coordinates to (width, height) = ``size``.
 
@@ -120,7 +119,6 @@ def warp(
         image,
         np.column_stack([a[:, :2], shift]),
         size,
-        dst=out,
         flags=cv2.INTER_LINEAR,
         borderMode=border,
         borderValue=fill,
