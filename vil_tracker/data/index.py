@@ -27,6 +27,7 @@ from filelock import FileLock
 from tqdm import tqdm
 
 from vil_tracker.data.readers.base import Candidate, Item, Reader, split_number
+from vil_tracker.data.sequence import visible_frames
 from vil_tracker.errors import UserError, atomic_write, make_folder
 from vil_tracker.runtime import cache_folder
 
@@ -132,9 +133,7 @@ def item_rows(item: Item) -> np.ndarray:
 
 def visible_rows(rows: np.ndarray) -> np.ndarray:
     """Frames that can serve as template or target: on the disk, box with area, not absent, not wholly covered."""
-    with np.errstate(invalid="ignore"):
-        has_area = np.isfinite(rows["box"]).all(-1) & (rows["box"][..., 2:] > 0).all(-1)
-    return has_area & rows["exists"] & ~rows["absent"] & (rows["cover"] > 0)
+    return rows["exists"] & visible_frames(rows["box"], rows["absent"], rows["cover"])
 
 
 def _read_all(reader: Reader, folder: Path, candidates: Sequence[Candidate]) -> Iterator[tuple[Candidate, Any]]:
@@ -294,10 +293,7 @@ def _write_index(path: Path, index: Index, watched: set[Path]) -> None:
         "version": VERSION,
         "rows": index.rows.name,
         "lengths": [len(column) for column in columns],
-        "videos": index.videos,
-        "names": index.names,
-        "missing": index.missing,
-        "missing_frames": index.missing_frames,
+        **{name: getattr(index, name) for name in ("videos", "names", "missing", "missing_frames")},
     }
     with atomic_write(path, "w") as stream:
         json.dump(content, stream, separators=(",", ":"))

@@ -148,18 +148,19 @@ def make_sequence(
     cover: np.ndarray | None = None,
     attributes: tuple[str, ...] = (),
 ) -> Sequence:
-    """Build a :class:`Sequence`, filling in what a data set does not annotate.
-
-    A frame is visible when its box is finite and has area, the target is not absent and some of it is uncovered.
-    """
+    """Build a :class:`Sequence`, filling in what a data set does not annotate; see :func:`visible_frames`."""
     boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
     n = len(boxes)
     absent = np.zeros(n, bool) if absent is None else np.asarray(absent, bool)
     cover = np.ones(n) if cover is None else np.asarray(cover, np.float64)
+    return Sequence(name, dataset, frames, boxes, visible_frames(boxes, absent, cover), absent, cover, attributes)
+
+
+def visible_frames(boxes: np.ndarray, absent: np.ndarray, cover: np.ndarray) -> np.ndarray:
+    """Frames (N,) whose box (N, 4) is finite and has area, whose target is not absent and not wholly covered."""
     with np.errstate(invalid="ignore"):
-        has_area = np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)
-    visible = has_area & ~absent & (cover > 0)
-    return Sequence(name, dataset, frames, boxes, visible, absent, cover, attributes)
+        has_area = np.isfinite(boxes).all(-1) & (boxes[..., 2:] > 0).all(-1)
+    return has_area & ~absent & (cover > 0)
 
 
 _SEPARATOR = re.compile(r"[,\t; ]+")

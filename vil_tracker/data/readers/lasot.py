@@ -106,15 +106,12 @@ class LaSOTExtension(LaSOT):
     title = "LaSOT_ext"
     splits = ("test",)
     sizes: ClassVar[dict[str, int]] = {"test": 150}
-    layout = """\
-LaSOT_extension_subset/         (any name; LaSOT's own folder is fine)
-  atv/
-    atv-1/
-      groundtruth.txt           x,y,w,h per line
-      full_occlusion.txt        0 and 1, one line with commas
-      out_of_view.txt           0 and 1, one line with commas
-      img/00000001.jpg …
-  badminton/ …"""
+    layout = (
+        LaSOT.layout.replace("LaSOT/                 ", "LaSOT_extension_subset/")
+        .replace("(any name)", "(any name; LaSOT's own folder is fine)")
+        .replace("airplane", "atv")
+        .replace("basketball", "badminton")
+    )
 
     def names(self, split: str) -> tuple[str, ...]:
         return tuple(f"{group}-{number}" for group in _EXTENSION for number in range(1, 11))
