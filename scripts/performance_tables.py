@@ -90,14 +90,9 @@ def video_table(found: dict[str, Any]) -> str:
         for dtype, part in found["dtypes"].items()
         for state, milliseconds in part.get("end_to_end", {}).get("tracker_alone", {}).get("milliseconds", {}).items()
     ]
-    rows += [[name, f"{rate:.1f}"] for name, rate in found.get("peers", {}).items() if rate == float_of(rate)]
+    rows += [[name, f"{rate:.1f}"] for name, rate in found.get("peers", {}).items() if rate is not None]
     rows.append(["peak memory, MiB", f"{found['peak_memory_mib']:.0f}"])
     return table(["1280×720 video", "frames/s"], rows)
-
-
-def float_of(value: object) -> float | None:
-    """The number, or None for a text."""
-    return value if isinstance(value, float) else None
 
 
 def scaling_tables(found: dict[str, Any]) -> str:

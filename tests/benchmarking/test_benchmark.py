@@ -44,7 +44,7 @@ def test_command_measures_everything(
     for dtype in ("float32", "bfloat16"):
         assert all(row["frames_per_second"] > 0 for row in found["dtypes"][dtype]["end_to_end"].values())
     assert {"decode", "network", "write"} <= measured["end_to_end"]["boxes_and_video"]["milliseconds"].keys()
-    assert found["peers"]["OpenCV MIL"] > 0 and isinstance(found["peers"]["OpenCV GOTURN"], str)
+    assert found["peers"]["OpenCV MIL"] > 0 and found["peers"]["OpenCV GOTURN"] is None
     text = capsys.readouterr().out
     assert "peak memory" in text and "matmul rate" in text and "GFLOP" in text
     assert (

@@ -101,16 +101,16 @@ def time_states(network: InferenceNetwork, frames: Sequence[np.ndarray], box: np
     return {name: 1e3 * statistics.median(taken) for name, taken in seconds.items()}
 
 
-def run_peers(frames: Sequence[np.ndarray], box: np.ndarray, weights_dir: Path | None) -> dict[str, float | str]:
-    """Frames per second of every tracker of OpenCV that is installed and of NanoTrack V3; why not for the others."""
+def run_peers(frames: Sequence[np.ndarray], box: np.ndarray, weights_dir: Path | None) -> dict[str, float | None]:
+    """Frames per second of every tracker of OpenCV that is installed and of NanoTrack V3, None for the others."""
     builders: dict[str, Callable[[], TrackerLike]] = {
         f"OpenCV {name}": partial(OpenCvTracker, name, weights_dir) for name in KNOWN
     }
     builders["NanoTrack V3"] = partial(NanoTrackV3, weights_dir)
-    found: dict[str, float | str] = {}
+    found: dict[str, float | None] = {}
     for name, build in builders.items():
         try:
             found[name] = run_tracker(build(), frames, box)
-        except UserError as error:
-            found[name] = str(error)
+        except UserError:
+            found[name] = None
     return found

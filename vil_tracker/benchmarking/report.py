@@ -46,8 +46,8 @@ def as_text(measured: dict[str, Any]) -> str:
             label = f"{dtype}, {name.replace('_', ' ')}"
             lines.append(f"  {label:<26}{row['frames_per_second']:9.1f}{f'   ms: {parts}' * bool(parts)}")
     peers = measured.get("peers", {})
-    lines += [f"  {name:<26}{rate:9.1f}" for name, rate in peers.items() if isinstance(rate, float)]
-    missing = ", ".join(name for name, rate in peers.items() if not isinstance(rate, float))
+    lines += [f"  {name:<26}{rate:9.1f}" for name, rate in peers.items() if rate is not None]
+    missing = ", ".join(name for name, rate in peers.items() if rate is None)
     if missing:
         lines.append(f"  not in this OpenCV, or not in --peers-dir: {missing}")
     lines.append(f"\npeak memory {measured['peak_memory_mib']:.0f} MiB")
