@@ -64,7 +64,7 @@ class FastLinear:
         self.quantised: Tensor | None = None
         self.packed: Tensor | None = None
         if int8:
-            self.scale = weight.abs().amax(dim=1).clamp(min=1e-12).div(largest_int8_weight()).to(dtype)
+            self.scale = weight.abs().amax(dim=1).clamp(min=1e-12).div(_largest_int8_weight()).to(dtype)
             self.quantised = (self.weight / self.scale[:, None]).round().to(torch.int8).t().contiguous()
         elif _packs(weight, dtype) and hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
             self.packed = torch.ops.mkldnn._reorder_linear_weight(self.weight)
@@ -91,7 +91,7 @@ class FastLinear:
 
 
 @functools.cache
-def largest_int8_weight() -> int:
+def _largest_int8_weight() -> int:
     """127, or 64 where sums of two products of bytes saturate at 16 bits: on x86-64 without VNNI."""
     sevens = torch.full((64, 64), 127, dtype=torch.int8)
     exact = bool((torch._int_mm(sevens, sevens) == 64 * 127**2).all())

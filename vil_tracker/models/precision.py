@@ -19,7 +19,6 @@ from vil_tracker.errors import UserError, atomic_write
 from vil_tracker.models.exported import is_exported
 from vil_tracker.models.film_temporal import updated_context
 from vil_tracker.models.inference import InferenceNetwork, Precision
-from vil_tracker.models.inference_sublayer import largest_int8_weight
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.models.pretrained import load_model
 from vil_tracker.native import processor, unavailable_reason
@@ -62,10 +61,13 @@ def check_bfloat16(device: torch.device, option: str) -> None:
 def fastest_precision(network: ViLTrackerNet) -> Precision:
     """The precision in which frames take the least time on the network's device, with the threads of now.
 
-    It is one of those that docs/performance.md measures the accuracy of. Timed once for each network size, processor,
-    number of threads and version, then read from ``precision.json`` in :func:`vil_tracker.runtime.cache_folder`.
+    float32 where there is no choice (:func:`candidates`). Timed once for each network size, processor, number of
+    threads and version, then read from ``precision.json`` in :func:`vil_tracker.runtime.cache_folder`.
     """
     device = next(network.parameters()).device
+    precisions = candidates(device)
+    if len(precisions) == 1:
+        return precisions[0]
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     limits = [os.environ.get(key, "") for key in ("VIL_ISA", "ONEDNN_MAX_CPU_ISA")]
     machine = [name, device.type, torch.get_num_threads(), *limits, unavailable_reason("sublayer")]
@@ -78,9 +80,9 @@ def fastest_precision(network: ViLTrackerNet) -> Precision:
         read = None
     known = read if isinstance(read, dict) else {}
     kept: Precision | None = known[key].get("precision") if isinstance(known.get(key), dict) else None
-    if kept in candidates(device):
+    if kept in precisions:
         return kept
-    seconds = time_frames(network, candidates(device))
+    seconds = time_frames(network, precisions)
     best = min(seconds, key=seconds.__getitem__)
     chosen: Precision = best if seconds[best] * LEAST_GAIN <= seconds["float32"] else "float32"
     milliseconds = {precision: round(1e3 * value, 1) for precision, value in seconds.items()}  # of two frames
@@ -101,13 +103,8 @@ def choose_precision(weights: str | os.PathLike[str], device: str) -> Precision:
 
 
 def candidates(device: torch.device) -> list[Precision]:
-    """What a device computes in without emulating it, and without weights of fewer bits; float32 first."""
-    found: list[Precision] = ["float32"]
-    if multiplies_bfloat16(device):
-        found.append("bfloat16")
-    if device.type == "cpu" and largest_int8_weight() == 127:
-        found.append("int8")
-    return found
+    """What a device computes in without emulating it, float32 first; int8 costs too much accuracy to be among it."""
+    return ["float32", "bfloat16"] if multiplies_bfloat16(device) else ["float32"]
 
 
 def time_frames(network: ViLTrackerNet, precisions: list[Precision]) -> dict[Precision, float]:

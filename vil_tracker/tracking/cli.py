@@ -124,7 +124,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--dtype",
         default="float32",
         choices=(*PRECISIONS, "auto"),
-        help="precision (default float32); auto takes the fastest one, timed once on this machine",
+        help="precision (default float32); auto: bfloat16 if that is faster here, timed once",
     )
     model.add_argument(
         "--backend", choices=BACKENDS, help="what runs the network (default: torch, or what an exported one is for)"
