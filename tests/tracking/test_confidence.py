@@ -27,9 +27,9 @@ from vil_tracker.training.calibrate import (
     Judgements,
     calibrate,
     fit,
+    fit_beside_videos,
     fit_scaling,
     fit_with_held_out_scaling,
-    rescale,
 )
 
 
@@ -311,7 +311,7 @@ def test_the_bias_suits_what_is_typical() -> None:
     assert modest < fresh.correct.mean() - 0.05
 
 
-def test_scaling_on_videos_brings_the_score_to_the_share_that_is_right() -> None:
+def test_a_fit_beside_videos_brings_the_score_to_the_share_that_is_right() -> None:
     """A calibration that is too sure: the third of the boxes with the highest scores is right."""
     network, sure = small_network(calibrated=False), peak_calibration(bias=1.0)
     network.calibration = sure.to_json()
@@ -324,10 +324,13 @@ def test_scaling_on_videos_brings_the_score_to_the_share_that_is_right() -> None
         least = np.quantile([result.score for result in found], 2 / 3)
         truth = [result.box if result.score >= least else result.box + 500.0 for result in found]
         clips.append(make_sequence(str(seed), "made", ArrayFrames(frames), np.stack([boxes[0], *truth])))
-    calibration, data = rescale(network, sure, clips, TrackConfig(score_gain=1.0))
-    assert data.reported.all() and data.correct.mean() == pytest.approx(1 / 3, abs=0.06)
-    assert sure.probability(data.evidence).mean() > 0.7
+    generated, _ = judgements(40)
+    calibration, data, left_out = fit_beside_videos(network, sure, generated, clips, TrackConfig(score_gain=1.0))
+    answers, right = data.reported, data.correct[data.reported]
+    assert answers.sum() == 36 and right.mean() == pytest.approx(1 / 3, abs=0.06)
+    assert sure.probability(data.evidence[answers]).mean() > 0.7
     assert calibration.probability(data.evidence).mean() == pytest.approx(data.correct.mean(), abs=0.05)
+    assert left_out.shape == data.correct.shape and left_out[answers].mean() < 0.6
     assert network.calibration == calibration.to_json()
 
 

@@ -18,8 +18,6 @@ from torch import Tensor
 
 from vil_tracker.boxes import clip_box, iou
 from vil_tracker.config import TrackConfig
-from vil_tracker.data.pairs import SequenceSource
-from vil_tracker.data.sequence import ArrayFrames, make_sequence
 from vil_tracker.data.sequence import Sequence as Clip
 from vil_tracker.data.synthetic.clips import ClipConfig, SyntheticClips
 from vil_tracker.data.synthetic.photo_pool import PhotoPool
@@ -88,38 +86,16 @@ def training_clips(pool: PhotoPool, count: int, frames: int, seed: int) -> Itera
         yield (eventful if first_half else typical).sample_clip(rng, frames, difficulty)
 
 
-def video_clips(source: SequenceSource, count: int, frames: int, seed: int) -> Iterator[Clip]:
-    """Clips out of annotated videos, every first to third frame of a stretch that begins with the target in sight."""
-    for index in range(count):
-        rng = np.random.default_rng((seed, index, 1))
-        sequence = source.dataset[int(rng.choice(source.usable))]
-        stride = int(rng.integers(1, 4))
-        room = max(1, len(sequence) - frames * stride)
-        begins = np.flatnonzero(sequence.visible[:room])
-        first = int(rng.choice(begins if len(begins) else np.flatnonzero(sequence.visible)[:1]))
-        rows = np.arange(first, len(sequence), stride)[:frames]
-        pictures = ArrayFrames([sequence.frames[int(row)] for row in rows])
-        yield make_sequence(sequence.name, sequence.dataset, pictures, sequence.boxes[rows])
-
-
-def mixed_clips(generated: Iterator[Clip], videos: Iterator[Clip]) -> Iterator[Clip]:
-    """Every third clip from a video, in both halves of a calibration; the generated one of its turn is left out."""
-    for index, clip in enumerate(generated):
-        yield next(videos) if index % 3 == 2 else clip
-
-
 def num_perturbed_clips(count: int) -> int:
     """How many of ``count`` clips are tracked with the box moved now and then: the first half."""
     return (count + 1) // 2
 
 
-def judge_clip(
-    tracker: Tracker, clip: Clip, number: int, rng: np.random.Generator | None = None, frames: int | None = None
-) -> Judgements:
-    """Track a clip, or its first ``frames``, and note every box judged; with ``rng``, move the box now and then."""
+def judge_clip(tracker: Tracker, clip: Clip, number: int, rng: np.random.Generator | None = None) -> Judgements:
+    """Track a clip, and note every box judged; with ``rng``, move the box now and then."""
     evidence, boxes, truth, reported = [], [], [], []
     tracker.init(clip.frames[0], clip.boxes[0])
-    for index in range(1, min(len(clip.frames), frames or len(clip.frames))):
+    for index in range(1, len(clip.frames)):
         frame, state = clip.frames[index], tracker.state
         assert state is not None and state.confidence is not None
         known = state.confidence
@@ -252,36 +228,45 @@ def fit_with_held_out_scaling(data: Judgements) -> tuple[ConfidenceModel, np.nda
     return replace(whole, output=output, temperature=temperature), probability
 
 
-def rescale(
+def fit_beside_videos(
     model: ViLTrackerNet,
     calibration: ConfidenceModel,
-    clips: Iterable[Clip],
+    generated: Judgements,
+    clips: Sequence[Clip],
     config: TrackConfig | None = None,
-    frames: int | None = None,
-) -> tuple[ConfidenceModel, Judgements]:
-    """Fit temperature and bias again, to what the tracker answers on real videos that the network was not trained on.
+) -> tuple[ConfidenceModel, Judgements, np.ndarray]:
+    """Fit again, on generated clips and on what the tracker judges in real videos that the network was not trained on.
 
     Generated clips are easier than videos, and videos of the training easier than others: how often a box is right at
-    the same evidence has to be seen on videos of neither kind. Of each, the first ``frames`` count, so that long ones
-    do not weigh more. The network's own ``calibration`` is set to the answer.
+    the same evidence has to be seen on videos of neither kind. The network's own ``calibration`` is set to the answer.
+
+    Args:
+        model: its weights stay as they are.
+        calibration: fitted on the generated clips; the videos are tracked with it.
+        generated: judgements of the generated clips.
+        clips: the videos, those of one origin in turn.
+        config: how the tracker will run.
 
     Returns:
-        The calibration, and what the tracker judged with the former one.
+        The calibration, what the tracker judged in the videos, and probabilities (J,) of that, predicted with the
+        quarter of the videos that each one belongs to left out of the fit.
     """
     model.calibration = calibration.to_json()
     tracker = Tracker(model, replace(config or TrackConfig(), calibrated=True))
-    data = Judgements.join([judge_clip(tracker, clip, number, frames=frames) for number, clip in enumerate(clips)])
-    data = data.rows(data.reported)
-    temperature, bias = fit_scaling(calibration.logit(data.evidence), data.correct)
-    output = np.append(calibration.output[:-1], calibration.output[-1] + bias)
-    scaled = replace(calibration, output=output, temperature=temperature)
-    model.calibration = scaled.to_json()
-    return scaled, data
+    data = Judgements.join([judge_clip(tracker, clip, number) for number, clip in enumerate(clips)])
+    probability = np.zeros(len(data.correct))
+    for fold in range(FOLDS):
+        out = data.clip * FOLDS // len(clips) == fold
+        if out.any():
+            probability[out] = fit(Judgements.join([generated, data.rows(~out)])).probability(data.evidence[out])
+    whole = replace(fit(Judgements.join([generated, data])), verifier=calibration.verifier)
+    model.calibration = whole.to_json()
+    return whole, data, probability
 
 
 def calibrate(
     model: ViLTrackerNet,
-    clips: Sequence[Clip] | Iterator[Clip],
+    clips: Iterable[Clip],
     count: int,
     config: TrackConfig | None = None,
     *,
