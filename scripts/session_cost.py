@@ -1,4 +1,4 @@
-"""Measure what score, states, motion forecast and smooth_logit boxes cost while a target is followed.
+"""Measure what score, states, motion forecast and smoothed boxes cost while a target is followed.
 
 Two sessions follow one target, one with all of it and one with none, frame by frame, each first in every other frame,
 so that both meet the same load of the machine and the same caches. The ratio is the median over blocks of nine frames,
