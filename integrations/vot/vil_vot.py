@@ -18,15 +18,15 @@ from trax.region import Rectangle, Region
 from trax.server import Request, Server
 
 from vil_tracker.errors import UserError
-from vil_tracker.evaluation.trackers import SequenceTracker, TrackerSpec, parse_tracker
+from vil_tracker.evaluation.trackers import TrackerSpec, parse_tracker
 from vil_tracker.images import read_image
-from vil_tracker.results import Result
+from vil_tracker.results import Result, TrackerLike
 
 
 def serve(spec: TrackerSpec) -> None:
     """Answer the toolkit's requests until it says that it is done; every target gets a tracker of its own."""
     spare = spec.build()  # loading is slow: done before the toolkit starts its clock
-    trackers: list[SequenceTracker] = []
+    trackers: list[TrackerLike] = []
     with Server([Region.RECTANGLE], [Image.PATH], tracker_name="ViL-Tracker", multiobject=True) as server:
         while True:
             request: Request = server.wait()

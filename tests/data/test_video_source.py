@@ -18,7 +18,6 @@ from vil_tracker.data.frame_cache import INFO, FrameCache
 from vil_tracker.data.pairs import VideoPairs, chosen_by
 from vil_tracker.data.sources import build_source
 from vil_tracker.errors import UserError
-from vil_tracker.training.calibrate import mixed_clips, video_clips
 from vil_tracker.videos import VideoReader
 
 
@@ -121,15 +120,6 @@ def test_a_video_without_frames_is_named(root: Path) -> None:
     (root / "own" / "car.avi").write_bytes(b"no video")
     with pytest.raises(UserError, match=r"car\.avi"):
         FrameCache(root.parent / "frames").get(root / "own" / "car.avi")
-
-
-def test_calibration_clips_out_of_videos(root: Path) -> None:
-    source = _build(root, SourceConfig(name="folder:own", names="car"))
-    clips = list(video_clips(source, 3, 3, seed=0))
-    assert [len(clip.boxes) for clip in clips] == [len(clip.frames) for clip in clips]
-    assert all(clip.visible[0] and clip.name == "car" and 1 <= len(clip.boxes) <= 3 for clip in clips)
-    generated = iter(["a", "b", "c", "d", "e", "f"])
-    assert list(mixed_clips(generated, iter(["1", "2"]))) == ["a", "b", "1", "d", "e", "2"]  # type: ignore[arg-type]
 
 
 def test_lengths_are_those_of_the_decoded_frames(tmp_path: Path) -> None:
