@@ -143,8 +143,9 @@ class FastVerifier:
                 assert fused.bias is not None
                 self._convs.append((weight, fused.bias.detach(), conv.stride[0]))
         self._embedding = copy.embedding.requires_grad_(False)
-        layers = (copy.hidden.weight, copy.hidden.bias, copy.answers.weight, copy.answers.bias)
-        self._hidden, self._hidden_bias, self._answers, self._bias = (x.detach().double().numpy() for x in layers)
+        # By PyTorch, for NumPy's threads and its own would wait for each other.
+        self._hidden = copy.hidden.double().requires_grad_(False)
+        self._answers, self._bias = (x.detach().double().numpy() for x in (copy.answers.weight, copy.answers.bias))
 
     @torch.inference_mode()
     def embed(self, patch: np.ndarray) -> np.ndarray:
@@ -198,6 +199,6 @@ class FastVerifier:
         both = first * seen
         lengths = np.sqrt((first * first).sum(-1) * (seen * seen).sum(-1))
         pairs = np.concatenate([first, seen, both, np.abs(first - seen)], axis=-1)
-        hidden = np.maximum(pairs @ self._hidden.T + self._hidden_bias, 0.0)
+        hidden = self._hidden(torch.from_numpy(pairs)).relu_().numpy()
         cosine = both.sum(-1) / np.maximum(lengths, 1e-8)
         return hidden @ self._answers[:, :-1].T + 4 * cosine[..., None] * self._answers[:, -1] + self._bias
