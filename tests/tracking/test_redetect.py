@@ -115,23 +115,27 @@ def lost_tracker() -> tuple[Tracker, list[np.ndarray]]:
 def test_the_user_bounds_the_crops_of_a_frame(lost_tracker, monkeypatch, limit: int) -> None:
     tracker, frames = lost_tracker
     tracker.config = replace(tracker.config, max_crops=limit)
-    counts: list[int] = []
-    original = search_module.run_search
-    monkeypatch.setattr(
-        search_module, "run_search", lambda m, f, requests, *rest: _count(counts, requests, original, m, f, rest)
-    )
+    asked = _watch(monkeypatch)
     costs, states = [], []
     for frame in frames:
-        before = sum(counts)
+        before = len(asked)
         states.append(tracker.update(frame).state)
-        costs.append(sum(counts) - before)
+        costs.append(len(asked) - before)
     assert states[:2] == ["uncertain", "lost"] and set(states[2:]) == {"lost"}
     assert costs[:2] == [1, 1] and max(costs) == limit
 
 
-def _count(counts, requests, original, model, frame, rest):
-    counts.append(len(requests))
-    return original(model, frame, requests, *rest)
+def _watch(monkeypatch: pytest.MonkeyPatch) -> list[SearchRequest]:
+    """All crops that are asked for from now on."""
+    asked: list[SearchRequest] = []
+    original = search_module.run_search
+
+    def watched(model, frame, requests, *rest):
+        asked.extend(requests)
+        return original(model, frame, requests, *rest)
+
+    monkeypatch.setattr(search_module, "run_search", watched)
+    return asked
 
 
 def test_recovery_needs_a_match_with_the_first_template(lost_tracker) -> None:
@@ -147,13 +151,9 @@ def test_recovery_needs_a_match_with_the_first_template(lost_tracker) -> None:
 def test_the_search_can_be_switched_off(lost_tracker, monkeypatch) -> None:
     tracker, frames = lost_tracker
     tracker.config = TrackConfig(lost_after=2, redetect=False)
-    counts: list[int] = []
-    original = search_module.run_search
-    monkeypatch.setattr(
-        search_module, "run_search", lambda m, f, requests, *rest: _count(counts, requests, original, m, f, rest)
-    )
+    asked = _watch(monkeypatch)
     assert [tracker.update(frame).state for frame in frames[:5]][-1] == "lost"
-    assert counts == [1] * 5
+    assert len(asked) == 5
 
 
 def _lost_for_a_while(tracker: Tracker, frames: list[np.ndarray]) -> None:
@@ -165,13 +165,7 @@ def _lost_for_a_while(tracker: Tracker, frames: list[np.ndarray]) -> None:
 def test_what_the_verifier_takes_for_the_target_is_looked_at(lost_tracker, monkeypatch) -> None:
     tracker, frames = lost_tracker
     _lost_for_a_while(tracker, frames)
-    asked: list[SearchRequest] = []
-    original = search_module.run_search
-    monkeypatch.setattr(
-        search_module,
-        "run_search",
-        lambda m, f, requests, *rest: asked.extend(requests) or original(m, f, requests, *rest),
-    )
+    asked = _watch(monkeypatch)
     wanted = (frames[4].shape[1] - 12.0, 12.0)
     monkeypatch.setattr(tracker.confidence, "liken", lambda known, *picture: _alike(wanted)(*picture))
     tracker.update(frames[4])
@@ -235,13 +229,7 @@ def test_with_one_crop_to_spare_the_candidate_and_new_places_take_turns(lost_tra
     tracker, frames = lost_tracker
     _lost_for_a_while(tracker, frames)
     tracker.state.sure_size = 8.0  # so that there are places enough
-    asked: list[SearchRequest] = []
-    original = search_module.run_search
-    monkeypatch.setattr(
-        search_module,
-        "run_search",
-        lambda m, f, requests, *rest: asked.extend(requests) or original(m, f, requests, *rest),
-    )
+    asked = _watch(monkeypatch)
     monkeypatch.setattr(tracker.confidence, "score", lambda *_: 0.6)  # a candidate, and never more than that
     tracker.state.candidate = known = RedetectionCandidate.first_seen(np.array([4.0, 4.0, 20.0, 20.0]), 0.7)
     monkeypatch.setattr(RedetectionCandidate, "seen_again", lambda *_: known)

@@ -253,26 +253,24 @@ class Tracker:
         estimator, known = self._confidence(state)
         settings, spare = self.model.config, self.config.max_crops - 1
         candidate, view = state.candidate, None
-        again = candidate is not None and (spare > 1 or state.frame % 2 == 0)
-        boxes = [candidate.box] if again and candidate is not None else []
-        state.search = state.search or PlaceSearch()
+        again = candidate if spare > 1 or state.frame % 2 == 0 else None
+        boxes = [] if again is None else [again.box]
+        seen = [np.array([here.geometry.cx, here.geometry.cy])]
+        if candidate is not None:
+            seen.append(box_centre(candidate.box))
         first = known.first.box[2:]
         box_size = first * (state.sure_size / math.sqrt(first[0] * first[1]))
-        seen = [
-            np.array([here.geometry.cx, here.geometry.cy]),
-            *([] if candidate is None else [box_centre(candidate.box)]),
-        ]
-        places = state.search.places(
-            *(frame, box_centre(state.box), box_size, partial(estimator.liken, known)), seen, spare - len(boxes), least
-        )
+        state.search = state.search or PlaceSearch()
+        liken, count = partial(estimator.liken, known), spare - len(boxes)
+        places = state.search.places(frame, box_centre(state.box), box_size, liken, seen, count, least)
         boxes += [centred_box(place, box_size) for place in places]
         if not boxes:
             return None
         views = yield [SearchRequest(search_crop(box, settings, state.sure_size), state.memory.first) for box in boxes]
         apart_from = [here.box] if followed else []
-        if again and candidate is not None:
+        if again is not None:
             view, *views = views
-            candidate = candidate.seen_again(view.box, self._judge(state, frame, view), self.config.score_gain)
+            candidate = again.seen_again(view.box, self._judge(state, frame, view), self.config.score_gain)
             if candidate is not None and any(iou(candidate.box, box) >= SAME_PLACE for box in apart_from):
                 candidate = None
         if candidate is not None:
