@@ -124,7 +124,7 @@ def test_reversal_stays_inside_each_region() -> None:
     assert reverse_regions(x, ((2, 2), (1, 2), (2, 2))).flatten().tolist() == [3, 2, 1, 0, 5, 4, 9, 8, 7, 6]
 
 
-@pytest.mark.parametrize("stem", ["patch", "conv"])
+@pytest.mark.parametrize("stem", ["patch", "conv", "mobile"])
 def test_a_batch_gives_what_its_images_give_alone(stem: str) -> None:
     torch.manual_seed(2)
     model = build_vil(dim=32, depth=2, stem=stem).double().train()

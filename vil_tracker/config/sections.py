@@ -65,7 +65,8 @@ class ModelConfig:
         dim: width of the tokens; the mLSTM's inner width is twice that.
         depth: number of sublayers (the ViL paper counts pairs: its depth 12 is 24 here).
         patch_size: pixels per token along each side.
-        stem: "patch", the official 16×16 convolution, or "conv", four stride-2 convolutions.
+        stem: "patch", the official 16×16 convolution; "conv", four stride-2 convolutions; "mobile", MobileNetV3 up to
+            stride 16 (models/stem.py).
         template_size, search_size: side of the crops in pixels, multiples of ``patch_size``.
         template_factor, search_factor: side of the crops in units of the target's √(w·h).
         modulation_interval: temporal FiLM after every so many sublayers.
@@ -80,7 +81,7 @@ class ModelConfig:
     dim: Annotated[int, _multiple(32, 32, 8192)] = 384
     depth: Annotated[int, _whole(1, 512)] = 24
     patch_size: Annotated[int, _whole(1, 128)] = 16
-    stem: Literal["patch", "conv"] = "patch"
+    stem: Literal["patch", "conv", "mobile"] = "patch"
     template_size: int = 128
     search_size: int = 256
     template_factor: Factor = 2.0
@@ -98,7 +99,7 @@ class ModelConfig:
             fits = 0 < value <= 4096 and value % self.patch_size == 0
             _require(fits, f"model.{key}", value, f"a multiple of {self.patch_size} up to 4096")
         fits = self.stem == "patch" or self.patch_size == 16
-        _require(fits, "model.patch_size", self.patch_size, "16 with stem: conv")
+        _require(fits, "model.patch_size", self.patch_size, f"16 with stem: {self.stem}")
 
 
 DEFAULT_WEIGHTS = "nano"  # shipped with the package; what every command runs on unless told otherwise
@@ -216,6 +217,8 @@ class TrainConfig:
         accumulate: forward passes per optimiser step.
         lr: peak learning rate of the newly initialised parts.
         backbone_lr_scale: the backbone's rate relative to ``lr``; 0 leaves it as it is.
+        stem_lr_scale: the rate of a mobile stem, its projection left out, relative to the backbone's; 0 leaves it as it
+            is.
         weight_decay: AdamW's, not applied to norms, biases and position embeddings.
         schedule: timm's name of what follows the warm-up. "cosine" falls to ``final_lr_scale``; "step" multiplies the
             rate by ``decay_rate`` after each share ``decay_after`` of the run (OSTrack's recipes: 0.1 after 0.8).
@@ -255,6 +258,7 @@ class TrainConfig:
     accumulate: Count = 1
     lr: Positive = 4e-4
     backbone_lr_scale: Amount = 1.0
+    stem_lr_scale: Amount = 1.0
     weight_decay: Amount = 0.05
     schedule: Literal["cosine", "step"] = "cosine"
     warmup_steps: WholeNumber = 500

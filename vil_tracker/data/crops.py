@@ -16,11 +16,10 @@ import numpy as np
 import torch
 
 from vil_tracker.boxes import BoxLike
+from vil_tracker.models.stem import IMAGENET_MEAN, IMAGENET_STD
 
 Scale = TypeVar("Scale", float, np.ndarray)  # √(w·h) of one box, or (B,) of several
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 MIN_SIDE = 8.0  # pixels; a target of one pixel still gets a crop that can be resampled
 SNAP = 2048  # steps that a crop's side has at least on the grid of snapped()
 

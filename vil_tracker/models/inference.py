@@ -11,7 +11,7 @@ import contextlib
 import copy
 import os
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -28,11 +28,11 @@ from vil_tracker.models.film_temporal import (
     resize_context,
 )
 from vil_tracker.models.head import CentreHead, decode_maps
-from vil_tracker.models.inference_kernel import GroupNormGelu
+from vil_tracker.models.inference_stem import fast_stem, group_norm_gelu
 from vil_tracker.models.inference_sublayer import MAX_DECAY, FastConv, FastLinear, FastSublayer
 from vil_tracker.models.mlstm import MLSTMState
 from vil_tracker.models.network import SEARCH, NetworkOutput, ViLTrackerNet
-from vil_tracker.models.vil import ConvStem, Grid, Memory
+from vil_tracker.models.vil import Grid, Memory
 
 Precision = Literal["float32", "bfloat16", "int8"]
 
@@ -151,7 +151,7 @@ class FastHead:
         for index in range(len(head.score)):
             layers: list[Any] = [tower[index] for tower in towers]
             if isinstance(layers[0], nn.GroupNorm):
-                self.stages.append(_group_norm_gelu(layers, dtype, kernel))
+                self.stages.append(group_norm_gelu(layers, dtype, kernel))
             elif not isinstance(layers[0], nn.Conv2d):
                 continue  # the GELU behind a norm
             elif layers[0].kernel_size == (1, 1):
@@ -167,34 +167,6 @@ class FastHead:
         maps = features_BDHW.to(torch.promote_types(features_BDHW.dtype, torch.float32))
         score, offset, size = maps.split([1, 2, 2], dim=1)
         return score, offset.sigmoid(), size.sigmoid()
-
-
-def _group_norm_gelu(norms: Sequence[nn.GroupNorm], dtype: torch.dtype, kernel: bool) -> GroupNormGelu:
-    """Group norms of neighbouring channels as one, with the GELU that follows each."""
-    groups = sum(norm.num_groups for norm in norms)
-    weight = torch.cat([norm.weight for norm in norms]).to(dtype)
-    bias = torch.cat([norm.bias for norm in norms]).to(dtype)
-    return GroupNormGelu(groups, weight, bias, norms[0].eps, kernel=kernel)
-
-
-def _fast_stem(stem: nn.Module, dtype: torch.dtype, *, kernel: bool) -> Callable[[Tensor], Tensor]:
-    """Image (B, 3, h, w) to a grid of features (B, D, h, w)."""
-    layers: list[Any] = list(stem) if isinstance(stem, ConvStem) else [stem.proj]
-    stages: list[Callable[[Tensor], Tensor]] = []
-    for layer in layers:
-        if isinstance(layer, nn.Conv2d):
-            bias = None if layer.bias is None else layer.bias.to(dtype)
-            stages.append(FastConv(layer.weight.to(dtype), bias, stride=layer.stride[0], padding=int(layer.padding[0])))
-        elif isinstance(layer, nn.GroupNorm):
-            stages.append(_group_norm_gelu([layer], dtype, kernel))  # with the GELU behind it
-
-    def run(image: Tensor) -> Tensor:
-        image = image.contiguous(memory_format=torch.channels_last)
-        for stage in stages:
-            image = stage(image)
-        return image
-
-    return run
 
 
 def is_bounded(steepest: list[Tensor]) -> bool:
@@ -241,7 +213,7 @@ class InferenceNetwork:
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
             backbone = network.backbone
             kernel = kernel and not compiled
-            self._stem = _fast_stem(backbone.patch_embed, self.dtype, kernel=kernel)
+            self._stem = fast_stem(backbone.patch_embed, self.dtype, kernel=kernel)
             sublayers: list[Any] = list(backbone.sublayers)
             self.sublayers = [FastSublayer(sublayer, self.dtype, int8, kernel=kernel) for sublayer in sublayers]
             self._gain, self._shift = (1 + backbone.norm.weight).to(self.io_dtype), backbone.norm.bias.to(self.io_dtype)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vil_tracker.models.mlstm import MLSTMState, mlstm_scan
+from vil_tracker.models.stem import build_stem
 
 HEADS = 4
 BLOCK = 4  # q, k and v are block-diagonal maps with blocks of this size
@@ -40,42 +41,6 @@ class OffsetLayerNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.layer_norm(x, self.weight.shape, 1 + self.weight, self.bias, self.eps)
-
-
-class PatchEmbed(nn.Module):
-    """The official stem: one convolution whose stride is its kernel. (B, 3, h*p, w*p) -> (B, D, h, w)."""
-
-    def __init__(self, dim: int, patch_size: int = 16) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, dim, patch_size, stride=patch_size)
-        nn.init.xavier_uniform_(self.proj.weight.view(dim, -1))
-        nn.init.zeros_(self.proj.bias)  # type: ignore[arg-type]
-
-    def forward(self, image: Tensor) -> Tensor:
-        return self.proj(image)
-
-
-class ConvStem(nn.Sequential):
-    """Four 3x3 convolutions of stride 2 (Xiao et al., "Early Convolutions Help Transformers See Better", 2021).
-
-    Widths dim/8, dim/4, dim/2, dim, with group norm and GELU between them: no statistics cross images, so a batch
-    gives what its images give alone. (B, 3, 16 h, 16 w) -> (B, dim, h, w).
-    """
-
-    def __init__(self, dim: int) -> None:
-        widths = [3, dim // 8, dim // 4, dim // 2, dim]
-        layers: list[nn.Module] = []
-        for index, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
-            last = index == len(widths) - 2
-            layers.append(nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, bias=last))
-            nn.init.kaiming_normal_(layers[-1].weight, nonlinearity="linear" if last else "relu")  # type: ignore[arg-type]
-            if not last:
-                layers += [nn.GroupNorm(outputs // 4, outputs), nn.GELU()]
-        super().__init__(*layers)
-        nn.init.zeros_(layers[-1].bias)  # type: ignore[arg-type]
-
-    def forward(self, image: Tensor) -> Tensor:
-        return super().forward(image.contiguous(memory_format=torch.channels_last))
 
 
 def resize_grid(grid_1HWD: Tensor, size: Grid) -> Tensor:
@@ -349,12 +314,12 @@ def build_vil(
         dim, depth: width and number of sublayers.
         position_1HWD: initial position embedding; None draws the official one of 14 × 14.
         patch_size: pixels per token along each side, for the "patch" stem.
-        stem: "patch" or "conv".
+        stem: "patch", "conv" or "mobile".
         drop_path: stochastic depth rate of the last sublayer, rising linearly from 0.
         scan: "prefix", or "flip": odd sublayers reverse the whole sequence, regions included.
     """
     return ViL(
-        stem=ConvStem(dim) if stem == "conv" else PatchEmbed(dim, patch_size),
+        stem=build_stem(stem, dim, patch_size),
         pos_embed=PositionEmbedding(initial_position_embedding(dim) if position_1HWD is None else position_1HWD),
         sublayers=[
             ViLSublayer(

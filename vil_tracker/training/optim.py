@@ -11,27 +11,31 @@ from torch import nn
 from vil_tracker.config import TrainConfig
 
 NO_DECAY_MARKS = ("pos_embed", "type_embed", "learnable_skip")
+STEM_PARTS = ("backbone.patch_embed.first.", "backbone.patch_embed.blocks.")  # of a mobile stem
 
 
 def parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict]:
-    """Four groups at most: backbone and the rest, each with and without weight decay.
+    """Six groups at most: a mobile stem, the backbone and the rest, each with and without weight decay.
 
     Norms, biases (all one-dimensional parameters), position and type embeddings are not decayed. The backbone learns
-    at ``lr · backbone_lr_scale``.
+    at ``lr · backbone_lr_scale``, a mobile stem at ``stem_lr_scale`` of that.
     """
-    groups: dict[tuple[bool, bool], dict] = {}
+    rates = {"stem": config.backbone_lr_scale * config.stem_lr_scale, "backbone": config.backbone_lr_scale, "rest": 1.0}
+    groups: dict[tuple[str, bool], dict] = {}
     for name, parameter in network.named_parameters():
         if not parameter.requires_grad:
             continue
-        backbone = name.startswith("backbone.")
+        part = "rest"
+        if name.startswith("backbone."):
+            part = "stem" if name.startswith(STEM_PARTS) else "backbone"
         decay = parameter.ndim > 1 and not any(mark in name for mark in NO_DECAY_MARKS)
         group = groups.setdefault(
-            (backbone, decay),
+            (part, decay),
             {
                 "params": [],
-                "lr": config.lr * (config.backbone_lr_scale if backbone else 1.0),
+                "lr": config.lr * rates[part],
                 "weight_decay": config.weight_decay if decay else 0.0,
-                "name": f"{'backbone' if backbone else 'rest'}{'' if decay else ', no decay'}",
+                "name": f"{part}{'' if decay else ', no decay'}",
             },
         )
         group["params"].append(parameter)
