@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from vil_tracker.models.inference_kernel import GroupNormGelu
 from vil_tracker.models.inference_sublayer import FastConv
-from vil_tracker.models.stem import ConvStem, InvertedResidual, MobileStem
+from vil_tracker.models.stem import ConvStem, InvertedResidual, MobileStem, black_at_zero
 
 Stage = Callable[[Tensor], Tensor]
 
@@ -30,9 +30,8 @@ def fast_stem(stem: nn.Module, dtype: torch.dtype, *, kernel: bool) -> Stage:
     """Image (B, 3, h, w) to a grid of features (B, D, h, w)."""
     stages: list[Stage] = []
     if isinstance(stem, MobileStem):
-        mean, std = stem.mean, stem.std
         stages += [
-            lambda image: torch.addcmul(mean, image, std).to(dtype),
+            lambda image: black_at_zero(image).to(dtype),
             _fast_conv(stem.first, dtype, "hardswish"),
             *(FastInvertedResidual(block, dtype) for block in stem.blocks),
             _fast_conv(stem.proj, dtype),

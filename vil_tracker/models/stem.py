@@ -125,12 +125,6 @@ class MobileStem(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        # Trained on pixels with black borders: the crops' normalisation is undone first, so that the convolution's zero
-        # padding is black again.
-        self.std: Tensor
-        self.mean: Tensor
-        self.register_buffer("std", torch.tensor(IMAGENET_STD)[:, None, None], persistent=False)
-        self.register_buffer("mean", torch.tensor(IMAGENET_MEAN)[:, None, None], persistent=False)
         self.first = nn.Conv2d(3, BOTTLENECKS[0].hidden, 3, stride=2, padding=1)
         widths = [self.first.out_channels, *(shape.outputs for shape in BOTTLENECKS)]
         self.blocks = nn.Sequential(*map(InvertedResidual, widths, BOTTLENECKS))
@@ -140,11 +134,19 @@ class MobileStem(nn.Module):
 
     def features(self, image: Tensor) -> Tensor:
         """(B, 96, h, w), before the projection."""
-        image = torch.addcmul(self.mean, image, self.std).contiguous(memory_format=torch.channels_last)
-        return self.blocks(F.hardswish(self.first(image)))
+        return self.blocks(F.hardswish(self.first(black_at_zero(image))))
 
     def forward(self, image: Tensor) -> Tensor:
         return self.proj(self.features(image))
+
+
+def black_at_zero(image: Tensor) -> Tensor:
+    """Normalised crops as RGB in [0, 1], so that the zero padding of convolutions is the black border of NanoTrack's
+    training.
+    """
+    channels = zip(image.unbind(1), IMAGENET_MEAN, IMAGENET_STD, strict=True)
+    pixels = torch.stack([channel * std + mean for channel, mean, std in channels], dim=1)
+    return pixels.contiguous(memory_format=torch.channels_last)
 
 
 def build_stem(kind: str, dim: int, patch_size: int = 16) -> nn.Module:
