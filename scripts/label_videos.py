@@ -1,4 +1,4 @@
-"""Give videos without boxes some, by tracking what moves in them there and back with NanoTrack V3.
+"""Give videos without boxes some, by tracking what moves in them, or textured places, there and back with NanoTrack V3.
 
 example: python scripts/label_videos.py ~/data/unlabelled ~/data/labelled --peers-dir ~/peers
 """
@@ -27,6 +27,8 @@ def main() -> int:
     parser.add_argument("output", type=Path, help="folder to train on: links to the videos and a box file per track")
     parser.add_argument("--peers-dir", type=Path, required=True, help="folder of NanoTrack V3's ONNX files")
     parser.add_argument("--attempts", type=int, default=12, help="starting frames per video (default 12)")
+    parser.add_argument("--tracks", type=int, default=4, help="tracks per video at most (default 4)")
+    parser.add_argument("--textured", action="store_true", help="start from textured places, not from what moves")
     parser.add_argument(
         "--max-frames", type=int, default=600, help="frames of a video that are looked at (default 600)"
     )
@@ -48,7 +50,9 @@ def run(args: argparse.Namespace) -> int:
         with VideoReader(video) as reader:
             frames = [frame for _, frame in zip(range(args.max_frames), reader, strict=False)]
         rng = np.random.default_rng(zlib.crc32(video.name.encode()))
-        tracks = list(pseudo_tracks(tracker, frames, rng, attempts=args.attempts))
+        tracks = list(
+            pseudo_tracks(tracker, frames, rng, attempts=args.attempts, most=args.tracks, textured=args.textured)
+        )
         write_tracks(args.output, video, tracks)
         write_lines(done, [str(len(tracks))])
         total += len(tracks)

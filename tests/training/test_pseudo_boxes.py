@@ -11,7 +11,7 @@ import pytest
 
 from vil_tracker.data.dataset import open_folder
 from vil_tracker.results import Result
-from vil_tracker.training.pseudo_boxes import moving_boxes, pseudo_tracks, there_and_back
+from vil_tracker.training.pseudo_boxes import moving_boxes, pseudo_tracks, textured_boxes, there_and_back
 
 
 def _square(index: int) -> np.ndarray:
@@ -77,8 +77,19 @@ def test_what_moves_is_found() -> None:
     assert abs(centre[0] - 48) < 14 and abs(centre[1] - 78) < 10
 
 
-def test_tracks_of_a_video() -> None:
-    tracks = list(pseudo_tracks(Follower(), FRAMES, np.random.default_rng(0), length=20, attempts=6))
+def test_textured_places_are_found() -> None:
+    """On a flat ground they touch the one textured square, and lie in the picture."""
+    frame = np.full((160, 240, 3), 110, np.uint8)
+    frame[60:96, 30:66] = FRAMES[0][60:96, 30:66] // 2
+    for box in textured_boxes(frame, np.random.default_rng(0), count=4):
+        left, top = np.minimum(box[:2] + box[2:], (66, 96)) - np.maximum(box[:2], (30, 60))
+        assert left > 0 and top > 0 and left * top > 0.25 * min(box[2] * box[3], 36 * 36)
+        assert (box[:2] >= 0).all() and (box[:2] + box[2:] <= (240, 160)).all()
+
+
+@pytest.mark.parametrize("textured", [False, True])
+def test_tracks_of_a_video(textured: bool) -> None:
+    tracks = list(pseudo_tracks(Follower(), FRAMES, np.random.default_rng(0), length=20, attempts=6, textured=textured))
     assert 1 <= len(tracks) <= 4
     assert all(len(track.boxes) + track.first <= len(FRAMES) for track in tracks)
     assert list(pseudo_tracks(Follower(), FRAMES[:10], np.random.default_rng(0))) == []

@@ -19,6 +19,7 @@ MIDDLE_OVERLAP = 0.55  # of both ways in a frame that is kept
 MEAN_SCORE, LEAST_SCORE = 0.6, 0.25
 GIVE_UP = 4  # frames in a row with a mean score below LEAST_SCORE + 0.2 end the way there
 FLOW_SCALE = 0.5  # of the frames in which motion is looked for
+TEXTURED_TRIES = 200  # random boxes in a frame, of which textured ones are chosen
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,37 @@ def moving_boxes(first: np.ndarray, second: np.ndarray, rng: np.random.Generator
     return found
 
 
+def textured_boxes(frame: np.ndarray, rng: np.random.Generator, count: int = 2) -> list[np.ndarray]:
+    """Boxes, xywh in pixels and in random order, whose inside is rich in edges and unlike what surrounds it.
+
+    Random boxes are ranked by the mean gradient inside times the distance of the mean colours inside and around.
+    """
+    height, width = frame.shape[:2]
+    scale = np.exp(rng.uniform(np.log(20), np.log(max(0.4 * min(height, width), 21)), TEXTURED_TRIES))
+    aspect = np.exp(rng.uniform(-np.log(2.2), np.log(2.2), TEXTURED_TRIES))
+    size = np.stack([scale * np.sqrt(aspect), scale / np.sqrt(aspect)], axis=1)
+    corner = rng.uniform(size=(TEXTURED_TRIES, 2)) * np.maximum(np.array([width, height]) - size, 0)
+    boxes = np.concatenate([corner, size], axis=1)
+    grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY)
+    edges = np.hypot(*(cv2.Sobel(grey, cv2.CV_32F, *order) for order in ((1, 0), (0, 1))))
+    sums = cv2.integral(np.dstack([frame, np.minimum(edges, 400)]).astype(np.float64))
+
+    def mean(xywh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sum of colours and edges in boxes (N, 4), and number of pixels."""
+        ends = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).round().astype(int)
+        left, right = np.clip(ends[:, 0], 0, width), np.clip(ends[:, 2], 0, width)
+        top, bottom = np.clip(ends[:, 1], 0, height), np.clip(ends[:, 3], 0, height)
+        total = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+        return total, np.maximum((right - left) * (bottom - top), 1)[:, None]
+
+    inside, area = mean(boxes)
+    wide, wide_area = mean(np.concatenate([corner - size / 4, 1.5 * size], axis=1))
+    around = (wide - inside) / np.maximum(wide_area - area, 1)
+    contrast = np.linalg.norm((inside / area - around)[:, :3], axis=1)
+    best = np.argsort(-(inside / area)[:, 3] * contrast)[: 4 * count]
+    return list(boxes[rng.permutation(best)[:count]])
+
+
 def pseudo_tracks(
     tracker: TrackerLike,
     frames: Sequence[np.ndarray],
@@ -111,8 +143,9 @@ def pseudo_tracks(
     attempts: int = 12,
     length: int = 56,
     most: int = 4,
+    textured: bool = False,
 ) -> Iterator[PseudoTrack]:
-    """Tracks of a video's moving things, from random frames on.
+    """Tracks of a video's moving things, or of textured places, from random frames on.
 
     Args:
         tracker: the teacher.
@@ -121,6 +154,7 @@ def pseudo_tracks(
         attempts: starting frames to try.
         length: frames of a track at most.
         most: tracks at most.
+        textured: start from :func:`textured_boxes` rather than :func:`moving_boxes`.
     """
     kept: list[PseudoTrack] = []
     for _ in range(attempts):
@@ -130,7 +164,8 @@ def pseudo_tracks(
         part = frames[first : first + length]
         if len(part) < 16:
             continue
-        for box in moving_boxes(part[0], part[3], rng)[:2]:
+        starts = textured_boxes(part[0], rng) if textured else moving_boxes(part[0], part[3], rng)
+        for box in starts[:2]:
             if any(abs(track.first - first) < length and iou(track.boxes[0], box) > 0.3 for track in kept):
                 continue
             boxes = there_and_back(tracker, part, box)
