@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument("--peers-dir", type=Path, required=True, help="folder of NanoTrack V3's ONNX files")
     parser.add_argument("--attempts", type=int, default=12, help="starting frames per video (default 12)")
     parser.add_argument("--tracks", type=int, default=4, help="tracks per video at most (default 4)")
+    parser.add_argument("--length", type=int, default=56, help="frames of a track at most, 16 and more (default 56)")
     parser.add_argument("--textured", action="store_true", help="start from textured places, not from what moves")
     parser.add_argument(
         "--max-frames", type=int, default=600, help="frames of a video that are looked at (default 600)"
@@ -50,9 +51,8 @@ def run(args: argparse.Namespace) -> int:
         with VideoReader(video) as reader:
             frames = [frame for _, frame in zip(range(args.max_frames), reader, strict=False)]
         rng = np.random.default_rng(zlib.crc32(video.name.encode()))
-        tracks = list(
-            pseudo_tracks(tracker, frames, rng, attempts=args.attempts, most=args.tracks, textured=args.textured)
-        )
+        settings = {"attempts": args.attempts, "length": args.length, "most": args.tracks, "textured": args.textured}
+        tracks = list(pseudo_tracks(tracker, frames, rng, **settings))
         write_tracks(args.output, video, tracks)
         write_lines(done, [str(len(tracks))])
         total += len(tracks)
