@@ -166,6 +166,6 @@ def test_threads_wait_briefly_unless_told_otherwise() -> None:
         done = subprocess.run(command, env=plain | settings, check=True, capture_output=True, text=True)
         return done.stdout.splitlines()[-1]
 
-    assert said() == "10000 False"
+    assert said() == "1000 False"
     assert said(GOMP_SPINCOUNT="7") == "7 False"
     assert said(OMP_WAIT_POLICY="active") == "None False"
