@@ -76,7 +76,7 @@ def limit_openmp_spin() -> None:
     """Let OpenMP's threads wait for one another for some 1,000 turns of a loop before they sleep, not 300,000.
 
     A thread that waits keeps its core from the very thread that it waits for once another process wants the cores, too.
-    Beside one busy process on two cores, two threads were then 17 times slower than one; with 10,000 turns 1.8 times,
+    On two cores of an Intel Xeon beside one busy process, two threads took 17 times one's time; with 10,000 turns 1.8,
     with 1,000 turns 1.3. On idle cores two threads pay a sixth of their speed for it, against 10,000 turns. GNU OpenMP
     reads the setting when torch is imported: importing this package first makes it, and what the user has set stays.
     """
