@@ -10,7 +10,7 @@ import torch
 from training_fakes import tiny_config
 
 from vil_tracker.models.network import build_network
-from vil_tracker.training.optim import build_scheduler, parameter_groups
+from vil_tracker.training.optim import build_scheduler, in_stem, parameter_groups
 from vil_tracker.training.state import build_state
 
 
@@ -68,3 +68,8 @@ def test_a_stem_without_a_rate_stays_as_it_is() -> None:
         for name, _ in network.named_parameters()
         if name.startswith(("backbone.patch_embed.first", "backbone.patch_embed.blocks"))
     }
+
+
+def test_every_stem_obeys_its_rate() -> None:
+    """A patch stem is nothing but a projection."""
+    assert in_stem("backbone.patch_embed.0.weight") and not in_stem("backbone.patch_embed.proj.weight")

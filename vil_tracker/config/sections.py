@@ -217,8 +217,8 @@ class TrainConfig:
         accumulate: forward passes per optimiser step.
         lr: peak learning rate of the newly initialised parts.
         backbone_lr_scale: the backbone's rate relative to ``lr``; 0 leaves it as it is.
-        stem_lr_scale: the rate of a mobile stem, its projection left out, relative to the backbone's; 0 leaves it as it
-            is.
+        stem_lr_scale: the stem's rate, that of a projection at its end left out, relative to the backbone's; 0 leaves
+            it as it is.
         weight_decay: AdamW's, not applied to norms, biases and position embeddings.
         schedule: timm's name of what follows the warm-up. "cosine" falls to ``final_lr_scale``; "step" multiplies the
             rate by ``decay_rate`` after each share ``decay_after`` of the run (OSTrack's recipes: 0.1 after 0.8).

@@ -11,14 +11,19 @@ from torch import nn
 from vil_tracker.config import TrainConfig
 
 NO_DECAY_MARKS = ("pos_embed", "type_embed", "learnable_skip")
-STEM_PARTS = ("backbone.patch_embed.first.", "backbone.patch_embed.blocks.")  # of a mobile stem
+
+
+def in_stem(name: str) -> bool:
+    """Whether the parameter of this name belongs to the stem, apart from a projection to tokens at its end."""
+    stem = "backbone.patch_embed."
+    return name.startswith(stem) and not name.startswith(f"{stem}proj.")
 
 
 def parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict]:
-    """Six groups at most: a mobile stem, the backbone and the rest, each with and without weight decay.
+    """Six groups at most: the stem, the backbone and the rest, each with and without weight decay.
 
     Norms, biases (all one-dimensional parameters), position and type embeddings are not decayed. The backbone learns
-    at ``lr · backbone_lr_scale``, a mobile stem at ``stem_lr_scale`` of that.
+    at ``lr · backbone_lr_scale``, the stem at ``stem_lr_scale`` of that.
     """
     rates = {"stem": config.backbone_lr_scale * config.stem_lr_scale, "backbone": config.backbone_lr_scale, "rest": 1.0}
     groups: dict[tuple[str, bool], dict] = {}
@@ -27,7 +32,7 @@ def parameter_groups(network: nn.Module, config: TrainConfig) -> list[dict]:
             continue
         part = "rest"
         if name.startswith("backbone."):
-            part = "stem" if name.startswith(STEM_PARTS) else "backbone"
+            part = "stem" if in_stem(name) else "backbone"
         decay = parameter.ndim > 1 and not any(mark in name for mark in NO_DECAY_MARKS)
         group = groups.setdefault(
             (part, decay),

@@ -119,16 +119,16 @@ def textured_boxes(frame: np.ndarray, rng: np.random.Generator, count: int = 2) 
     edges = np.hypot(*(cv2.Sobel(grey, cv2.CV_32F, *order) for order in ((1, 0), (0, 1))))
     sums = cv2.integral(np.dstack([frame, np.minimum(edges, 400)]).astype(np.float64))
 
-    def mean(xywh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def total(xywh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Sum of colours and edges in boxes (N, 4), and number of pixels."""
         ends = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).round().astype(int)
         left, right = np.clip(ends[:, 0], 0, width), np.clip(ends[:, 2], 0, width)
         top, bottom = np.clip(ends[:, 1], 0, height), np.clip(ends[:, 3], 0, height)
-        total = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
-        return total, np.maximum((right - left) * (bottom - top), 1)[:, None]
+        found = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
+        return found, np.maximum((right - left) * (bottom - top), 1)[:, None]
 
-    inside, area = mean(boxes)
-    wide, wide_area = mean(np.concatenate([corner - size / 4, 1.5 * size], axis=1))
+    inside, area = total(boxes)
+    wide, wide_area = total(np.concatenate([corner - size / 4, 1.5 * size], axis=1))
     around = (wide - inside) / np.maximum(wide_area - area, 1)
     contrast = np.linalg.norm((inside / area - around)[:, :3], axis=1)
     best = np.argsort(-(inside / area)[:, 3] * contrast)[: 4 * count]

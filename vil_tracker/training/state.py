@@ -18,7 +18,7 @@ from vil_tracker.models.network import ViLTrackerNet, build_network
 from vil_tracker.models.pretrained import load_model, load_weights
 from vil_tracker.training import checkpoint
 from vil_tracker.training.deep_supervision import ForegroundProbes
-from vil_tracker.training.optim import STEM_PARTS, build_ema, build_optimizer
+from vil_tracker.training.optim import build_ema, build_optimizer, in_stem
 from vil_tracker.training.teacher import TeacherProjections
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ def build_state(config: Config, device: torch.device) -> TrainingState:
         network.backbone.requires_grad_(False)
     if config.train.stem_lr_scale == 0:
         for name, parameter in network.named_parameters():
-            parameter.requires_grad_(parameter.requires_grad and not name.startswith(STEM_PARTS))
+            parameter.requires_grad_(parameter.requires_grad and not in_stem(name))
     probes = None
     if config.train.loss_foreground > 0 and config.data.mode == "pairs":
         probes = ForegroundProbes(config.model.dim, config.model.depth).to(device)
