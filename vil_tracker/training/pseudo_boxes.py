@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from vil_tracker.boxes import iou
+from vil_tracker.boxes import convert, iou
 from vil_tracker.results import TrackerLike
 
 RETURN_OVERLAP = 0.7  # of the way back's end with the start
@@ -121,7 +121,7 @@ def textured_boxes(frame: np.ndarray, rng: np.random.Generator, count: int = 2) 
 
     def total(xywh: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Sum of colours and edges in boxes (N, 4), and number of pixels."""
-        ends = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).round().astype(int)
+        ends = convert(xywh, "xywh", "xyxy").round().astype(int)
         left, right = np.clip(ends[:, 0], 0, width), np.clip(ends[:, 2], 0, width)
         top, bottom = np.clip(ends[:, 1], 0, height), np.clip(ends[:, 3], 0, height)
         found = sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
