@@ -48,6 +48,15 @@ inline void store(BFloat16* to, Vec value) {
 
 inline Vec spread(float value) { return value - Vec{}; }
 
+// With AVX2, GCC would read a factor from memory again for each of its products, and two loads a cycle are the limit there.
+template <typename V>
+inline V in_register(V value) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+  asm("" : "+x"(value));
+#endif
+  return value;
+}
+
 inline IntVec lane_numbers() {
   IntVec numbers;
   for (int lane = 0; lane < LANES; ++lane) numbers[lane] = lane;
