@@ -1,5 +1,5 @@
 """C++ programs of an inference network, where they can be compiled: a sublayer between its projections as one
-(native/sublayer.cpp), norms and sums (native/passes.cpp).
+(native/sublayer.cpp), norms and sums (native/passes.cpp), linear maps (native/linear.cpp).
 
 Shapes as in :mod:`vil_tracker.models.inference_sublayer`.
 """
@@ -19,6 +19,8 @@ from torch import Tensor
 from vil_tracker import native
 from vil_tracker.models.mlstm import MLSTMState
 from vil_tracker.models.vil import BLOCK, HEADS, BlockDiagonal, Grid
+
+AVX2_LANES = 8  # floats in a vector
 
 # Tensors in the order of the C++ program's structures.
 _WEIGHTS = (
@@ -64,6 +66,14 @@ def _passes() -> ctypes.CDLL | None:
     if library is not None:
         for name in ("normalise", "add", "group_norm_gelu"):
             getattr(library, name).restype = None
+    return library
+
+
+@functools.cache
+def _linear() -> ctypes.CDLL | None:
+    library = native.load("linear")
+    if library is not None:
+        library.linear.restype = None
     return library
 
 
@@ -134,6 +144,39 @@ class GroupNormGelu:
         fold = program.lanes() // math.gcd(program.lanes(), image.shape[1])
         whole = image.shape[2] * image.shape[3] % fold == 0
         return fold if whole and image.is_contiguous(memory_format=torch.channels_last) else 0
+
+
+class LinearKernel:
+    """A linear map whose weights lie in panels, as native/linear.cpp reads them.
+
+    Args:
+        weight, bias: (O, I) and (O), float32.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        program: Any = _linear()
+        panels = weight.t().split(program.panel(), dim=1)
+        self._weight = torch.cat([panel.flatten() for panel in panels])
+        self._bias, self._sizes = bias.contiguous(), (weight.shape[1], weight.shape[0])
+
+    @staticmethod
+    def pays(weight: Tensor) -> bool:
+        """Whether the program is there and faster than oneDNN: in float32, on a processor whose vectors are AVX2's."""
+        program: Any = _linear() if weight.device.type == "cpu" and weight.dtype == torch.float32 else None
+        return program is not None and program.lanes() == AVX2_LANES and weight.shape[0] % AVX2_LANES == 0
+
+    def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """The map of x (..., I), plus a residual (..., O) if there is one."""
+        program: Any = _linear()
+        rows = x.flatten(0, -2)
+        if rows.stride(1) != 1:
+            rows = rows.contiguous()
+        kept = None if residual is None else residual.contiguous()
+        out = torch.empty(*x.shape[:-1], self._sizes[1])
+        places = (_pointer(self._weight), _pointer(self._bias), None if kept is None else _pointer(kept), _pointer(out))
+        sizes = ctypes.c_int64(len(rows)), *self._sizes, torch.get_num_threads()
+        program.linear(_pointer(rows), ctypes.c_int64(rows.stride(0)), *places, *sizes)
+        return out
 
 
 def _pointer(tensor: Tensor) -> ctypes.c_void_p:

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from vil_tracker.models.inference_kernel import SublayerKernel, add, normalise, usable
+from vil_tracker.models.inference_kernel import LinearKernel, SublayerKernel, add, normalise, usable
 from vil_tracker.models.mlstm import EPS, MLSTMState, mlstm_scan
 from vil_tracker.models.vil import HEADS, BlockDiagonal, Grid, ViLSublayer
 
@@ -76,7 +76,10 @@ class FastLinear:
         self.weight, self.bias = weight.to(dtype).contiguous(), bias.to(dtype)
         self.quantised: Tensor | None = None
         self.packed: Tensor | None = None
-        if int8:
+        self.kernel: LinearKernel | None = None
+        if not int8 and LinearKernel.pays(self.weight):
+            self.kernel = LinearKernel(self.weight, self.bias)
+        elif int8:
             self.scale = weight.abs().amax(dim=1).clamp(min=1e-12).div(_largest_int8_weight()).to(dtype)
             self.quantised = (self.weight / self.scale[:, None]).round().to(torch.int8).t().contiguous()
         elif _packs(weight, dtype) and hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
@@ -85,6 +88,8 @@ class FastLinear:
     def __call__(self, x: Tensor) -> Tensor:
         if self.quantised is None:
             x = x.to(self.weight.dtype)
+            if self.kernel is not None and not torch.compiler.is_compiling():
+                return self.kernel(x)
             if self.packed is None or torch.compiler.is_compiling():
                 return F.linear(x, self.weight, self.bias)
             return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
@@ -98,6 +103,8 @@ class FastLinear:
         """``residual`` plus the map of x; in bfloat16 by the C++ program, which alone asks for it there."""
         if self.weight.dtype == torch.bfloat16:
             return add(residual, self(x))
+        if self.kernel is not None and not torch.compiler.is_compiling():
+            return self.kernel(x.to(self.weight.dtype), residual)
         if self.packed is None or residual.dtype != self.packed.dtype or torch.compiler.is_compiling():
             return residual + self(x)
         return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.packed, self.bias, "add")
