@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 EPILOG = """\
 examples:
-  vil-tracker export --format onnx --output nano-onnx
+  vil-tracker export --format onnx --output tiny-onnx
   vil-tracker export --weights my.safetensors --format torch-export --output my-export
-  vil-tracker export --output nano-onnx --parity-source video.mp4 --parity-box 120,80,64,48
-  vil-tracker track video.mp4 --box 120,80,64,48 --weights nano-onnx --backend onnxruntime
+  vil-tracker export --output tiny-onnx --parity-source video.mp4 --parity-box 120,80,64,48
+  vil-tracker track video.mp4 --box 120,80,64,48 --weights tiny-onnx --backend onnxruntime
 
 The folder holds two graphs for any batch size: template (crop, box, memory -> memory) and frame (crop, memory, context,
 window -> boxes, scores, maps, features, context), and model.json with the settings of the crops.
