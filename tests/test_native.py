@@ -19,8 +19,10 @@ from torch import Tensor
 from vil_tracker import native
 from vil_tracker.config import ModelConfig
 from vil_tracker.errors import UserError
+from vil_tracker.models.inference_stem import MobileStemKernel
 from vil_tracker.models.inference_sublayer import FastSublayer
 from vil_tracker.models.network import build_network
+from vil_tracker.models.stem import MobileStem
 from vil_tracker.runtime import INSTRUCTION_SETS, prepare_environment
 
 pytestmark = pytest.mark.skipif(native.unavailable_reason("sublayer") is not None, reason="no C++ compiler")
@@ -190,12 +192,36 @@ def check_sublayer(command: list[str], run: list[str], folder: Path) -> str:
     return said
 
 
+def check_stem(command: list[str], run: list[str], folder: Path) -> str:
+    """Compare the mobile stem with PyTorch's in float64; returns what the driver says."""
+    call = build_driver("run_mobile_stem", command, run, folder)
+    torch.manual_seed(0)
+    stem = MobileStem(64).double().eval()
+    image = torch.randn(2, 3, 48, 80, dtype=torch.float64)
+    with torch.no_grad():
+        expected = stem(image)
+        kernel = MobileStemKernel(stem.float(), torch.float32)
+    blocks = [kernel._stem.blocks[i] for i in range(kernel._stem.count)]
+    sizes = [2, 48, 80, 64, kernel._stem.channels, len(blocks)]
+    for block in blocks:
+        names = [name for name, kind in block._fields_ if kind is ctypes.c_int32]
+        sizes += [getattr(block, name) for name in names]
+        sizes += [int(block.expand is not None), int(block.squeeze is not None)]
+    arrays = [array.numpy() for array in (*kernel._kept, image.float())]
+    content = [np.array(sizes, np.int32).tobytes()]
+    content += [np.int32(array.size).tobytes() + array.tobytes() for array in arrays]
+    said, found = call(b"".join(content))
+    found = found.view(2, 3, 5, 64).permute(0, 3, 1, 2)
+    assert (found - expected).abs().max() < 1e-5 * expected.abs().max()
+    return said
+
+
 @pytest.mark.parametrize(("name", "lanes"), [("generic", 4), ("avx2", 8), ("avx512", 16)])
 def test_each_instruction_set_against_float64(name: str, lanes: int, tmp_path: Path) -> None:
     if platform.machine() != "x86_64" or not available(name):
         pytest.skip(f"this processor has no {name}")
     march = INSTRUCTION_SETS[name].march["x86_64"]
-    for check in (check_sublayer, check_passes):
+    for check in (check_sublayer, check_passes, check_stem):
         assert check(["g++", f"-march={march}"], [], tmp_path) == f"{lanes} lanes\n"
 
 
@@ -209,5 +235,5 @@ def test_on_arm_under_an_emulator(march: str, tmp_path: Path) -> None:
     command = [compiler, f"-march={march}", "-Wall", "-Werror"]
     root = Path("/usr/aarch64-linux-gnu")
     run = [emulator, "-cpu", "max", "-L", str(root)]
-    for check in (check_sublayer, check_passes):
+    for check in (check_sublayer, check_passes, check_stem):
         assert check(command, run, tmp_path) == "4 lanes\n"

@@ -139,7 +139,7 @@ def check_device() -> list[Check]:
     """The device that ``--device auto`` takes, and the threads of the CPU."""
     import torch
 
-    from vil_tracker.native import unavailable_reason
+    from vil_tracker.native import PROGRAMS, unavailable_reason
 
     checks = []
     with warnings.catch_warnings(record=True) as caught:
@@ -161,7 +161,7 @@ def check_device() -> list[Check]:
         checks.append(Check("device", "cuda", "note", f"no GPU ({build}); the CPU is used"))
     cores = os.cpu_count() or 1
     checks.append(Check("device", "cpu", "ok", f"{torch.get_num_threads()} threads on {cores} cores"))
-    fault = unavailable_reason("sublayer") or unavailable_reason("passes")
+    fault = next(filter(None, map(unavailable_reason, PROGRAMS)), None)
     text = "compiled" if fault is None else f"not compiled ({fault}); PyTorch's operations are used, slower by a half"
     cure = "install a C++ compiler, such as g++" if fault is not None and sys.platform == "linux" else ""
     if fault is not None and "cache folder" in fault:

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
+from vil_tracker import native
 from vil_tracker.config import ModelConfig
 from vil_tracker.data.crops import to_input
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.nanotrack import open_session
 from vil_tracker.models.inference import InferenceNetwork
-from vil_tracker.models.inference_stem import fast_stem
+from vil_tracker.models.inference_stem import MobileStemKernel, fast_stem
 from vil_tracker.models.network import build_network
 from vil_tracker.models.stem import MobileStem, load_mobile_stem
 
@@ -66,6 +67,48 @@ def test_fast_stem_is_the_same_function(dtype: torch.dtype, tolerance: float) ->
     kept = stem.to(torch.promote_types(dtype, torch.float32))
     found = fast_stem(kept, dtype, kernel=False)(image.to(kept.proj.weight.dtype)).double()
     assert (found - expected).abs().max() < tolerance * expected.abs().max()
+
+
+@pytest.mark.skipif(native.unavailable_reason("mobile_stem") is not None, reason="no C++ compiler")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("B", "rows", "columns"), [(1, 224, 224), (3, 64, 96), (2, 112, 48), (1, 81, 115)])
+@torch.no_grad()
+def test_the_program_is_the_same_function(threads: int, B: int, rows: int, columns: int) -> None:
+    """Against the layers in float64, for any layout of the image; any number of threads gives the same numbers."""
+    torch.manual_seed(0)
+    stem = MobileStem(64).double().eval()
+    for layer in layers_of(stem):
+        nn.init.normal_(layer.bias, std=0.3)  # type: ignore[arg-type]
+    image = torch.randn(B, 3, rows, columns).double()
+    expected = stem(image)
+    program = fast_stem(stem.float(), torch.float32, kernel=True)
+    assert isinstance(program, MobileStemKernel)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        planes = program(image.float())
+        channels_last = program(image.float().contiguous(memory_format=torch.channels_last))
+        torch.set_num_threads(1)
+        alone = torch.cat([program(one[None].float()) for one in image])
+    finally:
+        torch.set_num_threads(before)
+    assert (planes - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert torch.equal(planes, channels_last) and torch.equal(planes, alone)
+
+
+@pytest.mark.skipif(native.unavailable_reason("mobile_stem") is not None, reason="no C++ compiler")
+@torch.no_grad()
+def test_the_program_leaves_other_networks_alone() -> None:
+    """float64, and widths that do not fill vectors, stay with PyTorch's operations; bfloat16 comes out rounded."""
+    assert not isinstance(fast_stem(MobileStem(64).double(), torch.float64, kernel=True), MobileStemKernel)
+    assert not isinstance(fast_stem(MobileStem(36), torch.float32, kernel=True), MobileStemKernel)
+    assert not isinstance(fast_stem(MobileStem(64), torch.float32, kernel=False), MobileStemKernel)
+    torch.manual_seed(0)
+    stem, image = MobileStem(64).eval(), torch.randn(1, 3, 64, 64)
+    found = fast_stem(stem, torch.bfloat16, kernel=True)(image.bfloat16())
+    assert found.dtype == torch.bfloat16
+    expected = stem(image.bfloat16().float())
+    assert (found - expected).abs().max() < 0.005 * expected.abs().max()
 
 
 @torch.no_grad()

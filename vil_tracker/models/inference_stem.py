@@ -1,19 +1,30 @@
 """The stems and group norms prepared for inference: the same functions, with weights in oneDNN's own layout and the
-activations inside the convolutions.
+activations inside the convolutions. The mobile stem is one C++ program on a CPU (native/mobile_stem.cpp).
 """
 
 from __future__ import annotations
 
+import ctypes
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
+from vil_tracker import native
 from vil_tracker.models.inference_kernel import GroupNormGelu
 from vil_tracker.models.inference_sublayer import FastConv
-from vil_tracker.models.stem import ConvStem, InvertedResidual, MobileStem, black_at_zero
+from vil_tracker.models.stem import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    ConvStem,
+    InvertedResidual,
+    MobileStem,
+    black_at_zero,
+)
 
 Stage = Callable[[Tensor], Tensor]
 
@@ -29,6 +40,8 @@ def group_norm_gelu(norms: Sequence[nn.GroupNorm], dtype: torch.dtype, kernel: b
 def fast_stem(stem: nn.Module, dtype: torch.dtype, *, kernel: bool) -> Stage:
     """Image (B, 3, h, w) to a grid of features (B, D, h, w)."""
     stages: list[Stage] = []
+    if isinstance(stem, MobileStem) and kernel and MobileStemKernel.usable(stem):
+        return MobileStemKernel(stem, dtype)
     if isinstance(stem, MobileStem):
         stages += [
             lambda image: black_at_zero(image).to(dtype),
@@ -92,3 +105,118 @@ def _fast_conv(layer: nn.Conv2d, dtype: torch.dtype, activation: str = "none") -
         groups=layer.groups,
         activation=activation,
     )
+
+
+# Pointers and sizes in the order of the C++ program's structures.
+_BLOCK_LAYERS = ("expand", "depthwise", "squeeze", "excite", "project")
+_BLOCK_SIZES = ("inputs", "hidden", "outputs", "kernel", "stride", "squeezed", "hard_swish", "residual")
+
+
+class _Block(ctypes.Structure):
+    """``Block`` of the C++ program."""
+
+    _fields_ = (
+        *((f"{name}{part}", ctypes.c_void_p) for name in _BLOCK_LAYERS for part in ("", "_bias")),
+        *((name, ctypes.c_int32) for name in _BLOCK_SIZES),
+    )
+
+
+class _Stem(ctypes.Structure):
+    """``Stem`` of the C++ program."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("first", "first_bias", "mean", "std", "project", "project_bias")),
+        ("blocks", ctypes.POINTER(_Block)),
+        *((name, ctypes.c_int32) for name in ("count", "channels", "dim")),
+    )
+
+
+class _StemCall(ctypes.Structure):
+    """``StemCall`` of the C++ program."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("image", "out", "scratch")),
+        ("strides", ctypes.c_int64 * 4),
+        *((name, ctypes.c_int32) for name in ("B", "rows", "columns", "threads")),
+    )
+
+
+@functools.cache
+def _program() -> ctypes.CDLL | None:
+    library = native.load("mobile_stem")
+    if library is not None:
+        library.stem_scratch.restype = ctypes.c_int64
+        library.run_stem.restype = None
+    return library
+
+
+class MobileStemKernel:
+    """:class:`MobileStem` as one C++ program. It computes in float32; the features come in dtype, channels last."""
+
+    def __init__(self, stem: MobileStem, dtype: torch.dtype) -> None:
+        program: Any = _program()
+        self._dtype, self._dim = dtype, stem.proj.out_channels
+        self._lanes, self._spare_rows = program.lanes(), program.spare_rows()
+        self._kept: list[Tensor] = []  # what the structures point to
+        pixels_and_channels = rearrange(stem.first.weight, "o c r q -> (r q c) o")
+        first = self._matrix(pixels_and_channels), self._matrix(stem.first.bias)
+        normal = [self._keep(torch.tensor(values)) for values in (IMAGENET_MEAN, IMAGENET_STD)]
+        blocks = [self._block(block) for block in stem.blocks]
+        sizes = len(blocks), self._filled(stem.first.out_channels), self._dim
+        pointers = (*first, *normal, *self._pointwise(stem.proj))
+        self._stem = _Stem(*pointers, (_Block * len(blocks))(*blocks), *sizes)
+
+    @staticmethod
+    def usable(stem: MobileStem) -> bool:
+        """Whether the program can run this stem: in float32 or bfloat16, on this CPU."""
+        program: Any = _program()
+        weight = stem.proj.weight
+        fits = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
+        return fits and program is not None and stem.proj.out_channels % program.lanes() == 0
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Features (B, dim, h, w) of normalised images (B, 3, 16 h, 16 w)."""
+        program: Any = _program()
+        image = image.float()
+        B, _, rows, columns = image.shape
+        grid = (-(-rows // 16), -(-columns // 16))
+        tokens = B * grid[0] * grid[1]
+        out = torch.empty(tokens + self._spare_rows, self._dim)
+        scratch = torch.empty(program.stem_scratch(ctypes.byref(self._stem), B, rows, columns))
+        pointers = image.data_ptr(), out.data_ptr(), scratch.data_ptr()
+        strides = (ctypes.c_int64 * 4)(*image.stride())
+        call = _StemCall(*pointers, strides, B, rows, columns, torch.get_num_threads())
+        program.run_stem(ctypes.byref(self._stem), ctypes.byref(call))
+        return out[:tokens].to(self._dtype).view(B, *grid, self._dim).permute(0, 3, 1, 2)
+
+    def _block(self, block: Any) -> _Block:
+        assert isinstance(block, InvertedResidual)
+        depthwise = block.depthwise
+        filters = self._matrix(rearrange(depthwise.weight, "c 1 r q -> (r q) c")), self._matrix(depthwise.bias)
+        expand = (None, None) if block.expand is None else self._pointwise(block.expand)
+        excitation: tuple[int | None, ...] = (None,) * 4
+        if block.squeeze is not None and block.excite is not None:
+            parts = block.squeeze.weight, block.squeeze.bias, block.excite.weight.t(), block.excite.bias
+            excitation = tuple(map(self._matrix, parts))
+        inputs = depthwise.in_channels if block.expand is None else block.expand.in_channels
+        channels = map(self._filled, (inputs, depthwise.in_channels, block.project.out_channels))
+        squeezed = 0 if block.squeeze is None else block.squeeze.out_features
+        sizes = *channels, depthwise.kernel_size[0], depthwise.stride[0], squeezed, block.hard_swish, block.residual
+        return _Block(*expand, *filters, *excitation, *self._pointwise(block.project), *sizes)
+
+    def _pointwise(self, layer: nn.Conv2d) -> tuple[int, int]:
+        """Pointers to the (inputs, outputs) of a 1 × 1 convolution, and to its bias."""
+        weight = F.pad(layer.weight.flatten(1).t(), (0, 0, 0, -layer.in_channels % self._lanes))
+        return self._matrix(weight), self._matrix(layer.bias)
+
+    def _matrix(self, weight: Tensor | None) -> int:
+        """A pointer to a matrix or a vector whose columns are filled up to whole vectors with zeros."""
+        assert weight is not None
+        return self._keep(F.pad(weight, (0, -weight.shape[-1] % self._lanes)))
+
+    def _filled(self, channels: int) -> int:
+        return channels + -channels % self._lanes
+
+    def _keep(self, tensor: Tensor) -> int:
+        self._kept.append(tensor.detach().float().contiguous())
+        return self._kept[-1].data_ptr()

@@ -23,6 +23,7 @@ from vil_tracker.errors import UserError
 from vil_tracker.runtime import INSTRUCTION_SETS, cache_folder
 
 _log = logging.getLogger(__name__)
+PROGRAMS = ("sublayer", "passes", "linear", "mobile_stem")
 _FLAGS = ("-O3", "-std=c++17", "-ffp-contract=fast", "-fno-math-errno", "-fopenmp", "-fPIC", "-shared")
 
 
