@@ -35,9 +35,7 @@ MAX_DECAY = 120.0  # exp(±60) times a product of activations is still a normal 
 
 
 class FastConv:
-    """A convolution of channels-last images whose weight is kept in the layout that oneDNN computes with, and the
-    activation behind it: "none", "relu" or "hardswish".
-    """
+    """A convolution of channels-last images whose weight is kept in the layout that oneDNN computes with."""
 
     def __init__(
         self,
@@ -47,10 +45,8 @@ class FastConv:
         stride: int = 1,
         padding: int = 0,
         groups: int = 1,
-        activation: str = "none",
     ) -> None:
         self.bias, self.stride, self.padding, self.groups = bias, stride, padding, groups
-        self.activation = activation
         self.weight = weight.contiguous(memory_format=torch.channels_last)
         # PyTorch has no public way to keep a packed weight; without the operator each call packs it again.
         self.packed = None
@@ -61,11 +57,10 @@ class FastConv:
 
     def __call__(self, image: Tensor) -> Tensor:
         if self.packed is None or torch.compiler.is_compiling():
-            image = F.conv2d(image, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
-            return image if self.activation == "none" else getattr(F, self.activation)(image, inplace=True)
+            return F.conv2d(image, self.weight, self.bias, self.stride, self.padding, groups=self.groups)
         stride, padding = [self.stride] * 2, [self.padding] * 2
         return torch.ops.mkldnn._convolution_pointwise(
-            image, self.packed, self.bias, padding, stride, [1, 1], self.groups, self.activation, [], ""
+            image, self.packed, self.bias, padding, stride, [1, 1], self.groups, "none", [], ""
         )
 
 
