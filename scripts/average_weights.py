@@ -1,0 +1,45 @@
+"""Average the weights of training runs that went on from one another: their mean often follows better than each one.
+
+Wortsman et al., "Model soups: averaging weights of multiple fine-tuned models improves accuracy without increasing
+inference time", 2022.
+
+example: python scripts/average_weights.py runs/first/weights.safetensors runs/second/weights.safetensors \\
+           --output runs/mean.safetensors
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+from weights_script import start
+
+from vil_tracker.errors import UserError
+from vil_tracker.models.pretrained import load_model, save_model
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("weights", nargs="+", help="names of shipped weights, or files; two and more")
+    parser.add_argument("--output", type=Path, required=True, help="file to write, without a calibration")
+    parser.set_defaults(threads=None)
+    return start(parser, run)
+
+
+def run(args: argparse.Namespace) -> int:
+    networks = [load_model(name, device="cpu") for name in args.weights]
+    first = networks[0]
+    for name, network in zip(args.weights, networks, strict=True):
+        if network.config != first.config:
+            raise UserError(f"{name} is another network than {args.weights[0]}: average runs of one model section")
+    states = [network.state_dict() for network in networks]
+    first.load_state_dict({name: torch.stack([state[name] for state in states]).mean(0) for name in states[0]})
+    save_model(first, args.output, dtype=torch.float16)
+    print(f"wrote {args.output}, the mean of {len(states)}: fit its score with scripts/calibrate.py")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
