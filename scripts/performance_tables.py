@@ -183,7 +183,8 @@ def sections(results: Path) -> dict[str, str]:
             found[f"video {name}"] = f"{line}\n\n{video_table(measured)}"
     if (results / "avx2.json").is_file():
         measured = json.loads((results / "avx2.json").read_text(encoding="utf-8"))
-        line = machine_line(measured, f"VIL_ISA=avx2 vil-tracker benchmark --model {measured['model']['name']} --peers")
+        size, weights = measured["model"]["name"], measured["model"]["weights"]
+        line = machine_line(measured, f"vil-tracker benchmark --model {size} --weights {weights} --peers")
         found["ratios avx2"] = f"{line}\n\n{ratio_table(measured)}\n\n{part_table(measured)}"
     if (results / "scaling.json").is_file():
         measured = json.loads((results / "scaling.json").read_text(encoding="utf-8"))
