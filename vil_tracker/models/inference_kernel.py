@@ -172,7 +172,7 @@ class LinearKernel:
         if rows.stride(1) != 1:
             rows = rows.contiguous()
         kept = None if residual is None else residual.contiguous()
-        out = torch.empty(*x.shape[:-1], self._sizes[1])
+        out = x.new_empty(*x.shape[:-1], self._sizes[1])
         places = (_pointer(self._weight), _pointer(self._bias), None if kept is None else _pointer(kept), _pointer(out))
         sizes = ctypes.c_int64(len(rows)), *self._sizes, torch.get_num_threads()
         program.linear(_pointer(rows), ctypes.c_int64(rows.stride(0)), *places, *sizes)

@@ -120,7 +120,7 @@ class MobileStemKernel:
         self._kept: list[Tensor] = []  # what the structures point to
         pixels_and_channels = rearrange(stem.first.weight, "o c r q -> (r q c) o")
         first = self._matrix(pixels_and_channels), self._matrix(stem.first.bias)
-        normal = [self._keep(torch.tensor(values)) for values in (IMAGENET_MEAN, IMAGENET_STD)]
+        normal = [self._keep(torch.tensor(values, dtype=torch.float32)) for values in (IMAGENET_MEAN, IMAGENET_STD)]
         blocks = [self._block(block) for block in stem.blocks]
         sizes = len(blocks), self._filled(stem.first.out_channels), self._dim
         pointers = (*first, *normal, *self._pointwise(stem.proj))
@@ -141,8 +141,8 @@ class MobileStemKernel:
         B, _, rows, columns = image.shape
         grid = (-(-rows // 16), -(-columns // 16))
         tokens = B * grid[0] * grid[1]
-        out = torch.empty(tokens + self._spare_rows, self._dim)
-        scratch = torch.empty(program.stem_scratch(ctypes.byref(self._stem), B, rows, columns))
+        out = image.new_empty(tokens + self._spare_rows, self._dim)
+        scratch = image.new_empty(program.stem_scratch(ctypes.byref(self._stem), B, rows, columns))
         pointers = image.data_ptr(), out.data_ptr(), scratch.data_ptr()
         strides = (ctypes.c_int64 * 4)(*image.stride())
         call = _StemCall(*pointers, strides, B, rows, columns, torch.get_num_threads())
