@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 import torch
-from weights_script import start
 
+from vil_tracker.cli import guarded
 from vil_tracker.errors import UserError
 from vil_tracker.models.pretrained import load_model, save_model
 
@@ -24,11 +24,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("weights", nargs="+", help="names of shipped weights, or files; two and more")
     parser.add_argument("--output", type=Path, required=True, help="file to write, without a calibration")
-    parser.set_defaults(threads=None)
-    return start(parser, run)
+    args = parser.parse_args()
+    return guarded(lambda: run(args))
 
 
 def run(args: argparse.Namespace) -> int:
+    if len(args.weights) < 2:
+        raise UserError(f"one file ({args.weights[0]}) has no mean: give two or more")
     networks = [load_model(name, device="cpu") for name in args.weights]
     first = networks[0]
     for name, network in zip(args.weights, networks, strict=True):

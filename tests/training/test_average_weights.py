@@ -27,6 +27,8 @@ def test_mean_of_two_files(tmp_path: Path, depth: int) -> None:
     first, second, output = (tmp_path / f"{name}.safetensors" for name in ("first", "second", "mean"))
     write_weights(first, 0)
     write_weights(second, 1, depth)
+    alone = subprocess.run([sys.executable, str(SCRIPT), str(first), "--output", str(output)], capture_output=True)
+    assert alone.returncode == 2 and not output.exists()
     command = [sys.executable, str(SCRIPT), str(first), str(second), "--output", str(output)]
     done = subprocess.run(command, capture_output=True, text=True)
     if depth != 2:

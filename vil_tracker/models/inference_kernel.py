@@ -51,29 +51,22 @@ class _Call(ctypes.Structure):
     )
 
 
-@functools.cache
-def _program() -> ctypes.CDLL | None:
-    library = native.load("sublayer")
-    if library is not None:
-        library.scratch_size.restype = ctypes.c_int64
-        library.run_sublayer.restype = None
-    return library
+# What the functions of each program return; the others return an int32.
+_RESULTS: dict[str, dict[str, Any]] = {
+    "sublayer": {"scratch_size": ctypes.c_int64, "run_sublayer": None},
+    "passes": {"normalise": None, "add": None, "group_norm_gelu": None},
+    "linear": {"linear": None},
+    "mobile_stem": {"stem_scratch": ctypes.c_int64, "run_stem": None},
+}
 
 
 @functools.cache
-def _passes() -> ctypes.CDLL | None:
-    library = native.load("passes")
+def load_program(name: str) -> Any:
+    """The program ``name``.cpp of the package ``native``; None where it cannot be compiled."""
+    library = native.load(name)
     if library is not None:
-        for name in ("normalise", "add", "group_norm_gelu"):
-            getattr(library, name).restype = None
-    return library
-
-
-@functools.cache
-def _linear() -> ctypes.CDLL | None:
-    library = native.load("linear")
-    if library is not None:
-        library.linear.restype = None
+        for function, kind in _RESULTS[name].items():
+            getattr(library, function).restype = kind
     return library
 
 
@@ -81,13 +74,13 @@ def usable(width: int, dtype: torch.dtype, device: torch.device) -> bool:
     """Whether the program can run sublayers of inner width E in this dtype: float32 or bfloat16, on this CPU."""
     if device.type != "cpu" or dtype not in (torch.float32, torch.bfloat16):
         return False
-    program = _program()
-    return program is not None and _passes() is not None and width % (HEADS * program.lanes()) == 0
+    program = load_program("sublayer")
+    return program is not None and load_program("passes") is not None and width % (HEADS * program.lanes()) == 0
 
 
 def normalise(x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
     """Tokens (B, S, D) in float32 with mean 0 and variance 1, in dtype; D as :func:`usable` asks of E."""
-    program: Any = _passes()
+    program = load_program("passes")
     out = torch.empty(x.shape, dtype=dtype)
     x = x.contiguous()
     width = x.shape[-1]
@@ -99,7 +92,7 @@ def normalise(x: Tensor, eps: float, dtype: torch.dtype) -> Tensor:
 
 def add(x: Tensor, y: Tensor) -> Tensor:
     """x + y, of x in float32 and y in bfloat16, both (B, S, D)."""
-    program: Any = _passes()
+    program = load_program("passes")
     x, y = x.contiguous(), y.contiguous()
     out = torch.empty_like(x)
     program.add(_pointer(x), _pointer(y), _pointer(out), ctypes.c_int64(x.numel()), torch.get_num_threads())
@@ -126,7 +119,7 @@ class GroupNormGelu:
         fold = self._fold(image)
         if not fold:
             return F.gelu(F.group_norm(image, self.groups, self.gain, self.shift, self.eps))
-        program: Any = _passes()
+        program = load_program("passes")
         B, C, rows, columns = image.shape
         sizes = ctypes.c_int64(B), ctypes.c_int64(rows * columns), C, self.groups, fold
         gain_and_shift = (_pointer(part) for part in self._wide)
@@ -139,7 +132,7 @@ class GroupNormGelu:
 
     def _fold(self, image: Tensor) -> int:
         """How many pixels side by side fill whole vectors; 0 where the C++ program cannot run."""
-        if not self._kernel or torch.compiler.is_compiling() or (program := _passes()) is None:
+        if not self._kernel or torch.compiler.is_compiling() or (program := load_program("passes")) is None:
             return 0
         fold = program.lanes() // math.gcd(program.lanes(), image.shape[1])
         whole = image.shape[2] * image.shape[3] % fold == 0
@@ -154,7 +147,7 @@ class LinearKernel:
     """
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        program: Any = _linear()
+        program = load_program("linear")
         panels = weight.t().split(program.panel(), dim=1)
         self._weight = torch.cat([panel.flatten() for panel in panels])
         self._bias, self._sizes = bias.contiguous(), (weight.shape[1], weight.shape[0])
@@ -162,12 +155,12 @@ class LinearKernel:
     @staticmethod
     def pays(weight: Tensor) -> bool:
         """Whether the program is there and faster than oneDNN: in float32, on a processor whose vectors are AVX2's."""
-        program: Any = _linear() if weight.device.type == "cpu" and weight.dtype == torch.float32 else None
+        program = load_program("linear") if weight.device.type == "cpu" and weight.dtype == torch.float32 else None
         return program is not None and program.lanes() == AVX2_LANES and weight.shape[0] % AVX2_LANES == 0
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """The map of x (..., I), plus a residual (..., O) if there is one."""
-        program: Any = _linear()
+        program = load_program("linear")
         rows = x.flatten(0, -2)
         if rows.stride(1) != 1:
             rows = rows.contiguous()
@@ -232,7 +225,7 @@ class SublayerKernel:
 
     def __call__(self, xm_and_z: Tensor, grid: Grid, state: MLSTMState) -> Tensor:
         """What goes into the down-projection, (B, S, E), from the up-projection's output (B, S, 2 E) in its dtype."""
-        program: Any = _program()
+        program = load_program("sublayer")
         B, S, _ = xm_and_z.shape
         threads = torch.get_num_threads()
         xm_and_z = xm_and_z.contiguous()

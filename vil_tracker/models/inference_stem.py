@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import ctypes
-import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,8 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vil_tracker import native
-from vil_tracker.models.inference_kernel import GroupNormGelu
+from vil_tracker.models.inference_kernel import GroupNormGelu, load_program
 from vil_tracker.models.inference_sublayer import FastConv
 from vil_tracker.models.stem import IMAGENET_MEAN, IMAGENET_STD, ConvStem, InvertedResidual, MobileStem
 
@@ -101,20 +99,11 @@ class _StemCall(ctypes.Structure):
     )
 
 
-@functools.cache
-def _program() -> ctypes.CDLL | None:
-    library = native.load("mobile_stem")
-    if library is not None:
-        library.stem_scratch.restype = ctypes.c_int64
-        library.run_stem.restype = None
-    return library
-
-
 class MobileStemKernel:
     """:class:`MobileStem` as one C++ program. It computes in float32; the features come in dtype, channels last."""
 
     def __init__(self, stem: MobileStem, dtype: torch.dtype) -> None:
-        program: Any = _program()
+        program = load_program("mobile_stem")
         self._dtype, self._dim = dtype, stem.proj.out_channels
         self._lanes, self._spare_rows = program.lanes(), program.spare_rows()
         self._kept: list[Tensor] = []  # what the structures point to
@@ -129,16 +118,22 @@ class MobileStemKernel:
     @staticmethod
     def usable(stem: MobileStem) -> bool:
         """Whether the program can run this stem: in float32 or bfloat16, on this CPU."""
-        program: Any = _program()
+        program = load_program("mobile_stem")
         weight = stem.proj.weight
         fits = weight.device.type == "cpu" and weight.dtype in (torch.float32, torch.bfloat16)
         return fits and program is not None and stem.proj.out_channels % program.lanes() == 0
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Features (B, dim, h, w) of normalised images (B, 3, 16 h, 16 w)."""
-        program: Any = _program()
+        """Features (B, dim, h, w) of normalised images (B, 3, 16 h, 16 w).
+
+        Raises:
+            ValueError: fewer than 16 columns, which the program's first convolution takes at once.
+        """
+        program = load_program("mobile_stem")
         image = image.float()
         B, _, rows, columns = image.shape
+        if columns < 16:
+            raise ValueError(f"an image of {columns} columns, expected at least 16")
         grid = (-(-rows // 16), -(-columns // 16))
         tokens = B * grid[0] * grid[1]
         out = image.new_empty(tokens + self._spare_rows, self._dim)

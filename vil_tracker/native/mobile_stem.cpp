@@ -167,7 +167,7 @@ class Runner {
   }
 
   // The first convolution, of stride 2, and hard swish: of a framed image, whose pixels lie side by side, so that a row
-  // of the kernel is a product. Needs TILE_ROWS columns of output.
+  // of the kernel is a product. Needs TILE_ROWS columns of output: 16 columns of the image.
   void first(const float* framed, int rows, int columns) const {
     const int out_rows = half(rows), out_columns = half(columns), channels = stem_.channels;
     const int line = (columns + 2) * COLOURS, depth = FIRST_KERNEL * COLOURS;

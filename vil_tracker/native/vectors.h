@@ -48,7 +48,8 @@ inline void store(BFloat16* to, Vec value) {
 
 inline Vec spread(float value) { return value - Vec{}; }
 
-// With AVX2, GCC would read a factor from memory again for each of its products, and two loads a cycle are the limit there.
+// With AVX2, GCC would read a factor from memory again for each of its products, and two loads a cycle are the limit
+// there.
 template <typename V>
 inline V in_register(V value) {
 #if defined(__AVX2__) && !defined(__AVX512F__)

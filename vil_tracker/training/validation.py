@@ -37,7 +37,7 @@ from vil_tracker.training.objectives import build_objective, device_of
 
 log = logging.getLogger(__name__)
 
-HELD_OUT = 0xFFFFFFFF  # in the place of the seed: no training sample is ever made from it
+HELD_OUT = 0xFFFFFFFF  # in the place of the epoch: no training sample is ever made from it
 BATCH = 16  # held-out samples measured together, whatever the number of processes
 ALONE = Ranks()
 ANYWAY = "!"  # after a split's name: validate on it although the run trains on it
@@ -50,7 +50,7 @@ class HeldOutSamples(Samples):
         return 1.0
 
     def generator(self, index: int) -> np.random.Generator:
-        return np.random.default_rng((HELD_OUT, index))
+        return np.random.default_rng((0, HELD_OUT, index))
 
 
 @dataclass(frozen=True)
