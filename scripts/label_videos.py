@@ -30,6 +30,7 @@ def main() -> int:
     parser.add_argument("--tracks", type=int, default=4, help="tracks per video at most (default 4)")
     parser.add_argument("--length", type=int, default=56, help="frames of a track at most, 16 and more (default 56)")
     parser.add_argument("--textured", action="store_true", help="start from textured places, not from what moves")
+    parser.add_argument("--seed", type=int, default=0, help="another one starts elsewhere (default 0)")
     parser.add_argument(
         "--max-frames", type=int, default=600, help="frames of a video that are looked at (default 600)"
     )
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             continue
         with VideoReader(video) as reader:
             frames = [frame for _, frame in zip(range(args.max_frames), reader, strict=False)]
-        rng = np.random.default_rng(zlib.crc32(video.name.encode()))
+        rng = np.random.default_rng([args.seed, zlib.crc32(video.name.encode())])
         settings = {"attempts": args.attempts, "length": args.length, "most": args.tracks, "textured": args.textured}
         tracks = list(pseudo_tracks(tracker, frames, rng, **settings))
         write_tracks(args.output, video, tracks)
