@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from vil_tracker.data.clips import ClipCutter, VideoClips
 from vil_tracker.data.dataset import SequenceDataset, open_dataset
 from vil_tracker.data.frame_cache import FrameCache
 from vil_tracker.data.pairs import PairCutter, VideoPairs
-from vil_tracker.data.readers import READERS
+from vil_tracker.data.readers import READERS, unknown_data_set
 from vil_tracker.data.readers.video_folder import held_out_targets
 from vil_tracker.data.root import data_root as find_root
 from vil_tracker.data.root import find_all
@@ -80,7 +79,8 @@ def build_source(
             if clips:
                 return SyntheticVideoClips(pool(), ClipCutter(model, data, train.truth_share))
             return SyntheticVideoPairs(pool(), PairCutter(model, data))
-        _check_name(source.name)
+        if source.name not in READERS and not source.name.startswith("folder:"):
+            raise UserError(f"data.sources: {unknown_data_set(source.name, SYNTHETIC_PAIRS, SYNTHETIC_CLIPS)}")
         dataset = open_dataset(
             source.name, source.split, data_root=data_root, cache_dir=cache_folder, trust=trust, places=places
         )
@@ -102,12 +102,3 @@ def check_held_out(dataset: SequenceDataset) -> None:
             f"data.sources: {dataset.folder} split {dataset.split} holds {len(wrong)} held-out targets, such as "
             f"{wrong[0]}: train on split train"
         )
-
-
-def _check_name(name: str) -> None:
-    known = (SYNTHETIC_PAIRS, SYNTHETIC_CLIPS, *READERS)
-    if name in known or name.startswith("folder:"):
-        return
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(known)}, or folder:PATH"
-    raise UserError(f"data.sources: unknown data set {name!r}: {hint}")

@@ -11,7 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -73,7 +73,7 @@ class Item:
     cut: np.ndarray | None = None
     exists: np.ndarray | None = None
     attributes: tuple[str, ...] = ()
-    watched: tuple[Path, ...] = field(default=())
+    watched: tuple[Path, ...] = ()
 
 
 class Reader(ABC):
@@ -110,11 +110,7 @@ class Reader(ABC):
         """
 
     def count(self, folder: Path, split: str) -> tuple[int, tuple[str, ...]]:
-        """Number of sequences of a split on the disk, and the missing ones, without reading annotations.
-
-        Raises:
-            UserError: as :meth:`list_sequences`.
-        """
+        """Number of sequences of a split on the disk, and the missing ones, without reading annotations."""
         listing = self.list_sequences(folder, split)
         return len(listing.candidates), listing.missing
 
@@ -192,34 +188,24 @@ def split_number(name: str) -> tuple[str, str, str] | None:
 def numbered_frames(names: Sequence[str], count: int, first: int) -> tuple[list[str], np.ndarray]:
     """The names of frames ``first`` … ``first + count - 1`` and which of them exist.
 
-    A gap in the numbering is a missing frame, so the boxes of the frames after it stay with their pictures.
-
-    Args:
-        names: the files that are there.
-        count: number of annotated frames.
-        first: number of the first frame.
-
-    Returns:
-        count names (a missing frame gets the name that it should have) and a bool array (count,).
+    A gap in the numbering is a missing frame, so the boxes of the frames after it stay with their pictures. A missing
+    frame gets the name that it should have.
     """
     by_number: dict[int, str] = {}
     patterns: Counter[tuple[str, int, str]] = Counter()
+    padded = False
     for name in names:
-        parts = split_number(name)
-        if parts is not None:
-            by_number[int(parts[1])] = name
-            patterns[(parts[0], len(parts[1]), parts[2])] += 1
+        if (parts := split_number(name)) is not None:
+            prefix, digits, suffix = parts
+            by_number[int(digits)] = name
+            patterns[prefix, len(digits), suffix] += 1
+            padded |= len(digits) > 1 and digits[0] == "0"
     prefix, width, suffix = patterns.most_common(1)[0][0] if patterns else ("", 8, ".jpg")
-    if len({pattern[1] for pattern in patterns}) > 1 and not any(_is_padded(name) for name in names):
+    if len({pattern[1] for pattern in patterns}) > 1 and not padded:
         width = 1  # unpadded numbers: 9.jpg, 10.jpg
-    wanted = [by_number.get(n, f"{prefix}{n:0{width}d}{suffix}") for n in range(first, first + count)]
-    exists = np.fromiter((n in by_number for n in range(first, first + count)), bool, count)
-    return wanted, exists
-
-
-def _is_padded(name: str) -> bool:
-    parts = split_number(name)
-    return parts is not None and len(parts[1]) > 1 and parts[1].startswith("0")
+    numbers = range(first, first + count)
+    wanted = [by_number.get(n, f"{prefix}{n:0{width}d}{suffix}") for n in numbers]
+    return wanted, np.fromiter((n in by_number for n in numbers), bool, count)
 
 
 def match_frames(names: Sequence[str], boxes: np.ndarray, where: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
@@ -281,11 +267,8 @@ def read_numbers(path: Path, count: int, low: float, high: float) -> np.ndarray:
     except ValueError:
         pass  # the slow way finds the line
     values: list[float] = []
-    lines = text.splitlines()
-    for number, line in enumerate(lines, start=1):
-        for token in re.split(r"[,;\s]+", line):
-            if not token:
-                continue
+    for number, line in enumerate(text.splitlines(), start=1):
+        for token in filter(None, re.split(r"[,;\s]+", line)):
             try:
                 value = float(token)
             except ValueError:
@@ -299,20 +282,13 @@ def read_numbers(path: Path, count: int, low: float, high: float) -> np.ndarray:
 
 
 def read_flags(path: Path, count: int) -> np.ndarray | None:
-    """Flags 0/1 as bool (count,), or None where the file does not exist.
-
-    Raises:
-        UserError: as :func:`read_numbers`.
-    """
+    """Flags 0/1 as bool (count,), or None where the file does not exist; errors as :func:`read_numbers`."""
     return read_numbers(path, count, 0, 1).astype(bool) if path.is_file() else None
 
 
 def numbered_sequence(truth: Path, images: Path, first: int) -> Item:
     """The sequence of a box file and a folder of frames that are numbered from ``first``; of a single box, that of the
-    first frame, the others have none.
-
-    Raises:
-        UserError: as :func:`read_boxes` and :func:`list_frames`.
+    first frame, the others have none. Errors as :func:`read_boxes` and :func:`list_frames`.
     """
     boxes, names = read_boxes(truth), list_frames(images)
     if len(boxes) == 1:
@@ -323,11 +299,7 @@ def numbered_sequence(truth: Path, images: Path, first: int) -> Item:
 
 
 def matched_sequence(truth: Path, images: Path) -> Item:
-    """The sequence of a box file and a folder of frames, which :func:`match_frames` brings together.
-
-    Raises:
-        UserError: as :func:`read_boxes`, :func:`list_frames` and :func:`match_frames`.
-    """
+    """The sequence of a box file and a folder of frames, brought together by :func:`match_frames`; errors as there."""
     frames, boxes, exists = match_frames(list_frames(images), read_boxes(truth), truth)
     watched = tuple(dict.fromkeys((truth.parent, images, truth)))
     return Item(folder=images, frame_names=frames, boxes=boxes, exists=exists, watched=watched)
@@ -335,10 +307,7 @@ def matched_sequence(truth: Path, images: Path) -> Item:
 
 def with_official_absent(item: Item, folder: Path, sequence: Path) -> Item:
     """The item with the absent flags of a toolkit like LaSOT's, where they are there: ``absent/NAME.txt`` below the
-    data set or its ``annos``, or ``absent.txt`` beside the boxes.
-
-    Raises:
-        UserError: as :func:`read_numbers`.
+    data set or its ``annos``, or ``absent.txt`` beside the boxes. Errors as :func:`read_numbers`.
     """
     name = f"{sequence.name}.txt"
     for path in (sequence / "absent.txt", folder / "absent" / name, folder / "annos" / "absent" / name):
@@ -367,8 +336,5 @@ def split_list(name: str) -> tuple[str, ...]:
 def listing_of(names: Iterable[str], folder_of: dict[str, Path], watched: Iterable[Path]) -> Listing:
     """A listing in the order of ``names``, where ``folder_of`` holds those on the disk."""
     ordered = list(names)
-    return Listing(
-        candidates=tuple(Candidate(name, folder_of[name]) for name in ordered if name in folder_of),
-        missing=tuple(name for name in ordered if name not in folder_of),
-        watched=tuple(watched),
-    )
+    found = tuple(Candidate(name, folder_of[name]) for name in ordered if name in folder_of)
+    return Listing(found, tuple(name for name in ordered if name not in folder_of), tuple(watched))

@@ -112,12 +112,10 @@ COCO/                           (any name)
         return any(self._paths(folder, split)[0].is_file() for split in self.splits)
 
     def list_sequences(self, folder: Path, split: str) -> Listing:
-        self.check_split(split)
         return read_pictures(*self._paths(folder, split))
 
     def count(self, folder: Path, split: str) -> tuple[int, tuple[str, ...]]:
         """Number of pictures on the disk; the annotation file, hundreds of megabytes, is not parsed."""
-        self.check_split(split)
         annotations, images = self._paths(folder, split)
         if not annotations.is_file():
             raise UserError(f"{annotations} does not exist: unpack annotations_trainval2017.zip in {folder}")

@@ -87,7 +87,6 @@ LaSOT/                          (any name)
         return False
 
     def list_sequences(self, folder: Path, split: str) -> Listing:
-        self.check_split(split)
         groups = [folder / group for group in self.classes() if (folder / group).is_dir()]
         on_disk = {path.name: path for group in groups for path in subfolders(group)}
         return listing_of(self.names(split), on_disk, [folder, *groups])

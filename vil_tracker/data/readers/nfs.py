@@ -46,7 +46,6 @@ or, for 30 fps,
   sequences/airboard_1/00001.jpg …"""
 
     def names(self, split: str) -> tuple[str, ...]:
-        self.check_split(split)
         return tuple(row[0] for row in read_list("nfs"))
 
     def matches(self, folder: Path) -> bool:

@@ -59,7 +59,6 @@ OTB/                            (any name)
 
     def names(self, split: str) -> tuple[str, ...]:
         """The second target of a video is NAME-2."""
-        self.check_split(split)
         return tuple(row[0] for row in read_list("otb") if split in row[5].split(","))
 
     def matches(self, folder: Path) -> bool:

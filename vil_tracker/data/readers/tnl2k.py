@@ -60,7 +60,6 @@ TNL2K/                          (any name)
         return False
 
     def list_sequences(self, folder: Path, split: str) -> Listing:
-        self.check_split(split)
         parts = self._parts(folder, split)
         if not parts:
             raise UserError(f"{folder} has no {_FOLDERS[split][0]}/: unpack TNL2K's {split} archives there")

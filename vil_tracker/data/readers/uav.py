@@ -53,7 +53,6 @@ UAV123/                         (any name)
     UAV20L/ …"""
 
     def names(self, split: str) -> tuple[str, ...]:
-        self.check_split(split)
         return tuple(row[0] for row in read_list(self.name))
 
     def matches(self, folder: Path) -> bool:

@@ -51,7 +51,6 @@ VastTrack/                      (any name)
         return False
 
     def list_sequences(self, folder: Path, split: str) -> Listing:
-        self.check_split(split)
         part = next((folder / name for name in _FOLDERS[split] if (folder / name).is_dir()), None)
         if part is None:
             raise UserError(f"{folder} has no {_FOLDERS[split][0]}/: unpack VastTrack's {split} archives there")
