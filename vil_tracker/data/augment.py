@@ -16,6 +16,7 @@ import numpy as np
 
 # Rec. 601 luma, as used by JPEG and by OpenCV's grey conversion.
 _LUMA = np.array([0.299, 0.587, 0.114])
+_SPREAD = (0.14, 0.12, 0.14, 0.10, 0.04, 0.10, 0.22)  # of the fields of a Photometry, in changed()
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,8 @@ class Photometry:
 
     def changed(self, rng: np.random.Generator, strength: float) -> Photometry:
         """Photometry that differs from this one by a random amount."""
-        d = rng.normal(0.0, strength, 7)
-        return Photometry(
-            self.brightness + 0.14 * d[0],
-            self.contrast + 0.12 * d[1],
-            self.gamma + 0.14 * d[2],
-            self.temperature + 0.10 * d[3],
-            self.tint + 0.04 * d[4],
-            self.hue + 0.10 * d[5],
-            self.saturation + 0.22 * d[6],
-        )
+        change = rng.normal(0.0, strength, 7)
+        return Photometry(*(v + s * d for v, s, d in zip(vars(self).values(), _SPREAD, change, strict=True)))
 
     def grey(self) -> Photometry:
         """This photometry without colour."""
@@ -124,14 +117,8 @@ def light_gradient(image: np.ndarray, rng: np.random.Generator, strength: float)
 
 
 def degrade(image: np.ndarray, rng: np.random.Generator, difficulty: float = 1.0) -> np.ndarray:
-    """Faults of a camera and its recording, each with its own probability: blur, motion, light, noise, JPEG.
-
-    Args:
-        image: (H, W, 3) uint8.
-        difficulty: scales probabilities and strengths; 0 leaves the image as it is.
-
-    Returns:
-        (H, W, 3) uint8.
+    """Faults of a camera and its recording in an (H, W, 3) uint8 picture, each with its own probability: blur, motion,
+    light, noise, JPEG. ``difficulty`` scales probabilities and strengths; 0 leaves the image as it is.
     """
     size = min(image.shape[:2])
     chance = rng.random(6)

@@ -42,12 +42,7 @@ def draw_offsets(rng: np.random.Generator, config: DataConfig, difficulty: float
 
 
 def window(boxes: np.ndarray, width: int, height: int, model: ModelConfig) -> tuple[np.ndarray, float]:
-    """The part of the frames that a clip keeps.
-
-    Args:
-        boxes: (N, 4) xywh in pixels, the target where it is visible.
-        width, height: of the frames.
-        model: size and reach of the search crops.
+    """The part of the frames, ``width`` × ``height`` pixels, that a clip keeps for targets at ``boxes`` (N, 4) xywh.
 
     Returns:
         x1, y1, x2, y2 in whole pixels, and the factor by which the window is shrunk; 1 where that would save little.
@@ -74,12 +69,8 @@ def cut_window(frame: np.ndarray, region: np.ndarray, scale: float) -> np.ndarra
 
 
 class ClipCutter:
-    """From frames and boxes to a :class:`ClipSample`.
-
-    Args:
-        model: sizes of the crops.
-        config: jitter and photometry.
-        truth_share: share of frames, after the first, that are centred on the jittered truth.
+    """From frames and boxes to a :class:`ClipSample`; ``truth_share`` is the share of frames, after the first, that are
+    centred on the jittered truth.
     """
 
     def __init__(self, model: ModelConfig, config: DataConfig, truth_share: float) -> None:
@@ -95,16 +86,12 @@ class ClipCutter:
         visible: np.ndarray,
         difficulty: float,
     ) -> ClipSample:
-        """Cut one clip.
+        """Cut one clip, whose jitter ``difficulty`` scales.
 
         Args:
-            rng: everything random comes from it.
-            template_frame: (H, W, 3) uint8 RGB.
-            template_box: (4,) xywh in its pixels.
-            frames: K frames of one size.
-            boxes: (K, 4) xywh; rows without a visible target are ignored.
+            template_frame, template_box: (H, W, 3) uint8 RGB, and (4,) xywh in its pixels.
+            frames, boxes: K frames of one size, and (K, 4) xywh; rows without a visible target are ignored.
             visible: (K,) bool, True in the first frame.
-            difficulty: scales the jitter.
         """
         look = SampleAugmentation.draw(rng, self.config)
         template, in_template = template_of(template_frame, template_box, self.model, flip=look.flip)
@@ -121,7 +108,6 @@ class ClipCutter:
         last_seen = np.maximum.accumulate(np.where(visible, np.arange(len(boxes)), 0))
         boxes = boxes[last_seen]
 
-        present = visible.copy()
         anchors = np.stack([jittered(rng, box, self.config, difficulty) for box in boxes])
         use_truth = rng.random(len(boxes)) < self.truth_share
         use_truth[0] = True
@@ -132,9 +118,9 @@ class ClipCutter:
         for k in np.flatnonzero(rng.random(len(boxes)) < self.config.motion_blur):
             stack[k] = blurred(rng, stack[k])
         kinds = (np.float32, np.float32, np.bool_, np.float32, np.bool_)
-        labels = (in_template, boxes, present, anchors, use_truth)
-        in_template, boxes, present, anchors, use_truth = (a.astype(k) for a, k in zip(labels, kinds, strict=True))
-        return ClipSample(look.apply(rng, template), in_template, stack, boxes, present, anchors, use_truth)
+        labels = (in_template, boxes, visible, anchors, use_truth)
+        in_template, boxes, visible, anchors, use_truth = (a.astype(k) for a, k in zip(labels, kinds, strict=True))
+        return ClipSample(look.apply(rng, template), in_template, stack, boxes, visible, anchors, use_truth)
 
     def _beside(self, rng: np.random.Generator, box: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """A box of the same size whose search crop misses the target's centre."""

@@ -88,16 +88,8 @@ def mean_colour(image: np.ndarray) -> tuple[float, ...]:
 def crop(
     image: np.ndarray, geometry: CropGeometry, fill: tuple[float, ...] | None = None, out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Cut one crop out of an image.
-
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        geometry: the region and the size of the result.
-        fill: colour outside the image; its mean colour by default, taken where it is needed.
-        out: (size, size, 3) uint8, written in place where given.
-
-    Returns:
-        (size, size, 3) uint8.
+    """Cut one crop out of an image (H, W, 3) uint8 RGB: (size, size, 3) uint8, written to ``out`` where that is given.
+    ``fill`` is the colour outside the image; its mean colour by default, taken where it is needed.
     """
     size = geometry.size
     x0, y0 = geometry.cx - geometry.side / 2, geometry.cy - geometry.side / 2

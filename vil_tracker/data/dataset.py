@@ -36,11 +36,7 @@ class IndexedFrames:
         return sum(max(run[4], 1) for run in self.runs)
 
     def path(self, index: int) -> Path:
-        """The file of frame ``index``.
-
-        Raises:
-            IndexError: there is no such frame.
-        """
+        """The file of frame ``index``; IndexError if there is no such frame."""
         if index < 0:
             raise IndexError(index)
         for prefix, width, suffix, first, count in self.runs:
@@ -81,7 +77,6 @@ class SequenceDataset(SequenceABC[Sequence]):
         self._index = index
         self.frame_cache: FrameCache | None = None
         self._rows: np.ndarray | None = None
-        self._positions: dict[str, int] | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -99,16 +94,11 @@ class SequenceDataset(SequenceABC[Sequence]):
         return self._make(position)
 
     def named(self, name: str) -> Sequence:
-        """The sequence of that name.
-
-        Raises:
-            UserError: there is none.
-        """
-        if self._positions is None:
-            self._positions = {self.name_of(i): i for i in range(len(self))}
-        if name not in self._positions:
+        """The sequence of that name; UserError if there is none."""
+        names = self.names
+        if name not in names:
             raise UserError(f"{self.name} {self.split} has no sequence {name!r} in {self.folder}")
-        return self._make(self._positions[name])
+        return self._make(names.index(name))
 
     @property
     def names(self) -> list[str]:
@@ -143,11 +133,7 @@ class SequenceDataset(SequenceABC[Sequence]):
         )
 
     def decode_videos(self, cache: FrameCache) -> None:
-        """Decode every video into ``cache`` once, and read its frames from there from now on.
-
-        Raises:
-            UserError: a video cannot be read, or the cache not written.
-        """
+        """Decode every video into ``cache`` once, and read its frames from there from now on; UserError as there."""
         if not self._index.videos:
             return
         videos = sorted({self.folder / where for where, what in self._index.frames if isinstance(what, int)})
@@ -191,9 +177,8 @@ def open_dataset(
 
     Args:
         name: a data set of ``vil_tracker.data.readers.READERS``, such as ``"lasot"``, or ``"folder:PATH"`` for data of
-            one's own, which has no splits: ``split`` is ignored there.
-        split: see the reader's ``splits``.
-        data_root: the data root; VIL_DATA where left out.
+            one's own; a ``split`` that it does not have is then ignored.
+        data_root: VIL_DATA where left out.
         cache_dir: where the index is kept; the user's cache folder where left out.
         trust: do not look for changes since the index was made.
         places: what :func:`vil_tracker.data.root.find_all` found below the root, where several data sets are opened.
@@ -209,15 +194,8 @@ def open_dataset(
 def open_folder(
     path: str | os.PathLike[str], *, split: str = "", cache_dir: str | os.PathLike[str] | None = None
 ) -> SequenceDataset:
-    """Open a folder by its layout, without a data root.
-
-    Args:
-        path: sequences, videos or pictures of one's own, or an official data set's folder.
-        split: the first one where left out; :func:`open_split` asks for it where there are several.
-        cache_dir: as for :func:`open_dataset`.
-
-    Raises:
-        UserError: as :func:`open_dataset`.
+    """Open a folder by its layout, without a data root: sequences, videos or pictures of one's own, or an official data
+    set. Of several splits the first one where left out. Errors as :func:`open_dataset`.
     """
     folder = Path(path)
     reader = folder_reader(folder)
@@ -231,14 +209,8 @@ def open_split(
     cache_dir: str | os.PathLike[str] | None = None,
     trust: bool = False,
 ) -> SequenceDataset:
-    """Open a data set by name and split: ``"lasot:test"``, ``"folder:PATH"`` or ``"folder:PATH:SPLIT"``.
-
-    Args:
-        text: the split may be left out where there is only one.
-        data_root, cache_dir, trust: as for :func:`open_dataset`.
-
-    Raises:
-        UserError: a split is needed and none is named, or as :func:`open_dataset`.
+    """Open a data set by name and split: ``"lasot:test"``, ``"folder:PATH"`` or ``"folder:PATH:SPLIT"``. The split may
+    be left out where there is only one. Other arguments and errors as for :func:`open_dataset`.
     """
     if text.partition(":")[0] not in (*READERS, "folder"):
         log.warning("%s: write folder:%s; a bare path is read for one more version", text, text)

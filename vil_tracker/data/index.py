@@ -227,12 +227,8 @@ def load_index(
     """The index of one split: the cached one if nothing has changed since, else a new one.
 
     Of several processes that need a new one, one makes it while the others wait. Where the cache folder cannot be
-    written, the index is made again at each start, with a warning in the log.
-
-    Args:
-        folder: the data set's folder.
-        cache_dir: see :func:`cache_folder`.
-        trust: take the cached index without looking for changes below the folders directly in ``folder``.
+    written, the index is made again at each start, with a warning in the log. ``trust`` takes the cached index without
+    looking for changes below the folders directly in ``folder``.
 
     Raises:
         UserError: the split is not there at all. Single broken sequences are listed in ``Index.problems``.
@@ -300,12 +296,8 @@ def _write_index(path: Path, index: Index, watched: set[Path]) -> None:
 
 
 def read_index(path: Path, folder: Path, *, trust: bool = False) -> Index | None:
-    """A cached index, or None if there is none, it is damaged, or what it was made from has changed.
-
-    Args:
-        path: its JSON file.
-        folder: the data set's folder.
-        trust: do not look for changes.
+    """The cached index in the JSON file ``path``, or None if there is none, it is damaged, or what it was made from has
+    changed, which is not looked for with ``trust``.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -320,7 +312,8 @@ def read_index(path: Path, folder: Path, *, trust: bool = False) -> Index | None
         lines = rows.with_suffix(f".{_LINES}")
         if rows.stat().st_size != starts[-1] * ROW.itemsize or lines.stat().st_size != (ends[-1] if len(ends) else 0):
             return None
-        if not trust and _is_outdated(rows.with_suffix(f".{_WATCHED}"), folder):
+        stamps = () if trust else json.loads(rows.with_suffix(f".{_WATCHED}").read_bytes())
+        if any(_stamp(f"{folder}/{entry}") != (mtime, size) for entry, mtime, size in stamps):
             return None
         return Index(
             folder=folder,
@@ -337,11 +330,6 @@ def read_index(path: Path, folder: Path, *, trust: bool = False) -> Index | None
         )
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError):
         return None
-
-
-def _is_outdated(watched: Path, folder: Path) -> bool:
-    stamps = json.loads(watched.read_bytes())
-    return any(_stamp(f"{folder}/{entry}") != (mtime, size) for entry, mtime, size in stamps)
 
 
 def _remove_old(path: Path, keep: Path) -> None:

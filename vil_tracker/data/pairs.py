@@ -79,16 +79,14 @@ def sample_crop(
     stretch: float = 0.0,
     flip: bool = False,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Resample a square region once, turned and mirrored about its centre.
+    """Resample a square region once, turned by ``angle`` (radians) and mirrored about its centre.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         box: xywh in pixels of the image.
         centre, side: of the region, in pixels.
         size: side of the crop.
-        angle: turn in radians.
         stretch: log of what width over height is multiplied by, at the same area.
-        flip: mirror left to right.
 
     Returns:
         The crop (size, size, 3) uint8, filled with the mean colour outside the image; and the box as xyxy in units of
@@ -131,12 +129,7 @@ def jittered(rng: np.random.Generator, box: np.ndarray, config: DataConfig, diff
 
 
 class PairCutter:
-    """From two frames and their boxes to a :class:`PairSample`.
-
-    Args:
-        model: sizes of the crops.
-        config: jitter and photometry.
-    """
+    """From two frames and their boxes to a :class:`PairSample`."""
 
     def __init__(self, model: ModelConfig, config: DataConfig) -> None:
         self.model, self.config = model, config
@@ -151,14 +144,8 @@ class PairCutter:
         present: bool,
         difficulty: float,
     ) -> PairSample:
-        """Cut one pair.
-
-        Args:
-            rng: everything random comes from it.
-            template_frame, search_frame: (H, W, 3) uint8 RGB.
-            template_box, search_box: (4,) xywh in pixels; the search crop is cut around the latter in any case.
-            present: whether the target is there.
-            difficulty: scales jitter and turn.
+        """Cut one pair from frames (H, W, 3) uint8 RGB and boxes (4,) xywh in their pixels. The search crop is cut
+        around its box even where the target is not ``present``; ``difficulty`` scales jitter and turn.
         """
         model, config = self.model, self.config
         look = SampleAugmentation.draw(rng, config)
@@ -196,12 +183,8 @@ def chosen_by(patterns: str, name: str) -> bool:
 
 
 class SequenceSource(ABC, Generic[Cutter, Sample]):
-    """Samples cut out of the sequences of one data set.
-
-    Args:
-        dataset: videos or stills; at least two frames of a video, or one still, with a visible target.
-        cutter: makes the samples; its configuration says how many damaged pictures are skipped.
-        names: patterns of the sequences to use, as in ``SourceConfig``; empty takes all.
+    """Samples cut out of the sequences of one data set with at least two frames, or one still, of a visible target;
+    ``names`` are patterns of those to use, as in ``SourceConfig``; empty takes all.
 
     Raises:
         UserError: no sequence has enough visible frames.

@@ -61,10 +61,7 @@ def find_all(root: Path) -> dict[str, list[Path]]:
 
 
 def find_dataset(reader: Reader, root: Path, places: Mapping[str, list[Path]] | None = None) -> Path:
-    """The folder of one data set below ``root``.
-
-    Args:
-        places: what :func:`find_all` has found; searched for where left out.
+    """The folder of one data set below ``root``, of the ``places`` that :func:`find_all` found where they are given.
 
     Raises:
         UserError: it is not there (the message says what the layout must look like), or it is there twice.
@@ -83,13 +80,9 @@ def find_dataset(reader: Reader, root: Path, places: Mapping[str, list[Path]] | 
 def find_reader(
     name: str, choice: str | os.PathLike[str] | None, places: Mapping[str, list[Path]] | None = None
 ) -> tuple[Reader, Path]:
-    """The reader and the folder that a data set's name stands for.
-
-    Args:
-        name: a name of :data:`READERS`, or ``folder:PATH`` for one's own data; a relative PATH is looked for below
-            the data root and, where there is none, below the current folder.
-        choice: see :func:`data_root`.
-        places: see :func:`find_dataset`.
+    """The reader and the folder that a data set's name stands for: a name of :data:`READERS`, or ``folder:PATH`` for
+    one's own data. A relative PATH is looked for below the data root and, where there is none, below the current
+    folder.
 
     Raises:
         UserError: unknown name, no data root, data set not found or not recognised.

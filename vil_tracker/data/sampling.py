@@ -111,13 +111,8 @@ class Fault(NamedTuple):
 class Samples(Dataset):
     """The run's samples as a map from the global sample index.
 
-    Args:
-        source: where samples come from.
-        config: curriculum and epoch size.
-        seed: of the run.
-        total: samples in the whole run, which the curriculum refers to.
-
     Attributes:
+        total: samples in the whole run, which the curriculum refers to.
         working_on: (W, 2) shared between processes: each loader worker's process id and the sample it is making.
     """
 
@@ -262,16 +257,20 @@ def build_loader(
     samples: Samples, sampler: Sampler[list[int]] | Sequence[list[int]], workers: int, pin_memory: bool
 ) -> DataLoader:
     """A loader that yields one :class:`Loaded` per forward pass, in the order of the steps."""
+    ahead = 4 if workers else None
+    return item_loader(_Batches(samples), workers, sampler=sampler, pin_memory=pin_memory, prefetch_factor=ahead)
+
+
+def item_loader(dataset: Dataset, workers: int, **options: Any) -> DataLoader:
+    """A loader of a data set's items as they are, in order; ``options`` are those of :class:`DataLoader`."""
     return DataLoader(
-        _Batches(samples),
+        dataset,
         batch_size=None,
-        sampler=sampler,
         num_workers=workers,
-        collate_fn=as_is,  # type: ignore[arg-type]  # with batch_size None it gets the item itself
-        pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
+        collate_fn=as_is,
         generator=torch.Generator(),  # or starting the loader would draw from the generator of the training step
         worker_init_fn=start_worker if workers else None,
+        **options,
     )
 
 

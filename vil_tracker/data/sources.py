@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -34,14 +35,8 @@ def build_source(
     sources: Sequence[SourceConfig] | None = None,
     trust: bool = False,
 ) -> Mixture:
-    """The mixture of ``config.data.sources``, read from below ``data_root``.
-
-    Args:
-        config: mixture, crops, jitter and photometry.
-        data_root: see :func:`vil_tracker.data.root.data_root`.
-        cache_folder: where decoded photos and indices are kept.
-        sources: another mixture than the configuration's, such as ``config.data.validation``.
-        trust: do not look for changes since the indices were made.
+    """The mixture of ``config.data.sources``, or of other ``sources``, read from below ``data_root``; ``cache_folder``
+    keeps decoded photos and indices, whose data are not looked at for changes with ``trust``.
 
     Raises:
         UserError: no source is configured, one of them is unknown or not found, or holds held-out targets.
@@ -50,13 +45,11 @@ def build_source(
     sources = config.data.sources if sources is None else sources
     if not sources:
         raise UserError("data.sources is empty: give at least one data set, such as {name: synthetic_pairs}")
-    pools: list[PhotoPool] = []
     places = find_all(find_root(data_root)) if any(source.name in READERS for source in sources) else None
 
+    @functools.cache  # synthetic pairs and clips share one
     def pool() -> PhotoPool:
-        if not pools:  # synthetic pairs and clips share one
-            pools.append(load_photo_pool(find_root(data_root), cache_folder))
-        return pools[0]
+        return load_photo_pool(find_root(data_root), cache_folder)
 
     def build(source: SourceConfig) -> Source:
         model, data, train = config.model, config.data, config.train

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,16 +14,14 @@ from vil_tracker.errors import UserError
 
 @dataclass(frozen=True)
 class SplitReport:
-    """One split of one data set.
+    """One split of one data set; what only a scan finds is None or empty without.
 
     Attributes:
-        split: its name.
         found: sequences (pictures, for stills) on the disk.
         official: how many there should be, None where there is no such number.
         missing: names on the official list that are not on the disk.
-        frames: annotated frames, None unless scanned.
-        missing_frames: annotated frames whose file is not there, None unless scanned.
-        problems: sequences that cannot be used and why; () unless scanned.
+        frames, missing_frames: annotated frames, and those whose file is not there.
+        problems: sequences that cannot be used and why.
         note: why the split could not be listed, "" if it could.
     """
 
@@ -53,41 +50,26 @@ OFFICIAL_READERS = (*READERS.values(), *BENCHMARK_READERS.values())
 
 
 def survey(root: Path, scan: bool = False, cache_dir: str | os.PathLike[str] | None = None) -> list[DataSetReport]:
-    """Look for data sets below ``root``.
-
-    Args:
-        root: the data root.
-        scan: also read every annotation (through the cached index), which finds broken files and missing frames.
-        cache_dir: where the index is kept.
+    """Look for data sets below ``root``; with ``scan`` also read every annotation (through the index cached in
+    ``cache_dir``), which finds broken files and missing frames.
     """
-    reports = []
+    reports: list[DataSetReport] = []
     for folder, _ in search_folders(root):
         official = [reader for reader in OFFICIAL_READERS if reader.matches(folder)]
+        if not official and any(report.folder in folder.parents for report in reports):
+            continue  # a part of a data set that was already reported (GOT-10k's train)
         own = [reader for reader in FOLDER_READERS.values() if reader.matches(folder)]
         for reader in official or own[:1]:
             splits = reader.sizes or (reader.splits if official else reader.splits[:1])
-            reports.append(
-                DataSetReport(
-                    name=reader.name if official else f"folder:{Path(os.path.relpath(folder, root)).as_posix()}",
-                    title=reader.title,
-                    folder=folder,
-                    splits=tuple(_split_report(reader, folder, split, scan, cache_dir) for split in splits),
-                )
-            )
-    return _without_nested(reports)
+            name = reader.name if official else f"folder:{Path(os.path.relpath(folder, root)).as_posix()}"
+            found = tuple(_split_report(reader, folder, split, scan, cache_dir) for split in splits)
+            reports.append(DataSetReport(name, reader.title, folder, found))
+    return reports
 
 
-def _without_nested(reports: Iterable[DataSetReport]) -> list[DataSetReport]:
-    """Drop folders of one's own that lie inside a data set that was already reported (GOT-10k's ``train``)."""
-    kept: list[DataSetReport] = []
-    for report in reports:
-        inside = any(other.folder in report.folder.parents for other in kept)
-        if not (inside and report.name.startswith("folder:")):
-            kept.append(report)
-    return kept
-
-
-def _split_report(reader: Reader, folder: Path, split: str, scan: bool, cache_dir: object) -> SplitReport:
+def _split_report(
+    reader: Reader, folder: Path, split: str, scan: bool, cache_dir: str | os.PathLike[str] | None
+) -> SplitReport:
     official = reader.sizes.get(split)
     try:
         found, missing = reader.count(folder, split)
@@ -96,9 +78,7 @@ def _split_report(reader: Reader, folder: Path, split: str, scan: bool, cache_di
     if not scan or not found or split.startswith("vot_"):  # the vot splits are parts of train
         return SplitReport(split, found, official, missing)
     try:
-        index = load_index(reader, folder, split, cache_dir)  # type: ignore[arg-type]
+        index = load_index(reader, folder, split, cache_dir)
     except UserError as error:
         return SplitReport(split, found, official, missing, problems=(str(error),))
-    return SplitReport(
-        split, found, official, missing, int(index.starts[-1]), index.missing_frames, index.problems, note=""
-    )
+    return SplitReport(split, found, official, missing, int(index.starts[-1]), index.missing_frames, index.problems)

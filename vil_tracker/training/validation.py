@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from vil_tracker.boxes import convert, iou
 from vil_tracker.config import Config
 from vil_tracker.data.dataset import SequenceDataset, open_split
 from vil_tracker.data.pairs import SequenceSource
-from vil_tracker.data.sampling import Mixture, Samples, Source, as_is, build_loader, start_worker
+from vil_tracker.data.sampling import Mixture, Samples, Source, build_loader, item_loader
 from vil_tracker.data.sequence import Sequence
 from vil_tracker.data.sources import build_source
 from vil_tracker.errors import UserError
@@ -186,15 +186,7 @@ def frames_ahead(sequences: list[Sequence], workers: int) -> Iterator[np.ndarray
     """
     if not sequences:
         return
-    loader: DataLoader = DataLoader(
-        _AllFrames(sequences),
-        batch_size=None,
-        num_workers=workers,
-        collate_fn=as_is,  # type: ignore[arg-type]  # with batch_size None it gets the item itself
-        generator=torch.Generator(),
-        worker_init_fn=start_worker if workers else None,
-    )
-    for frame in loader:
+    for frame in item_loader(_AllFrames(sequences), workers):
         if isinstance(frame, UserError):
             raise frame
         yield frame
