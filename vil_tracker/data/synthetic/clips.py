@@ -19,6 +19,7 @@ from vil_tracker.data.sequence import ArrayFrames, Sequence, make_sequence
 from vil_tracker.data.synthetic.assets import AssetSampler
 from vil_tracker.data.synthetic.motion import (
     MovingSprite,
+    Scene,
     draw_joints,
     half_extent,
     hold,
@@ -27,7 +28,6 @@ from vil_tracker.data.synthetic.motion import (
     wander,
 )
 from vil_tracker.data.synthetic.photo_pool import PhotoPool
-from vil_tracker.data.synthetic.scene import Scene
 from vil_tracker.data.synthetic.sprites import Pose, Sprite, recolour
 from vil_tracker.errors import UserError
 
@@ -76,12 +76,7 @@ class ClipConfig:
 
 
 class SyntheticClips:
-    """Makes clips; holds no random state of its own.
-
-    Args:
-        pool: the material.
-        config: what happens in them.
-    """
+    """Makes clips of a pool's material; holds no random state of its own."""
 
     def __init__(self, pool: PhotoPool, config: ClipConfig | None = None) -> None:
         self.material = AssetSampler(pool)
@@ -94,13 +89,9 @@ class SyntheticClips:
         difficulty: float = 1.0,
         keep: SequenceABC[int] | np.ndarray | None = None,
     ) -> Sequence:
-        """Make one clip.
+        """Make one clip of ``num_frames`` frames, of which those in ``keep`` are rendered (ascending; all by default).
 
-        Args:
-            rng: everything random comes from it.
-            num_frames: at least 1.
-            difficulty: scales motion, change of appearance, number of distractors and the probability of events.
-            keep: the frames to render, ascending; all by default.
+        ``difficulty`` scales motion, change of appearance, number of distractors and the probability of events.
 
         Returns:
             A sequence whose frames are in memory. Boxes are those of the whole target, cut at the frame's edge, even
@@ -162,14 +153,11 @@ class SyntheticClips:
             base = base.grey()
         light = wander(rng, n, 40, 3) * 0.5 * difficulty
         looks = [
-            Photometry(
-                base.brightness + 0.12 * a,
-                base.contrast + 0.10 * b,
-                base.gamma,
-                base.temperature + 0.06 * c,
-                base.tint,
-                base.hue,
-                base.saturation,
+            replace(
+                base,
+                brightness=base.brightness + 0.12 * a,
+                contrast=base.contrast + 0.10 * b,
+                temperature=base.temperature + 0.06 * c,
             )
             for a, b, c in light
         ]
@@ -271,11 +259,7 @@ class SyntheticClips:
     ) -> tuple[list[MovingSprite], list[str]]:
         """Put disappearances into the target's path. Returns the walls that hide it and the events' names."""
         config = self.config
-        names = [
-            name
-            for name, chance in (("occlusion", config.occlusion), ("leave", config.leave), ("jump", config.jump))
-            if rng.random() < chance * difficulty
-        ]
+        names = [name for name in ("occlusion", "leave", "jump") if rng.random() < getattr(config, name) * difficulty]
         rng.shuffle(names)
         walls = []
         slot = n // max(len(names), 1)
@@ -290,9 +274,8 @@ class SyntheticClips:
             start = k * slot + 1 + ramp + int(rng.integers(free))  # first hidden frame
             stop = start + hidden
             if name == "jump":
-                target.xy[start:] = self._mover(rng, target.sprite, n, width, height, float(target.size[0]), 0.0).xy[
-                    start:
-                ]
+                other = self._mover(rng, target.sprite, n, width, height, float(target.size[0]), 0.0)
+                target.xy[start:] = other.xy[start:]
             elif name == "leave":
                 self._leave(rng, target, start, stop, ramp, width, height)
             else:

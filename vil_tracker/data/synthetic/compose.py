@@ -78,10 +78,8 @@ def match_background(sprite: Sprite, background: np.ndarray, amount: float) -> S
 
 
 def random_frame(rng: np.random.Generator, box: np.ndarray, n: int, cut: float) -> np.ndarray:
-    """A frame's rectangle (xyxy) in an n × n canvas: one or two of its edges, or all four around a large target.
-
-    Args:
-        box: the target, xyxy; at most the share ``cut`` of it falls outside across each edge.
+    """A frame's rectangle (xyxy) in an n × n canvas: one or two of its edges, or all four around a large target. At
+    most the share ``cut`` of the target's box xyxy falls outside across each edge.
     """
     x1, y1, x2, y2 = box
     w, h = x2 - x1, y2 - y1

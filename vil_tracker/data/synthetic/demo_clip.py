@@ -68,10 +68,6 @@ def _track(x: np.ndarray | float) -> np.ndarray:
     return 450 + 130 * np.sin((np.asarray(x) - 150) / 190) + 24 * np.sin(np.asarray(x) / 71)
 
 
-def _heading(x: float) -> float:
-    return float(np.arctan2(_track(x + 1) - _track(x - 1), 2))
-
-
 def _paint_ground(rng: np.random.Generator) -> np.ndarray:
     width, height = _WORLD
     patches, fine = _noise(rng, width, height, (120, 45)), _noise(rng, width, height, (9, 4, 2))
@@ -112,7 +108,7 @@ def _paint_car(body: Colour, trim: Colour, roof: Colour) -> _Sprite:
     across = np.abs(np.linspace(-1, 1, width, dtype=np.float32))[:, None, None]
     image *= 1.08 - 0.30 * across**3  # the sides fall off
     alpha = np.zeros((width, length), np.uint8)
-    outline = _car_outline().copy() * _DETAIL + np.array([length / 2, width / 2])
+    outline = _car_outline() * _DETAIL + np.array([length / 2, width / 2])
     cv2.fillPoly(alpha, [np.round(outline).astype(np.int32)], 255)
     return _sprite(image, alpha)
 
@@ -233,7 +229,7 @@ class DemoClip:
 
     @staticmethod
     def _on_lane(x: float, side: int) -> tuple[float, float, float]:
-        turn = _heading(x)
+        turn = float(np.arctan2(_track(x + 1) - _track(x - 1), 2))
         return x - side * 19 * np.sin(turn), float(_track(x)) + side * 19 * np.cos(turn), turn
 
     def _camera(self, t: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Things that move through a synthetic clip, and the smooth curves that they follow."""
+"""What a synthetic clip shows: things that move, the smooth curves that they follow, and the frames that result."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from vil_tracker.data.augment import motion_kernel
-from vil_tracker.data.synthetic.sprites import Joint, Pose, Sprite, bend, blend, fold, place, warp_sprite
+from vil_tracker.data.augment import Photometry, add_noise, jpeg, motion_kernel
+from vil_tracker.data.synthetic.sprites import (
+    Joint,
+    Pose,
+    Sprite,
+    bend,
+    blend,
+    bounds,
+    fold,
+    place,
+    warp,
+    warp_sprite,
+)
 
 
 @dataclass
@@ -137,3 +148,54 @@ def hold(n: int, start: int, stop: int, ramp: int) -> np.ndarray:
     fall = np.clip(((stop - 1 + ramp) - t) / ramp, 0, 1)
     x = np.minimum(rise, fall)
     return x * x * (3 - 2 * x)
+
+
+@dataclass
+class Scene:
+    """The whole script of a clip."""
+
+    width: int
+    height: int
+    photo: np.ndarray
+    camera: np.ndarray  # (N, 2, 3) photo to frame
+    shake: np.ndarray  # (N, 2)
+    target: MovingSprite
+    behind: list[MovingSprite]
+    before: list[MovingSprite]
+    looks: list[Photometry]
+    noise: float
+    quality: int | None
+    shutter: float
+
+    def render(self, index: int, rng: np.random.Generator | None) -> tuple[np.ndarray, np.ndarray, float]:
+        """Frame ``index``: picture, the target's box xywh cut at the frame's edge, its visible share.
+
+        Without a generator the picture lacks noise; box and share are the same.
+        """
+        canvas = warp(self.photo, self.camera[index], (self.width, self.height))
+        shake = self.shake[index]
+        for mover in self.behind:
+            draw(canvas, mover, index, shake)
+        sprite, matrix = self.target.at(index, shake)
+        warped = warp_sprite(canvas.shape, sprite, matrix)
+        left = np.zeros(canvas.shape[:2], np.uint8)  # what remains to be seen of the target
+        if warped is not None:
+            region, rgba = warped
+            velocity = self.target.xy[min(index + 1, len(self.target.xy) - 1)] - self.target.xy[index]
+            rgba = smear(rgba, velocity * self.shutter)
+            blend(canvas, region, rgba)
+            left[region] = rgba[..., 3]
+        for mover in self.before:
+            touched = draw(canvas, mover, index, shake)
+            if touched is not None:
+                where, alpha = touched
+                left[where] = cv2.multiply(left[where], cv2.bitwise_not(alpha), scale=1 / 255)
+        whole = cv2.sumElems(sprite.rgba[..., 3])[0] * abs(np.linalg.det(matrix[:, :2]))
+        seen = min(1.0, cv2.sumElems(left)[0] / max(whole, 1.0))
+        low, high = np.clip(bounds(sprite.hull, matrix).reshape(2, 2), 0, (self.width, self.height))
+        image = self.looks[index].apply(canvas)
+        if rng is not None and self.noise > 0.5:
+            image = add_noise(image, rng, self.noise)
+        if self.quality is not None:
+            image = jpeg(image, self.quality)
+        return image, np.concatenate([low, high - low]), seen

@@ -105,13 +105,8 @@ class SyntheticConfig:
 
 
 class SyntheticPairs:
-    """Makes pairs; holds no random state of its own.
-
-    Args:
-        pool: the material.
-        template_size, search_size: side of the crops in pixels.
-        template_factor, search_factor: side of the crops in units of the target's √(w·h).
-        config: mixture and strengths.
+    """Makes pairs of a pool's material; holds no random state of its own. Sizes are sides of the crops in pixels,
+    factors those sides in units of the target's √(w·h).
     """
 
     skipped = None  # everything is decoded beforehand: no picture can turn out to be damaged

@@ -162,15 +162,11 @@ def pool_from_arrays(
 
 
 def mask_from_box(photo: np.ndarray, box: np.ndarray) -> np.ndarray | None:
-    """Guess the mask of a boxed object by GrabCut (Rother, Kolmogorov and Blake, 2004).
+    """Guess the mask (H, W) bool of an object, boxed xywh in pixels, in a photo (H, W, 3) uint8 RGB by GrabCut (Rother,
+    Kolmogorov and Blake, 2004).
 
-    Args:
-        photo: (H, W, 3) uint8 RGB.
-        box: xywh in pixels.
-
-    Returns:
-        (H, W) bool, or None where the result is not to be trusted: hardly any background beside the box, less than 30 %
-        of the box covered, or an extent that does not reach the box's sides. About half of the boxes pass.
+    None where the result is not to be trusted: hardly any background beside the box, less than 30 % of the box covered,
+    or an extent that does not reach the box's sides. About half of the boxes pass.
     """
     height, width = photo.shape[:2]
     x, y, w, h = (float(v) for v in box)
@@ -198,11 +194,7 @@ def mask_from_box(photo: np.ndarray, box: np.ndarray) -> np.ndarray | None:
 
 
 def cut_out(photo: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
-    """Cut one object out with soft edges.
-
-    Args:
-        photo: (H, W, 3) uint8 RGB.
-        mask: (H, W) bool.
+    """Cut the object of a mask (H, W) bool out of a photo (H, W, 3) uint8 RGB, with soft edges.
 
     Returns:
         (h, w, 4) uint8 RGBA, at most MAX_SPRITE on its long side; None where the mask is a poor one: many fragments,
@@ -233,13 +225,11 @@ def cut_out(photo: np.ndarray, mask: np.ndarray) -> np.ndarray | None:
 
 
 def load_photo_pool(root: str | os.PathLike[str], cache_folder: str | os.PathLike[str] | None = None) -> PhotoPool:
-    """Decode every photo under ``root`` (layout above).
+    """Decode every photo under ``root`` (layout above; any of its folders may be missing).
 
-    Args:
-        root: folder with ``stills``, ``objects`` and clip folders, any of which may be missing.
-        cache_folder: where to keep the decoded pixels (about 1.3 GB for 6,000 photos of 320 pixels) in one file that
-            all processes map; it is written once (a minute or two, most of it for guessing masks) and found again
-            while the files under ``root`` stay the same.
+    ``cache_folder`` keeps the decoded pixels (about 1.3 GB for 6,000 photos of 320 pixels) in one file that all
+    processes map; it is written once (a minute or two, most of it for guessing masks) and found again while the files
+    under ``root`` stay the same.
 
     Raises:
         UserError: no photo below ``root``, a damaged annotation, or a photo that cannot be read.
@@ -256,11 +246,7 @@ def load_photo_pool(root: str | os.PathLike[str], cache_folder: str | os.PathLik
 
 
 def open_cache(path: Path) -> PhotoPool:
-    """Map a cache file written by :func:`load_photo_pool`.
-
-    Raises:
-        UserError: it is missing or damaged.
-    """
+    """Map a cache file written by :func:`load_photo_pool`; UserError if it is missing or damaged."""
     try:
         with np.load(path.with_suffix(".npz"), allow_pickle=False) as index:
             content = {key: index[key] for key in index.files}
@@ -342,15 +328,9 @@ def _annotated(folder: Path) -> Iterator[tuple[np.ndarray, list[tuple[np.ndarray
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a COCO annotation file: {error!r}") from error
     for name, source, marked in entries:
-        photo = read_image(folder / "images" / name)
-        yield (
-            photo,
-            [
-                (np.array(a["bbox"], np.float64), _read_mask(folder, a.get("mask_file"), photo), source)
-                for a in marked
-                if not a.get("iscrowd")
-            ],
-        )
+        photo, solid = read_image(folder / "images" / name), [a for a in marked if not a.get("iscrowd")]
+        masks = [_read_mask(folder, a.get("mask_file"), photo) for a in solid]
+        yield photo, [(np.array(a["bbox"], np.float64), mask, source) for a, mask in zip(solid, masks, strict=True)]
 
 
 def _read_mask(folder: Path, name: str | None, photo: np.ndarray) -> np.ndarray | None:

@@ -40,12 +40,7 @@ def draw_video(
 
 
 class _SyntheticVideos(Generic[Cutter]):
-    """What both kinds of samples have in common.
-
-    Args:
-        pool: the material.
-        cutter: makes the samples.
-    """
+    """Samples that ``cutter`` makes of videos composed of a pool's material."""
 
     skipped = None  # everything is decoded beforehand: no picture can turn out to be damaged
 

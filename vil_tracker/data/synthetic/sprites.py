@@ -151,13 +151,8 @@ def blend(canvas: np.ndarray, region: tuple[slice, slice], rgba: np.ndarray) -> 
 
 
 def bend(sprite: Sprite, grid: np.ndarray) -> Sprite:
-    """Non-rigid change of shape.
-
-    Args:
-        grid: (K, K, 2) displacements (x, y) in units of the sprite's width and height, on a coarse grid over it.
-
-    Returns:
-        The bent sprite, with a margin as wide as the largest displacement on every side.
+    """Non-rigid change of shape by displacements ``grid`` (K, K, 2), x and y in units of the sprite's width and height,
+    on a coarse grid over it. The bent sprite has a margin as wide as the largest displacement on every side.
     """
     h, w = sprite.rgba.shape[:2]
     # What moves outwards needs room, or it would be cut off straight at the sprite's edge. Cubics overshoot a little.
@@ -190,10 +185,7 @@ def fold(sprite: Sprite, joints: Sequence[Joint], angles: Sequence[float]) -> Sp
     """Turn the part of a sprite beyond each joint by an angle (radians), with a smooth passage at the joint.
 
     The picture is looked up backwards: a point beyond the joint takes its colour from where it came from. So of parts
-    that come to overlap one is seen, and none is torn off.
-
-    Returns:
-        The folded sprite, with a margin that holds every turned part.
+    that come to overlap one is seen, and none is torn off. The folded sprite has a margin that holds every turned part.
     """
     h, w = sprite.rgba.shape[:2]
     scale = math.sqrt(w * h)

@@ -45,13 +45,8 @@ class PatchSample(NamedTuple):
 
 
 class SyntheticPatches(IterableDataset):
-    """Batches without end of samples, other ones in every loader process.
-
-    Args:
-        pool: the material.
-        batch: samples per batch.
-        seed: everything random derives from it.
-        aside: use what is held aside of the pool, rather than the rest of it.
+    """Batches without end of samples, other ones in every loader process, which derive from ``seed`` and are composed
+    of what is held ``aside`` of the pool, or of the rest of it.
     """
 
     def __init__(self, pool: PhotoPool, batch: int, seed: int, *, aside: bool = False) -> None:
