@@ -60,6 +60,8 @@ def test_missing_sequences_are_named(tmp_path: Path) -> None:
     write_frames(tmp_path / "Deer" / "img", range(1, 3))
     with pytest.raises(UserError, match="49 of 51 sequences are missing .*Basketball, Bolt, Boy"):
         load("otb2013", tmp_path)
+    with pytest.raises(UserError, match="no sequence Dear; there are David, Deer"):
+        load("otb2013", tmp_path, "David", "Dear")
 
 
 def test_uav123_sub_sequences_and_gaps(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ through it.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -156,7 +157,7 @@ def get_benchmark(name: str) -> Benchmark:
 
 
 def load_sequences(benchmark: Benchmark, root: Path, wanted: tuple[str, ...] | None = None) -> list[Sequence]:
-    """Find and read a benchmark's sequences below `root`; no frame is decoded.
+    """Find and read a benchmark's sequences in `root` or in a folder of it; no frame is decoded.
 
     Args:
         benchmark: which.
@@ -168,17 +169,24 @@ def load_sequences(benchmark: Benchmark, root: Path, wanted: tuple[str, ...] | N
     """
     if not root.is_dir():
         raise UserError(f"{root} is not a folder; --data-root names the folder of the data set")
+    where = f"below {root}"
     if benchmark.reader is None:
-        sequences = _load_folder(root)
+        found = _folder_entries(root)
     else:
         reader = benchmark.reader()
         folder = _locate(reader, root)
-        listing = reader.list_sequences(folder, benchmark.split)
-        chosen = [entry for entry in listing.candidates if wanted in (None, ("all",)) or _is_in(entry.name, wanted)]
-        if wanted is None:
-            _check_complete(benchmark, [entry.name for entry in chosen], f"below {folder}")
-        sequences = [_to_sequence(entry.name, benchmark.key, reader.read_sequence(folder, entry)) for entry in chosen]
-    return _checked(benchmark, sequences, wanted, str(root))
+        where = f"below {folder}"
+        entries = reader.list_sequences(folder, benchmark.split).candidates
+        found = [(entry.name, benchmark.key, reader, folder, entry) for entry in entries]
+    names = _chosen([name for name, *_ in found], wanted, root)
+    if wanted is None:
+        _check_complete(benchmark, names, where)
+    sequences = [
+        _to_sequence(name, dataset, reader.read_sequence(folder, entry))
+        for name, dataset, reader, folder, entry in found
+        if name in names
+    ]
+    return _checked(benchmark, sequences, root)
 
 
 def load_truth(benchmark: Benchmark, folder: Path, wanted: tuple[str, ...] | None = None) -> list[Sequence]:
@@ -193,16 +201,13 @@ def load_truth(benchmark: Benchmark, folder: Path, wanted: tuple[str, ...] | Non
     if not folder.is_dir():
         raise UserError(f"{folder} is not a folder; --truth names a folder with one box file per sequence")
     files = {name_key(path.stem): path for path in sorted(folder.glob("*.txt"), key=lambda p: natural_key(p.name))}
-    if benchmark.names is None:
-        found = [(path.stem, path) for path in files.values()]
-    else:
-        found = [(name, files[name_key(name)]) for name in benchmark.names if name_key(name) in files]
-    if wanted not in (None, ("all",)):
-        found = [(name, path) for name, path in found if _is_in(name, wanted)]
+    official = benchmark.names or tuple(path.stem for path in files.values())
+    names = _chosen([name for name in official if name_key(name) in files], wanted, folder)
     if wanted is None:
-        _check_complete(benchmark, [name for name, _ in found], f"in {folder}")
+        _check_complete(benchmark, names, f"in {folder}")
     sequences = []
-    for name, path in found:
+    for name in names:
+        path = files[name_key(name)]
         boxes = read_boxes(path)
         cover = folder / "cover" / path.name
         sequences.append(
@@ -215,21 +220,23 @@ def load_truth(benchmark: Benchmark, folder: Path, wanted: tuple[str, ...] | Non
                 cover=read_numbers(cover, len(boxes), 0, 1) if cover.is_file() else None,
             )
         )
-    return _checked(benchmark, sequences, wanted, str(folder))
+    return _checked(benchmark, sequences, folder)
 
 
-def _checked(
-    benchmark: Benchmark, sequences: list[Sequence], wanted: tuple[str, ...] | None, where: str
-) -> list[Sequence]:
-    """Restrict sequences to names; check that something is left, and that its boxes can be started on and scored."""
-    if wanted not in (None, ("all",)):
-        known = {name_key(sequence.name) for sequence in sequences}
-        unknown = [name for name in wanted if name_key(name) not in known]
-        if unknown:
-            raise UserError(
-                f"{where}: no sequence {', '.join(unknown)}; there are {_shown([s.name for s in sequences])}"
-            )
-        sequences = [sequence for sequence in sequences if _is_in(sequence.name, wanted)]
+def _chosen(names: list[str], wanted: tuple[str, ...] | None, where: Path) -> list[str]:
+    """Those of the names that are wanted, in whatever spelling; UserError if one of those is not there."""
+    if wanted is None or wanted == ("all",):
+        return names
+    known = {name_key(name) for name in names}
+    unknown = [name for name in wanted if name_key(name) not in known]
+    if unknown:
+        raise UserError(f"{where}: no sequence {', '.join(unknown)}; there are {_shown(names)}")
+    keys = {name_key(name) for name in wanted}
+    return [name for name in names if name_key(name) in keys]
+
+
+def _checked(benchmark: Benchmark, sequences: list[Sequence], where: Path) -> list[Sequence]:
+    """Check that there are sequences, and that their boxes can be started on and scored."""
     if not sequences:
         raise UserError(f"{where}: no sequences found; check the layout with  vil-tracker doctor")
     for sequence in sequences:
@@ -250,25 +257,19 @@ def _checked(
 def with_attributes(sequences: list[Sequence], folder: Path, order: tuple[str, ...]) -> list[Sequence]:
     """Give sequences the challenge attributes written in a folder; those without a file keep their own.
 
-    A file holds either names, separated by commas or lines, or 0/1 flags in the benchmark's own order, as the toolkits
-    of LaSOT (`annos/att/`) and UAV123 ship them.
-
-    Args:
-        sequences: any.
-        folder: one `NAME.txt` per sequence.
-        order: attribute names in the order of flags; empty if the benchmark has no such order.
+    A file `NAME.txt` holds either names, separated by commas or lines, or 0/1 flags in the benchmark's own `order`, as
+    the toolkits of LaSOT (`annos/att/`) and UAV123 ship them.
 
     Raises:
         UserError: no file matches, or a file has the wrong number of flags.
     """
     files = {name_key(path.stem): path for path in sorted(folder.glob("*.txt"))} if folder.is_dir() else {}
-    result = [
+    if not any(name_key(s.name) in files for s in sequences):
+        raise UserError(f"--attributes {folder}: no NAME.txt of any sequence there")
+    return [
         replace(s, attributes=_read_attributes(files[name_key(s.name)], order)) if name_key(s.name) in files else s
         for s in sequences
     ]
-    if not any(name_key(s.name) in files for s in sequences):
-        raise UserError(f"--attributes {folder}: no NAME.txt of any sequence there")
-    return result
 
 
 def _read_attributes(path: Path, order: tuple[str, ...]) -> tuple[str, ...]:
@@ -278,10 +279,6 @@ def _read_attributes(path: Path, order: tuple[str, ...]) -> tuple[str, ...]:
     if len(words) != len(order):
         raise UserError(f"{path}: {len(words)} flags, but this benchmark orders {len(order)} attributes; write names")
     return tuple(name for name, flag in zip(order, words, strict=True) if flag == "1")
-
-
-def _is_in(name: str, wanted: tuple[str, ...] | None) -> bool:
-    return name_key(name) in {name_key(entry) for entry in wanted or ()}
 
 
 def _check_complete(benchmark: Benchmark, found: list[str], where: str) -> None:
@@ -313,8 +310,8 @@ def _locate(reader: Reader, root: Path) -> Path:
     raise UserError(f"{root}: no {reader.title} found; expected is: {layout}")
 
 
-def _load_folder(root: Path) -> list[Sequence]:
-    """Any folder of sequences or of videos, or a folder of such folders; `Sequence.dataset` is the folder's name."""
+def _folder_entries(root: Path) -> list[tuple[str, str, Reader, Path, Candidate]]:
+    """Any folder of sequences or of videos, or a folder of such folders; `dataset` is the folder's name."""
     folders = [root] if _folder_candidates(root) else subfolders(root)
     found = [(folder, reader, entry) for folder in folders for reader, entry in _folder_candidates(folder)]
     if not found:
@@ -322,12 +319,11 @@ def _load_folder(root: Path) -> list[Sequence]:
             f"{root}: no sequences; expected NAME/groundtruth_rect.txt with NAME/img/*.jpg, NAME/groundtruth.txt with "
             "NAME/*.jpg, or NAME.mp4 with NAME.txt, here or one folder deeper"
         )
-    names = [entry.name for _, _, entry in found]
-    sequences = []
-    for folder, reader, entry in found:
-        name = entry.name if names.count(entry.name) == 1 else f"{folder.name}_{entry.name}"
-        sequences.append(_to_sequence(name, folder.name, reader.read_sequence(folder, entry)))
-    return sequences
+    count = Counter(entry.name for _, _, entry in found)
+    return [
+        (entry.name if count[entry.name] == 1 else f"{f.name}_{entry.name}", f.name, reader, f, entry)
+        for f, reader, entry in found
+    ]
 
 
 def _folder_candidates(folder: Path) -> list[tuple[Reader, Candidate]]:
