@@ -37,7 +37,7 @@ def test_truth_against_itself_scores_one(convention: conventions.Convention, row
     truth = np.array(rows, dtype=float)
     result = score(convention, truth, truth)
     below_one = convention.success_axis < 1.0  # an overlap of exactly 1 is not greater than 1
-    assert np.all(result.curves.success[below_one] == 1.0)
+    assert np.all(result.curves["success"][below_one] == 1.0)
     assert result.precision == result.normalized_precision == 1.0
     assert result.ao == pytest.approx(1.0) and result.op50 == result.op75 == result.sr50 == result.sr75 == 1.0
 

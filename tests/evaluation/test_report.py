@@ -208,7 +208,7 @@ def test_legends_lie_beside_the_curves_and_the_truth_on_top() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Figure, "savefig", look)
         assert plots.reliability(trackers)  # type: ignore[arg-type]
-        scores = SimpleNamespace(auc=0.6, curves=SimpleNamespace(success=[1.0, 0.5, 0.0]))
+        scores = SimpleNamespace(auc=0.6, curves={"success": [1.0, 0.5, 0.0]})
         for tracker in trackers:
             tracker.main = SimpleNamespace(overall=scores, convention=SimpleNamespace(success_axis=[0.0, 0.5, 1.0]))
         assert plots.curves(trackers, "success")  # type: ignore[arg-type]

@@ -66,11 +66,8 @@ def reliability(scores: np.ndarray, correct: np.ndarray, bins: int = BINS) -> Re
 
 
 def auroc(signal: np.ndarray, positive: np.ndarray) -> float | None:
-    """Probability that a positive frame has the greater signal, ties counting half; None if one class is empty.
-
-    Args:
-        signal: (F,) any real numbers.
-        positive: (F,) bool.
+    """Probability that a frame that is `positive` (F,) bool has the greater `signal` (F,), any real numbers, ties
+    counting half; None if one class is empty.
     """
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if positives == 0 or negatives == 0:
@@ -81,13 +78,8 @@ def auroc(signal: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 def losses(iou: np.ndarray) -> list[tuple[int, int | None]]:
-    """Times when the target was lost: (first frame without overlap, first frame after it with overlap above 0.5).
-
-    Args:
-        iou: (F,) overlap in frames whose target is visible.
-
-    Returns:
-        One pair of indices per loss; the second is None where the target was not found again.
+    """Times when the target was lost, by its overlap (F,) in frames that show it: (first frame without overlap, first
+    frame after it with overlap above 0.5, or None where the target was not found again).
     """
     events: list[tuple[int, int | None]] = []
     start: int | None = None
@@ -146,14 +138,12 @@ def measure(parts: Sequence[ConfidenceFrames]) -> dict[str, object] | None:
         },
         "auroc_lost": auroc(1.0 - scores, ~correct),
         "confidently_wrong": float(((overlap < MISSED_OVERLAP) & (scores > CONFIDENT_SCORE)).mean()),
-        "absent": _absence(parts),
+        "absent": _absence(absent, np.concatenate([part.said_lost for part in parts])),
         "recovery": {"after_absence": _summary(delays), "after_loss": _summary(loss_delays)},
     }
 
 
-def _absence(parts: Sequence[ConfidenceFrames]) -> dict[str, float | int | None] | None:
-    absent = np.concatenate([part.absent for part in parts])
-    said = np.concatenate([part.said_lost for part in parts])
+def _absence(absent: np.ndarray, said: np.ndarray) -> dict[str, float | int | None] | None:
     if not absent.any():
         return None  # nothing is flagged: the set does not annotate absence
     hits = int((absent & said).sum())

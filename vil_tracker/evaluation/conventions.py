@@ -86,7 +86,7 @@ class Convention:
         return np.linspace(0.0, 50.0, self.precision_thresholds)
 
     @property
-    def normalized_axis(self) -> np.ndarray:
+    def normalized_precision_axis(self) -> np.ndarray:
         return self.precision_axis / 100.0
 
     def area(self, curve: np.ndarray) -> float:
@@ -183,10 +183,8 @@ def ostrack(family: str) -> Convention:
 
 
 def convention_for(name: str, official: Convention, family: str) -> Convention:
-    """Look up a convention by name for a benchmark with the given official convention and data set family.
-
-    Raises:
-        UserError: unknown name.
+    """The convention of that name for a benchmark of this official convention and data set family; UserError if there
+    is none.
     """
     if name == "official":
         return official
@@ -225,8 +223,7 @@ def frame_errors(
     """Errors of one sequence under a convention.
 
     Args:
-        predicted: (N, 4) x, y, w, h in pixels.
-        truth: (N, 4); NaN rows have no annotation.
+        predicted, truth: (N, 4) x, y, w, h in pixels; NaN rows of the truth have no annotation.
         absent: (N,) bool, frames whose target is out of sight; none by default.
         cover: (N,) visible share of the target in [0, 1]; 1 by default.
         size: width and height of the images, needed by conventions that clip.

@@ -22,13 +22,7 @@ _AFTER = 15  # frames between the loss and the picture after it
 
 @dataclass(frozen=True)
 class Picture:
-    """One frame with both boxes drawn, as JPEG.
-
-    Attributes:
-        frame: number from 1.
-        caption: what it shows.
-        jpeg: the encoded picture.
-    """
+    """One frame, numbered from 1, with both boxes drawn and encoded as JPEG, and what it shows."""
 
     frame: int
     caption: str
@@ -37,13 +31,8 @@ class Picture:
 
 @dataclass(frozen=True)
 class WorstSequence:
-    """One of the worst sequences.
-
-    Attributes:
-        name: of the sequence.
-        auc: on it.
-        verdict: one sentence on what happened, with frame numbers.
-        pictures: before, at and after the loss; empty where there are no frames.
+    """One of the worst sequences, in one sentence with frame numbers, and with pictures from before, at and after the
+    loss (none where there are no frames).
     """
 
     name: str
@@ -113,9 +102,7 @@ def _draw(frame: np.ndarray, truth: np.ndarray, predicted: np.ndarray) -> bytes:
             lines = _dashes(corners) if dashes else [corners]
             cv2.polylines(canvas, lines, False, (halo,) * 3, 3 if dashes else 4)
             cv2.polylines(canvas, lines, False, color, 2)
-    done, data = cv2.imencode(".jpg", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])
-    if not done:
-        raise ValueError("the picture cannot be encoded as JPEG")
+    _, data = cv2.imencode(".jpg", cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 82])
     return data.tobytes()
 
 

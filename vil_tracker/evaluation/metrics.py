@@ -21,16 +21,11 @@ PRECISION_NORMALIZED = 0.2
 
 
 def check_boxes(boxes: np.ndarray, what: str = "boxes", *, allow_missing: bool = False) -> np.ndarray:
-    """Return `boxes` as (N, 4) float64 after checking them.
-
-    Args:
-        boxes: (N, 4) x, y, w, h in pixels.
-        what: a file name or a description that the error message starts with.
-        allow_missing: rows of NaN are permitted (ground truth without annotation).
+    """Return `boxes` as (N, 4) float64 after checking them; rows of NaN may be allowed, as missing.
 
     Raises:
         UserError: no boxes at all, a wrong shape, NaN or infinite numbers, or a negative width or height; the message
-            names the line (one-based, one line per frame).
+            begins with `what` and names the line (one-based, one line per frame).
     """
     array = np.asarray(boxes, dtype=np.float64)
     if array.size == 0:
@@ -39,13 +34,11 @@ def check_boxes(boxes: np.ndarray, what: str = "boxes", *, allow_missing: bool =
         raise UserError(f"{what}: boxes of shape {array.shape}; (frames, 4) is needed: x, y, w, h")
     missing = np.isnan(array).all(axis=1) if allow_missing else np.zeros(len(array), dtype=bool)
     broken = ~np.isfinite(array).all(axis=1) & ~missing
-    if broken.any():
-        line = int(np.flatnonzero(broken)[0])
-        raise UserError(f"{what}: line {line + 1}: box {array[line].tolist()} is not finite; write four numbers")
     negative = (np.nan_to_num(array[:, 2:]) < 0).any(axis=1)
-    if negative.any():
-        line = int(np.flatnonzero(negative)[0])
-        raise UserError(f"{what}: line {line + 1}: box {array[line].tolist()} has a negative width or height")
+    for rows, fault in ((broken, "is not finite; write four numbers"), (negative, "has a negative width or height")):
+        if rows.any():
+            line = int(np.flatnonzero(rows)[0])
+            raise UserError(f"{what}: line {line + 1}: box {array[line].tolist()} {fault}")
     return array
 
 
@@ -96,13 +89,9 @@ def _share(hits: np.ndarray) -> np.ndarray:
 
 
 def success_auc(predicted: np.ndarray, truth: np.ndarray) -> float:
-    """Area under the success curve (mean over 21 thresholds) of one sequence, in [0, 1].
+    """Area under the success curve (mean over 21 thresholds) of one sequence's boxes (N, 4) x, y, w, h, in [0, 1].
 
-    Frame 1 is scored as the ground truth, as every one-pass evaluation does.
-
-    Args:
-        predicted: (N, 4) x, y, w, h.
-        truth: (N, 4) x, y, w, h; frames with a NaN row are left out.
+    Frame 1 is scored as the ground truth, as every one-pass evaluation does; frames whose true box is NaN are left out.
 
     Raises:
         UserError: empty, non-finite or unequally many boxes.

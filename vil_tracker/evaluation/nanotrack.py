@@ -65,13 +65,8 @@ def cell_positions() -> tuple[np.ndarray, np.ndarray]:
 
 
 class NanoTrackV3:
-    """NanoTrack V3 with the calls of :class:`vil_tracker.Tracker`; the score is its classification's.
-
-    Args:
-        folder: holds ``nanotrack_backbone.onnx`` and ``nanotrack_head.onnx``, at any depth.
-
-    Raises:
-        UserError: a file or a package is missing.
+    """NanoTrack V3 with the calls of :class:`vil_tracker.Tracker`; the score is its classification's. Its two ONNX
+    files lie below ``folder``, at any depth; UserError if one or a package is missing.
     """
 
     def __init__(self, folder: Path | None) -> None:

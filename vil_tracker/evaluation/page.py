@@ -15,7 +15,7 @@ from vil_tracker.errors import atomic_write
 from vil_tracker.evaluation import plots
 from vil_tracker.evaluation.failure_cases import PREDICTED_COLOR, TRUTH_COLOR, find_worst
 from vil_tracker.evaluation.report import COLUMNS, Report, count_of, describe_precision, differences, format_metric
-from vil_tracker.evaluation.scoring import METRIC_NAMES, Score
+from vil_tracker.evaluation.scoring import CURVES, METRIC_NAMES, Score
 
 TILES = {
     "auc": "area under success curve",
@@ -67,7 +67,7 @@ def write_page(path: Path, report: Report) -> None:
 def draw_plots(report: Report) -> dict[str, Any]:
     """SVG texts of the curves (a list), the attributes' bars and the reliability diagram (None without numbers)."""
     scored = any(t.main is not None and t.main.overall is not None for t in report.trackers)
-    curves = [plots.curves(report.trackers, which) for which in ("success", "precision", "normalized") if scored]
+    curves = [plots.curves(report.trackers, which) for which in CURVES if scored]
     speed = plots.speed_accuracy(report.trackers) if scored else None
     confident = any(tracker.confidence is not None for tracker in report.trackers)
     return {

@@ -49,24 +49,18 @@ def _draw(width: float, height: float, fill: Callable[[Any], None]) -> str:
 
 
 def curves(trackers: Sequence[TrackerScores], which: str) -> str:
-    """Success, precision or normalised-precision curves of all trackers; the legend gives the metric.
-
-    Args:
-        trackers: those with an overall score are drawn.
-        which: "success", "precision" or "normalized".
-    """
+    """Curves of the trackers with an overall score; the legend gives the metric. ``which`` is one of `CURVES`."""
     titles = {
-        "success": ("Success", "overlap threshold", "share of frames above it", "auc", "AUC"),
-        "precision": ("Precision", "centre error threshold in pixels", "share of frames within it", "precision", "P"),
-        "normalized": (
+        "success": ("Success", "overlap threshold", "share of frames above it", "AUC"),
+        "precision": ("Precision", "centre error threshold in pixels", "share of frames within it", "P"),
+        "normalized_precision": (
             "Normalised precision",
             "centre error threshold in box sizes",
             "share of frames within it",
-            "normalized_precision",
             "NP",
         ),
     }
-    title, x_label, y_label, metric, short = titles[which]
+    title, x_label, y_label, short = titles[which]
 
     def fill(axes: Any) -> None:
         entries = []
@@ -75,7 +69,8 @@ def curves(trackers: Sequence[TrackerScores], which: str) -> str:
             if scores is None or scores.overall is None:
                 continue
             axis = getattr(scores.convention, f"{which}_axis")
-            entries.append((getattr(scores.overall, metric), index, axis, getattr(scores.overall.curves, which)))
+            metric = getattr(scores.overall, "auc" if which == "success" else which)
+            entries.append((metric, index, axis, scores.overall.curves[which]))
         for value, index, axis, curve in sorted(entries, key=lambda entry: -entry[0])[:_MAX_LINES]:
             axes.plot(
                 axis,

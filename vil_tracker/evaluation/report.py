@@ -164,15 +164,10 @@ def _score_json(score: Score) -> dict[str, Any]:
 def _curves_json(scores: ConventionScores) -> dict[str, Any] | None:
     if scores.overall is None:
         return None
-    convention, curves = scores.convention, scores.overall.curves
-    parts = {
-        "success": (convention.success_axis, curves.success),
-        "precision": (convention.precision_axis, curves.precision),
-        "normalized_precision": (convention.normalized_axis, curves.normalized),
-    }
+    axes = {name: getattr(scores.convention, f"{name}_axis") for name in scores.overall.curves}
     return {
-        name: {"thresholds": [round(float(value), 6) for value in axis], "values": values.tolist()}
-        for name, (axis, values) in parts.items()
+        name: {"thresholds": [round(float(value), 6) for value in axes[name]], "values": curve.tolist()}
+        for name, curve in scores.overall.curves.items()
     }
 
 

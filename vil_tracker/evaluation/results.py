@@ -58,27 +58,20 @@ class ResultStore:
         self.layout = layout
 
     def boxes_path(self, sequence: str, repetition: int = 1) -> Path:
-        """The file of boxes of a sequence."""
         if self.layout == "got10k":
             return self.folder / sequence / f"{sequence}_{repetition:03d}.txt"
         return self.folder / f"{sequence}.txt"
 
     def times_path(self, sequence: str) -> Path:
-        """The file of times of a sequence."""
         if self.layout == "got10k":
             return self.folder / sequence / f"{sequence}_time.txt"
         return self.folder / "times" / f"{sequence}.txt"
 
     def scores_path(self, sequence: str) -> Path:
-        """The file of scores and states of a sequence."""
         return self.folder / "scores" / f"{sequence}.txt"
 
     def check_claim(self, identity: dict[str, str]) -> None:
-        """Check that the folder belongs to one tracker and benchmark, or to none yet.
-
-        Raises:
-            UserError: it holds results of something else.
-        """
+        """Raise UserError if the folder holds results of another tracker or benchmark."""
         path = self.folder / "run.json"
         if path.is_file():
             try:
@@ -126,14 +119,11 @@ class ResultStore:
         return bool(self._find(sequence))
 
     def load(self, sequence: str, frames: int, *, empty: str = "error", cut: bool = False) -> list[Trajectory] | None:
-        """Read all repetitions of a sequence; None if there is no result.
+        """Read all repetitions of a sequence of so many frames; None if there is no result.
 
-        Args:
-            sequence: its name; `_`, `-` and `.` are interchangeable in file names, and so is the case of letters.
-            frames: number of boxes that are needed.
-            empty: "error", or "previous" to let the box before stand for one that is NaN or has no area, which is what
-                the toolkits of OTB and LaSOT do.
-            cut: leave out boxes beyond the sequence's end, with a warning, as LaSOT's toolkit does.
+        `_`, `-` and `.` are interchangeable in file names, and so is the case of letters. With `empty` "previous" the
+        box before stands for one that is NaN or has no area, which is what the toolkits of OTB and LaSOT do. `cut`
+        leaves out boxes beyond the sequence's end, with a warning, as LaSOT's toolkit does.
 
         Raises:
             UserError: boxes that are not numbers, are empty, or are too few or too many, with file and line.

@@ -28,23 +28,12 @@ from vil_tracker.tasks import Engine
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Task:
-    """One repetition of one sequence."""
-
-    sequence: Sequence
-    repetition: int
+Task = tuple[Sequence, int]  # a sequence, and the number of its repetition
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A sequence that a tracker could not finish.
-
-    Attributes:
-        tracker, sequence: names.
-        message: the exception in one line.
-        details: its traceback.
-    """
+    """A sequence that a tracker could not finish: names, the exception in one line, and its traceback."""
 
     tracker: str
     sequence: str
@@ -89,9 +78,7 @@ def run_tracker(
     """Bring the results of a tracker on a list of sequences up to date.
 
     Args:
-        spec: the tracker.
         sequences: what to run on; those that are finished in `store` are kept.
-        store: where results are and go.
         benchmark: its name; results of different benchmarks are not mixed.
         repetitions: runs per sequence; one is enough for a deterministic tracker.
         engine: where sequences are tracked; one process runs in this one. Sums over another number of threads differ
@@ -110,15 +97,14 @@ def run_tracker(
     repetitions = 1 if spec.deterministic else repetitions
     # The longest first, so that no process is left with a long one at the end.
     ordered = sorted(sequences, key=lambda sequence: (-len(sequence.boxes), sequence.name))
-    everything = [Task(sequence, index + 1) for sequence in ordered for index in range(repetitions)]
+    everything = [(sequence, index + 1) for sequence in ordered for index in range(repetitions)]
     mine = everything[ranks.rank :: ranks.world]
-    open_tasks = [
-        task for task in mine if not store.is_complete(task.sequence.name, len(task.sequence.boxes), task.repetition)
-    ]
+    open_tasks = [(s, number) for s, number in mine if not store.is_complete(s.name, len(s.boxes), number)]
     if len(open_tasks) < len(mine):
         _say(f"{spec.name}: {len(mine) - len(open_tasks)} of {len(mine)} results are already there")
     failures = []
-    for done, (task, outcome) in enumerate(_run_tasks(spec, open_tasks, engine, ranks), start=1):
+    for done, ((sequence, number), outcome) in enumerate(_run_tasks(spec, open_tasks, engine, ranks), start=1):
+        progress = f"{spec.name} [{done}/{len(open_tasks)}] {sequence.name}"
         if ranks.main:
             store.claim(identity)
         if isinstance(outcome, Failure):
@@ -126,12 +112,12 @@ def run_tracker(
             write_lines(_failure_path(store, outcome), [outcome.details])
             if not keep_going:
                 break
-            _say(f"{spec.name} [{done}/{len(open_tasks)}] {task.sequence.name}: FAILED: {outcome.message}")
+            _say(f"{progress}: FAILED: {outcome.message}")
             continue
-        store.save(task.sequence.name, outcome, task.repetition)
+        store.save(sequence.name, outcome, number)
         updates = outcome.update_seconds
         speed = f"{len(updates) / updates.sum():.1f} fps" if updates is not None and len(updates) else "-"
-        _say(f"{spec.name} [{done}/{len(open_tasks)}] {task.sequence.name}: {len(outcome.boxes)} frames, {speed}")
+        _say(f"{progress}: {len(outcome.boxes)} frames, {speed}")
     failures = _gather(failures, ranks)
     if failures and not keep_going:
         first = failures[0]
@@ -171,12 +157,12 @@ class _Builder:
 
 def _attempt(tracker: TrackerLike, spec: TrackerSpec, task: Task) -> Trajectory | Failure:
     try:
-        return track_sequence(tracker, task.sequence)
+        return track_sequence(tracker, task[0])
     except Exception as error:  # the boundary between the runner and any tracker: reported, never swallowed
         message = str(error).splitlines()[0] if str(error) else "no message"
         if not isinstance(error, UserError):
             message = f"{type(error).__name__}: {message}"
-        return Failure(spec.name, task.sequence.name, message, traceback.format_exc())
+        return Failure(spec.name, task[0].name, message, traceback.format_exc())
 
 
 def _gather(failures: list[Failure], ranks: Ranks) -> list[Failure]:

@@ -16,21 +16,7 @@ from vil_tracker.evaluation.conventions import Convention, FrameErrors, frame_er
 from vil_tracker.evaluation.results import ResultStore, Trajectory
 
 METRIC_NAMES = ("auc", "precision", "normalized_precision", "op50", "op75", "ao", "sr50", "sr75", "fps")
-
-
-@dataclass(frozen=True)
-class Curves:
-    """The three curves of a sequence or of a set, each with values in [0, 1].
-
-    Attributes:
-        success: (T,) over the convention's `success_axis`.
-        precision: (P,) over its `precision_axis`.
-        normalized: (P,) over its `normalized_axis`.
-    """
-
-    success: np.ndarray
-    precision: np.ndarray
-    normalized: np.ndarray
+CURVES = ("success", "precision", "normalized_precision")
 
 
 @dataclass(frozen=True)
@@ -40,7 +26,7 @@ class Score:
     Attributes:
         name: of the sequence, or of the set.
         frames: number of frames in the denominator.
-        curves: the three curves.
+        curves: share of frames (T,) in [0, 1] over the convention's axis of that name, by the names in `CURVES`.
         auc: area under the success curve.
         precision: see `Convention.precision_is_area`.
         normalized_precision: see `Convention.normalized_is_area`.
@@ -53,7 +39,7 @@ class Score:
 
     name: str
     frames: int
-    curves: Curves
+    curves: dict[str, np.ndarray]
     auc: float
     precision: float
     normalized_precision: float
@@ -82,20 +68,19 @@ def score_frames(
 
     Args:
         name: what the score is called.
-        errors: frame errors; the entries are concatenated.
-        convention: the convention that they were computed under.
+        errors: frame errors under the convention; the entries are concatenated.
         seconds: time of each update call, if known.
     """
     parts = list(errors)
-    iou = np.concatenate([part.iou for part in parts])
-    valid_iou = iou[np.concatenate([part.valid for part in parts])]
-    curves = Curves(
-        success=metrics.success_curve(iou, convention.success_axis),
-        precision=metrics.precision_curve(np.concatenate([part.center for part in parts]), convention.precision_axis),
-        normalized=metrics.precision_curve(
-            np.concatenate([part.normalized for part in parts]), convention.normalized_axis
-        ),
+    iou, center, normalized, valid = (
+        np.concatenate([getattr(part, key) for part in parts]) for key in ("iou", "center", "normalized", "valid")
     )
+    valid_iou = iou[valid]
+    curves = {
+        "success": metrics.success_curve(iou, convention.success_axis),
+        "precision": metrics.precision_curve(center, convention.precision_axis),
+        "normalized_precision": metrics.precision_curve(normalized, convention.normalized_precision_axis),
+    }
     return Score(
         name=name,
         frames=len(iou),
@@ -112,18 +97,8 @@ def score_frames(
 
 
 def average(name: str, scores: list[Score], convention: Convention) -> Score:
-    """Average scores over sequences, each with equal weight; times add up.
-
-    Raises:
-        UserError: no scores.
-    """
-    if not scores:
-        raise UserError(f"no sequence to average for '{name}'")
-    curves = Curves(
-        success=np.mean([score.curves.success for score in scores], axis=0),
-        precision=np.mean([score.curves.precision for score in scores], axis=0),
-        normalized=np.mean([score.curves.normalized for score in scores], axis=0),
-    )
+    """Average scores, at least one, over sequences, each with equal weight; times add up."""
+    curves = {key: np.mean([score.curves[key] for score in scores], axis=0) for key in CURVES}
     means = {
         key: float(np.mean([getattr(score, key) for score in scores])) for key in ("op50", "op75", "ao", "sr50", "sr75")
     }
@@ -138,18 +113,18 @@ def average(name: str, scores: list[Score], convention: Convention) -> Score:
     )
 
 
-def _summaries(curves: Curves, convention: Convention) -> dict[str, float]:
-    def at(curve: np.ndarray, axis: np.ndarray, value: float) -> float:
-        return float(curve[int(np.argmin(np.abs(axis - value)))])
+def _summaries(curves: dict[str, np.ndarray], convention: Convention) -> dict[str, float]:
+    def summary(name: str, is_area: bool, threshold: float) -> float:
+        if is_area:
+            return convention.area(curves[name])
+        return float(curves[name][int(np.argmin(np.abs(getattr(convention, f"{name}_axis") - threshold)))])
 
     return {
-        "auc": convention.area(curves.success),
-        "precision": convention.area(curves.precision)
-        if convention.precision_is_area
-        else at(curves.precision, convention.precision_axis, metrics.PRECISION_PIXELS),
-        "normalized_precision": convention.area(curves.normalized)
-        if convention.normalized_is_area
-        else at(curves.normalized, convention.normalized_axis, metrics.PRECISION_NORMALIZED),
+        "auc": convention.area(curves["success"]),
+        "precision": summary("precision", convention.precision_is_area, metrics.PRECISION_PIXELS),
+        "normalized_precision": summary(
+            "normalized_precision", convention.normalized_is_area, metrics.PRECISION_NORMALIZED
+        ),
     }
 
 
@@ -177,7 +152,6 @@ class TrackerScores:
     """Everything known about one tracker on one benchmark.
 
     Attributes:
-        name: of the tracker.
         conventions: scores by convention name, in the order asked for; empty where the truth is withheld.
         trajectories: per sequence, one per repetition.
         missing: sequences without a result.
@@ -208,16 +182,11 @@ def score_tracker(
     allow_missing: bool = False,
     empty: str = "error",
 ) -> TrackerScores:
-    """Read a tracker's results and score them.
+    """Read a tracker's results and score them under conventions of the benchmark.
 
     Args:
-        name: of the tracker.
-        benchmark: decides the conventions.
-        sequences: what must be there.
-        store: the results.
-        convention_names: of "official", "pytracking" and "ostrack".
-        allow_missing: give per-sequence scores where results are missing, and no overall score.
-        empty: see `ResultStore.load`.
+        sequences: what must be there; with `allow_missing` those that are there get scores, and there is no overall
+        one. convention_names: of "official", "pytracking" and "ostrack". empty: see `ResultStore.load`.
 
     Raises:
         UserError: missing results (naming them), or damaged ones (naming file and line).

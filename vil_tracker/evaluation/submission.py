@@ -31,16 +31,7 @@ def check_possible(path: Path, benchmark: Benchmark) -> None:
 
 
 def write_submission(path: Path, benchmark: Benchmark, sequences: list[Sequence], store: ResultStore) -> int:
-    """Check the results and write the archive.
-
-    Args:
-        path: the zip to write.
-        benchmark: GOT-10k test or TrackingNet.
-        sequences: all sequences of the benchmark.
-        store: results of one tracker.
-
-    Returns:
-        Number of files in the archive.
+    """Check the results of all sequences of the benchmark and write the archive; returns its number of files.
 
     Raises:
         UserError: no server takes this benchmark, or the results do not have the server's format; nothing is written.
