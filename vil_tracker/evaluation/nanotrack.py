@@ -22,16 +22,7 @@ STRIDE, CELLS = 16, 15  # pixels between cells of the score map, cells along eac
 CONTEXT = 0.5
 WINDOW, PENALTY, RATE = 0.455, 0.138, 0.348
 MIN_SIDE = 10  # pixels, of a reported box
-FILES = {"backbone": "nanotrack_backbone.onnx", "head": "nanotrack_head.onnx"}
-
-
-def find_networks(folder: Path | None) -> dict[str, Path]:
-    """The two ONNX files below ``folder``, by part.
-
-    Raises:
-        UserError: no folder is given, or a file is missing.
-    """
-    return {part: find_network("nanotrack:v3", (name,), folder) for part, name in FILES.items()}
+FILES = ("nanotrack_backbone.onnx", "nanotrack_head.onnx")
 
 
 def open_session(path: Path, *, free_size: bool = False) -> Any:
@@ -57,11 +48,32 @@ def open_session(path: Path, *, free_size: bool = False) -> Any:
         raise UserError(f"{path} is no network that onnxruntime can run ({str(error)[:120]}): get it again") from error
 
 
-def cell_positions() -> tuple[np.ndarray, np.ndarray]:
-    """x and y of each cell, (225,) each, in pixels of the search crop from its centre."""
-    steps = (np.arange(CELLS) - CELLS // 2) * STRIDE
-    x, y = np.meshgrid(steps, steps)
-    return x.ravel(), y.ravel()
+class NanoTrackNetworks:
+    """NanoTrack V3's two networks, whose ONNX files lie below ``folder`` at any depth, on one CPU thread.
+
+    Raises:
+        UserError: no folder is given, or a file or a package is missing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        backbone, head = [find_network("nanotrack:v3", (name,), folder) for name in FILES]
+        self._backbone, self._head = open_session(backbone, free_size=True), open_session(head)
+        steps = (np.arange(CELLS) - CELLS // 2) * STRIDE
+        self._x, self._y = (axis.ravel() for axis in np.meshgrid(steps, steps))
+
+    def features(self, picture: np.ndarray) -> np.ndarray:
+        """Features (1, 96, h, w) of a BGR picture (H, W, 3)."""
+        return self._backbone.run(None, {"input": picture.transpose(2, 0, 1)[None].astype(np.float32)})[0]
+
+    def locate(self, template: np.ndarray, search: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Probability (225,) that a cell lies on the target, and each cell's box (4, 225): x1, y1, x2, y2 in pixels of
+        the search crop from its centre.
+        """
+        logits, reach = self._head.run(None, {"input1": template, "input2": search})
+        background, target = logits[0].reshape(2, -1)
+        left, top, right, bottom = reach[0].reshape(4, -1)
+        boxes = np.stack([self._x - left, self._y - top, self._x + right, self._y + bottom])
+        return 1 / (1 + np.exp(background - target)), boxes
 
 
 class NanoTrackV3:
@@ -70,14 +82,11 @@ class NanoTrackV3:
     """
 
     def __init__(self, folder: Path | None) -> None:
-        paths = find_networks(folder)
-        self._backbone = open_session(paths["backbone"], free_size=True)
-        self._head = open_session(paths["head"])
+        self._networks = NanoTrackNetworks(folder)
         hann = np.hanning(CELLS)
         self._window = np.outer(hann, hann).ravel()
-        self._x, self._y = cell_positions()
         self._centre, self._size, self._mean = np.zeros(2), np.ones(2), np.zeros(3)
-        self._template: np.ndarray | None = None
+        self._template = np.zeros(0)
 
     def init(self, frame: np.ndarray, box: np.ndarray) -> None:
         """Start on an H×W×3 uint8 RGB frame with the target's x, y, w, h."""
@@ -93,11 +102,7 @@ class NanoTrackV3:
         side = self._context_side()
         scale = TEMPLATE_SIZE / side
         search = self._features(image, side * SEARCH_SIZE / TEMPLATE_SIZE, SEARCH_SIZE)
-        logits, reach = self._head.run(None, {"input1": self._template, "input2": search})
-        background, target = logits[0].reshape(2, -1)
-        score = 1 / (1 + np.exp(background - target))
-        left, top, right, bottom = reach[0].reshape(4, -1)
-        x1, y1, x2, y2 = self._x - left, self._y - top, self._x + right, self._y + bottom
+        score, (x1, y1, x2, y2) = self._networks.locate(self._template, search)
         cx, cy, w, h = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
         penalty = self._change_penalty(w, h, scale)
         best = int(np.argmax(penalty * score * (1 - WINDOW) + self._window * WINDOW))
@@ -140,5 +145,4 @@ class NanoTrackV3:
         part = cv2.copyMakeBorder(
             np.ascontiguousarray(part), top, bottom, left, right, cv2.BORDER_CONSTANT, value=self._mean.tolist()
         )
-        crop = cv2.resize(part, (size, size)).transpose(2, 0, 1)[None].astype(np.float32)
-        return self._backbone.run(None, {"input": crop})[0]
+        return self._networks.features(cv2.resize(part, (size, size)))

@@ -18,15 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.ops import box_iou
 
-from vil_tracker.evaluation.nanotrack import (
-    CELLS,
-    SEARCH_SIZE,
-    STRIDE,
-    TEMPLATE_SIZE,
-    cell_positions,
-    find_networks,
-    open_session,
-)
+from vil_tracker.evaluation.nanotrack import CELLS, SEARCH_SIZE, STRIDE, TEMPLATE_SIZE, NanoTrackNetworks
 from vil_tracker.training.deep_supervision import SublayerProbes
 
 CHANNELS = 96  # of the teacher's features
@@ -51,20 +43,10 @@ class TeacherTargets(NamedTuple):
 
 
 class Teacher:
-    """NanoTrack V3 on crops of ours, on one CPU thread.
-
-    Args:
-        folder: holds its ONNX files.
-
-    Raises:
-        UserError: a file or a package is missing.
-    """
+    """NanoTrack V3, whose ONNX files lie in ``folder``, on crops of ours; errors as :class:`NanoTrackNetworks`."""
 
     def __init__(self, folder: Path) -> None:
-        paths = find_networks(folder)
-        self._backbone = open_session(paths["backbone"], free_size=True)
-        self._head = open_session(paths["head"])
-        self._x, self._y = cell_positions()
+        self._networks = NanoTrackNetworks(folder)
 
     def targets(self, templates_BTT3: np.ndarray, searches_BSS3: np.ndarray) -> TeacherTargets:
         """The teacher's answer to template and search crops, uint8 RGB of any size."""
@@ -76,17 +58,12 @@ class Teacher:
 
     def _features(self, crop: np.ndarray, size: int) -> np.ndarray:
         picture = cv2.resize(crop, (size, size), interpolation=cv2.INTER_LINEAR)[..., ::-1]
-        return self._backbone.run(None, {"input": picture.transpose(2, 0, 1)[None].astype(np.float32)})[0]
+        return self._networks.features(picture)
 
     def _locate(self, template: np.ndarray, search: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        logits, reach = self._head.run(None, {"input1": template, "input2": search})
-        background, target = logits[0].reshape(2, -1)
-        score = 1 / (1 + np.exp(background - target))
+        score, boxes = self._networks.locate(template, search)
         best = int(score.argmax())
-        left, top, right, bottom = reach[0].reshape(4, -1)[:, best]
-        x, y = self._x[best], self._y[best]
-        box = np.array([x - left, y - top, x + right, y + bottom]) / SEARCH_SIZE + 0.5
-        return score.reshape(CELLS, CELLS), box
+        return score.reshape(CELLS, CELLS), boxes[:, best] / SEARCH_SIZE + 0.5
 
 
 class TeacherLosses(NamedTuple):
@@ -105,12 +82,7 @@ class TeacherLosses(NamedTuple):
 
 
 class TeacherProjections(SublayerProbes):
-    """What the student's tokens are asked through.
-
-    Args:
-        dim: width of the tokens.
-        depth: sublayers of the backbone.
-    """
+    """What the student's tokens, ``dim`` wide after each of ``depth`` sublayers, are asked through."""
 
     def __init__(self, dim: int, depth: int) -> None:
         super().__init__()
@@ -129,11 +101,10 @@ class TeacherProjections(SublayerProbes):
         template_grid: int,
         search_grid: int,
     ) -> TeacherLosses:
-        """Compare.
+        """Compare the tokens ``seen`` after each of ``depths``, in the order of the sublayers (one template, then the
+        search region), with the teacher's targets, on the tokens' device.
 
         Args:
-            seen: tokens after each of ``depths``, in the order of the sublayers; one template, then the search region.
-            targets: of the same pairs, on the tokens' device.
             boxes_B4: truth, xyxy in units of the search crop.
             present_B: bool, whether the search crop holds the target.
             template_grid, search_grid: cells along each side of the two regions.
