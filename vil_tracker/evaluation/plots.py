@@ -61,17 +61,16 @@ def curves(trackers: Sequence[TrackerScores], which: str) -> str:
         ),
     }
     title, x_label, y_label, short = titles[which]
+    entries = []
+    for index, tracker in enumerate(trackers):
+        if tracker.main is not None and (overall := tracker.main.overall) is not None:
+            value = getattr(overall, "auc" if which == "success" else which)
+            axis = getattr(tracker.main.convention, f"{which}_axis")
+            entries.append((value, index, axis, overall.curves[which]))
+    entries = sorted(entries, key=lambda entry: -entry[0])[:_MAX_LINES]
 
     def fill(axes: Any) -> None:
-        entries = []
-        for index, tracker in enumerate(trackers):
-            scores = tracker.main
-            if scores is None or scores.overall is None:
-                continue
-            axis = getattr(scores.convention, f"{which}_axis")
-            metric = getattr(scores.overall, "auc" if which == "success" else which)
-            entries.append((metric, index, axis, scores.overall.curves[which]))
-        for value, index, axis, curve in sorted(entries, key=lambda entry: -entry[0])[:_MAX_LINES]:
+        for value, index, axis, curve in entries:
             axes.plot(
                 axis,
                 curve,
@@ -84,8 +83,7 @@ def curves(trackers: Sequence[TrackerScores], which: str) -> str:
         axes.margins(x=0)
         axes.figure.legend(loc="outside lower center")  # no curve runs there
 
-    drawn = sum(tracker.main is not None and tracker.main.overall is not None for tracker in trackers)
-    return _draw(4.6, 3.5 + _LEGEND_LINE * min(drawn, _MAX_LINES), fill)
+    return _draw(4.6, 3.5 + _LEGEND_LINE * len(entries), fill)
 
 
 def attribute_bars(trackers: Sequence[TrackerScores]) -> str | None:

@@ -95,13 +95,19 @@ class TrackerSpec:
         """
         if self.kind == "still":
             return StillTracker()
+        peers = Path(self.peers_dir) if self.peers_dir else None
         if self.kind == "opencv":
-            return baselines.OpenCvTracker(self.target, Path(self.peers_dir) if self.peers_dir else None)
+            return baselines.OpenCvTracker(self.target, peers)
         if self.kind == "nanotrack":
-            return NanoTrackV3(Path(self.peers_dir) if self.peers_dir else None)
+            return NanoTrackV3(peers)
         if self.kind == "python":
             return _build_from_python(self.target)
-        return _build_vil(self.target, self.device, self.config, self.dtype)
+        from vil_tracker.models.inference import InferenceNetwork
+        from vil_tracker.models.pretrained import load_model
+        from vil_tracker.tracking.tracker import Tracker
+
+        network = InferenceNetwork(load_model(self.target, device=self.device), self.dtype)
+        return Tracker(network, self.config)
 
 
 def parse_tracker(
@@ -143,14 +149,6 @@ def parse_tracker(
         f"unknown tracker '{text}'; write vil, vil:WEIGHTS, opencv:NAME ({', '.join(baselines.KNOWN)}), "
         "nanotrack:v3, still or python:MODULE:FACTORY"
     )
-
-
-def _build_vil(weights: str, device: str, config: TrackConfig | None, dtype: Precision) -> TrackerLike:
-    from vil_tracker.models.inference import InferenceNetwork
-    from vil_tracker.models.pretrained import load_model
-    from vil_tracker.tracking.tracker import Tracker
-
-    return Tracker(InferenceNetwork(load_model(weights, device=device), dtype), config)
 
 
 def _build_from_python(target: str) -> TrackerLike:
