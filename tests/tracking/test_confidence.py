@@ -14,7 +14,7 @@ from track_clips import peak_calibration, scene, small_network
 
 from vil_tracker.config import TrackConfig
 from vil_tracker.data.crops import CropGeometry
-from vil_tracker.data.sequence import ArrayFrames, make_sequence
+from vil_tracker.data.sequence import make_sequence
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.calibration import reliability
 from vil_tracker.models.pretrained import add_metadata, load_model, save_model
@@ -322,7 +322,7 @@ def test_a_fit_beside_videos_brings_the_score_to_the_share_that_is_right() -> No
         found = [tracker.update(frame) for frame in frames[1:]]
         least = np.quantile([result.score for result in found], 2 / 3)
         truth = [result.box if result.score >= least else result.box + 500.0 for result in found]
-        clips.append(make_sequence(str(seed), "made", ArrayFrames(frames), np.stack([boxes[0], *truth])))
+        clips.append(make_sequence(str(seed), "made", frames, np.stack([boxes[0], *truth])))
     calibration, data, left_out = fit_beside_videos(network, sure, judgements(40)[0], clips, settings)
     answers = data.reported
     assert answers.sum() == 36 and data.correct[answers].mean() == pytest.approx(1 / 3, abs=0.06)
@@ -379,7 +379,7 @@ def test_calibrate_and_store_beside_the_weights(tmp_path: Path) -> None:
         frames, boxes = scene(seed, 8)
         if seed % 2:
             boxes[1:] = 0, 0, 120, 90  # what a random network finds is mostly large: now and then it shall be right
-        sequence = make_sequence(f"s{seed}", "own", ArrayFrames(frames), boxes)
+        sequence = make_sequence(f"s{seed}", "own", frames, boxes)
         clips.append(sequence)
     save_model(network, tmp_path / "plain.safetensors", {"note": "kept"})
     verifier = VerifierNet().eval()

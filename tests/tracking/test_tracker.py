@@ -12,7 +12,7 @@ from track_clips import scene, small_network
 from vil_tracker.boxes import centred_box
 from vil_tracker.config import TrackConfig
 from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box, mean_colour, to_input
-from vil_tracker.data.sequence import ArrayFrames, make_sequence
+from vil_tracker.data.sequence import make_sequence
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.run import track_sequence
 from vil_tracker.images import write_image
@@ -185,7 +185,7 @@ def test_video_path_and_benchmark_path_give_identical_boxes(network, tmp_path: P
     frames, boxes = scene(7, 10)
     for index, frame in enumerate(frames):
         write_image(tmp_path / "in" / f"{index:04d}.png", frame)
-    sequence = make_sequence("s", "own", ArrayFrames(frames), boxes)
+    sequence = make_sequence("s", "own", frames, boxes)
     benchmark = track_sequence(Tracker(network), sequence)
     video: list[Result] = []
     track_source(

@@ -17,7 +17,7 @@ from training_fakes import NoiseClips, NoisePairs, losses, same, source_for, tin
 
 from vil_tracker.config import Config
 from vil_tracker.data.sampling import PairSample, Samples
-from vil_tracker.data.sequence import ArrayFrames, make_sequence
+from vil_tracker.data.sequence import make_sequence
 from vil_tracker.errors import UserError
 from vil_tracker.images import read_image
 from vil_tracker.io.draw import text_image
@@ -85,7 +85,7 @@ def test_a_run_learns_validates_and_leaves_its_files(tmp_path: Path, with_curves
     pytest.importorskip("matplotlib")
     config = tiny_config(steps=40, batch_size=8, log_every=5, validate_every=20, validation_pairs=8, lr=4e-3)
     clip = NoiseClips(length=6).sample(np.random.default_rng(0), 1.0)
-    sequence = make_sequence("moving", "test", ArrayFrames(list(clip.frames)), clip.boxes)
+    sequence = make_sequence("moving", "test", list(clip.frames), clip.boxes)
     validation = Validation(config, NoisePairs(), (sequence,))
     weights = run(config, tmp_path, validation=validation)
     log = read_log(tmp_path / "log.jsonl")

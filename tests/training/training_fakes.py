@@ -173,7 +173,7 @@ def measure_validation(config: Config, rank: int, world: int, port: int, output:
     """Write the scores that each of ``world`` processes gets of one validation to ``output``/<rank>.json."""
     import json
 
-    from vil_tracker.data.sequence import ArrayFrames, make_sequence
+    from vil_tracker.data.sequence import make_sequence
     from vil_tracker.models.network import build_network
     from vil_tracker.runtime import leave_process_group
     from vil_tracker.training.distributed import join
@@ -189,7 +189,7 @@ def measure_validation(config: Config, rank: int, world: int, port: int, output:
     for number, length in enumerate((3, 7, 4, 5, 2)):
         boxes = np.array([[10 + 2 * k, 12, 20, 16] for k in range(length)], float)
         frames = rng.integers(0, 255, (length, 48, 64, 3), np.uint8)
-        sequences.append(make_sequence(str(number), "made", ArrayFrames(tuple(frames)), boxes))
+        sequences.append(make_sequence(str(number), "made", frames, boxes))
     validation = Validation(config, source_for(config), tuple(sequences))
     scores = validation.measure(build_network(config.model), ranks)
     leave_process_group()

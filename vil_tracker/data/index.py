@@ -233,7 +233,8 @@ def load_index(
     Raises:
         UserError: the split is not there at all. Single broken sequences are listed in ``Index.problems``.
     """
-    reader.check_split(split)
+    if split not in reader.splits:
+        raise UserError(f"{reader.title} has no split {split!r}: choose one of {', '.join(reader.splits)}")
     folder = folder.resolve()
     cache = cache_folder(cache_dir)
     key = hashlib.sha256(f"{VERSION}|{reader.name}|{split}|{content_stamp(folder)}".encode()).hexdigest()[:12]

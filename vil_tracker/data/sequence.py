@@ -6,7 +6,6 @@ import contextlib
 import functools
 import os
 import re
-from collections.abc import Sequence as SequenceABC
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,7 +18,7 @@ from vil_tracker.videos import VideoReader, count_frames
 
 
 class Frames(Protocol):
-    """Frames decoded when asked for: ``frames[i]`` is (H, W, 3) uint8 RGB."""
+    """Frames decoded when asked for, or in memory as a list: ``frames[i]`` is (H, W, 3) uint8 RGB."""
 
     def __len__(self) -> int: ...
 
@@ -43,19 +42,6 @@ class ImageFrames:
         return ValueRange(samples=functools.partial(sample_pictures, self.paths))
 
 
-@dataclass(frozen=True)
-class ArrayFrames:
-    """Frames that are already in memory, (H, W, 3) uint8 RGB each."""
-
-    arrays: SequenceABC[np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.arrays)
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        return self.arrays[index]
-
-
 class VideoFrames:
     """Frames of a video file. Reading in order decodes each frame once; going back starts again from the first.
 
@@ -68,11 +54,6 @@ class VideoFrames:
         self._reader: VideoReader | None = None
         self._last: tuple[int, np.ndarray] | None = None
 
-    def _open(self) -> VideoReader:
-        if self._reader is None:
-            self._reader = VideoReader(self.path)
-        return self._reader
-
     def __len__(self) -> int:
         if self._length is None:
             self._length = count_frames(self.path)
@@ -82,9 +63,10 @@ class VideoFrames:
         if not 0 <= index < len(self):
             raise IndexError(index)
         if self._last is None or self._last[0] != index:
-            reader = self._open()
-            reader.seek(index)
-            frame = reader.read()
+            if self._reader is None:
+                self._reader = VideoReader(self.path)
+            self._reader.seek(index)
+            frame = self._reader.read()
             if frame is None:
                 raise UserError(f"video {self.path} ends before frame {index}: it is damaged or its box file is longer")
             self._last = (index, frame)

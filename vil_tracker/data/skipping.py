@@ -67,20 +67,17 @@ class SkippedFiles:
         try:
             return read()
         except UserError as error:
-            self._skip(name, str(error))
+            self.failures += 1
+            if name not in self.reasons:
+                self.reasons[name] = str(error)
+                log.warning("skipped a damaged file: %s", error)
+            if self.failures > self.grace and self.share > self.max_share:
+                first = next(iter(self.reasons.values()))
+                raise UserError(
+                    f"{self.failures} of {self.read} pictures could not be read, over the limit of "
+                    f"{self.max_share:.1%} (data.max_damaged), the first: {first}"
+                ) from error
             return None
-
-    def _skip(self, name: str, reason: str) -> None:
-        self.failures += 1
-        if name not in self.reasons:
-            self.reasons[name] = reason
-            log.warning("skipped a damaged file: %s", reason)
-        if self.failures > self.grace and self.share > self.max_share:
-            first = next(iter(self.reasons.values()))
-            raise UserError(
-                f"{self.failures} of {self.read} pictures could not be read, over the limit of {self.max_share:.1%} "
-                f"(data.max_damaged), the first: {first}"
-            )
 
     def merge(self, others: Iterable[SkippedFiles | Skipped]) -> SkippedFiles:
         """Add the counts of other processes to this one and return it; never raises."""

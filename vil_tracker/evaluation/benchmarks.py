@@ -33,7 +33,7 @@ from vil_tracker.data.readers.tnl2k import TNL2K
 from vil_tracker.data.readers.trackingnet import TrackingNet
 from vil_tracker.data.readers.uav import UAV20L, UAV123
 from vil_tracker.data.readers.vasttrack import VastTrack
-from vil_tracker.data.sequence import ArrayFrames, Frames, ImageFrames, Sequence, VideoFrames, make_sequence
+from vil_tracker.data.sequence import Frames, ImageFrames, Sequence, VideoFrames, make_sequence
 from vil_tracker.errors import UserError, read_text
 from vil_tracker.evaluation import conventions
 from vil_tracker.evaluation.conventions import Convention
@@ -214,7 +214,7 @@ def load_truth(benchmark: Benchmark, folder: Path, wanted: tuple[str, ...] | Non
             make_sequence(
                 name,
                 benchmark.key,
-                ArrayFrames(()),
+                (),
                 boxes,
                 absent=read_flags(folder / "absent" / path.name, len(boxes)),
                 cover=read_numbers(cover, len(boxes), 0, 1) if cover.is_file() else None,

@@ -126,11 +126,6 @@ class Reader(ABC):
         """Official sequence names of a split; None where there is no list of them."""
         return None
 
-    def check_split(self, split: str) -> None:
-        """Raise UserError unless the data set has ``split``."""
-        if split not in self.splits:
-            raise UserError(f"{self.title} has no split {split!r}: choose one of {', '.join(self.splits)}")
-
 
 def subfolders(folder: Path, limit: int | None = None) -> list[Path]:
     """The folders inside ``folder`` (links followed, hidden ones left out), in natural order; at most ``limit``

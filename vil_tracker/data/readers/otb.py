@@ -10,8 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
 from vil_tracker.data.readers.base import (
     Candidate,
     Item,
@@ -73,21 +71,19 @@ OTB/                            (any name)
         target, first, last = int(row[2]), int(row[3]), int(row[4])
         path = candidate.path
         truth = path / (f"groundtruth_rect.{target}.txt" if target else "groundtruth_rect.txt")
+        boxes = read_boxes(truth)
+        if len(boxes) >= last:  # of every frame from the first (Tiger1), not of the official range alone (David)
+            boxes = boxes[first - 1 : last]
+        if len(boxes) != last - first + 1:
+            raise UserError(
+                f"{truth} has {len(boxes)} boxes, but frames {first} to {last} are evaluated: unpack it again"
+            )
         frames, exists = numbered_frames(list_frames(path / "img"), last - first + 1, first=first)
         return Item(
             folder=path / "img",
             frame_names=frames,
-            boxes=_boxes_of_range(read_boxes(truth), first, last, truth),
+            boxes=boxes,
             exists=exists,
             attributes=tuple(_ATTRIBUTES[short] for short in row[6].split(",")),
             watched=(path, path / "img", truth),
         )
-
-
-def _boxes_of_range(boxes: np.ndarray, first: int, last: int, truth: Path) -> np.ndarray:
-    """Box files hold either the official range alone (David) or every frame from the first (Tiger1)."""
-    if len(boxes) == last - first + 1:
-        return boxes
-    if len(boxes) >= last:
-        return boxes[first - 1 : last]
-    raise UserError(f"{truth} has {len(boxes)} boxes, but frames {first} to {last} are evaluated: unpack it again")

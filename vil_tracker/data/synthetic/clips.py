@@ -15,7 +15,7 @@ import numpy as np
 
 from vil_tracker.config.sections import Amount, WholeNumber, validate
 from vil_tracker.data.augment import Photometry
-from vil_tracker.data.sequence import ArrayFrames, Sequence, make_sequence
+from vil_tracker.data.sequence import Sequence, make_sequence
 from vil_tracker.data.synthetic.assets import AssetSampler
 from vil_tracker.data.synthetic.motion import (
     MovingSprite,
@@ -117,7 +117,7 @@ class SyntheticClips:
         return make_sequence(
             "synthetic",
             "synthetic_clips",
-            ArrayFrames(frames),
+            frames,
             boxes,
             absent=cover < ABSENT_BELOW,
             cover=cover,

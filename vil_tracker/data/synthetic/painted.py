@@ -10,7 +10,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vil_tracker.data.sequence import Sequence
 from vil_tracker.data.synthetic.clips import ClipConfig, SyntheticClips
 from vil_tracker.data.synthetic.photo_pool import pool_from_arrays
 from vil_tracker.errors import make_folder, write_lines
@@ -50,11 +49,8 @@ def paint_data(folder: Path, *, photos: int = 24, videos: int = 3, frames: int =
     maker = SyntheticClips(pool_from_arrays(painted[photos:]), ClipConfig(occlusion=0.0, leave=0.0, jump=0.0))
     for i in range(videos):
         sequence = maker.sample_clip(np.random.default_rng((seed, photos, i)), frames, 0.5)
-        _write_sequence(folder / "videos" / f"painted-{i + 1}", sequence)
-
-
-def _write_sequence(folder: Path, sequence: Sequence) -> None:
-    make_folder(folder / "img")
-    for i in range(len(sequence)):
-        write_image(folder / "img" / f"{i + 1:04d}.jpg", sequence.frames[i])
-    write_lines(folder / "groundtruth_rect.txt", (",".join(f"{value:.2f}" for value in box) for box in sequence.boxes))
+        target = make_folder(folder / "videos" / f"painted-{i + 1}")
+        for k in range(len(sequence)):
+            write_image(make_folder(target / "img") / f"{k + 1:04d}.jpg", sequence.frames[k])
+        lines = (",".join(f"{value:.2f}" for value in box) for box in sequence.boxes)
+        write_lines(target / "groundtruth_rect.txt", lines)
