@@ -110,10 +110,8 @@ def judge_clip(tracker: Tracker, clip: Clip, number: int, rng: np.random.Generat
         if rng is not None:
             overlap_now = float(iou(state.box, clip.boxes[index]))
             if not overlap_now > CORRECT_OVERLAP:
-                known.similarity_ema, known.distractors = (
-                    similarity_ema,
-                    distractors,
-                )  # a score worth something would not have let these in
+                # A score worth something would not have let these in.
+                known.similarity_ema, known.distractors = similarity_ema, distractors
             _move(tracker, clip, index, overlap_now, rng)
     overlap = iou(np.stack(boxes), np.stack(truth))
     correct = overlap > CORRECT_OVERLAP
@@ -140,7 +138,7 @@ def _move(tracker: Tracker, clip: Clip, index: int, overlap: float, rng: np.rand
     state.motion, state.context = MotionModel(state.box), None
 
 
-def fit(data: Judgements, seed: int = 0) -> ConfidenceModel:
+def fit(data: Judgements) -> ConfidenceModel:
     """Standardise the evidence and fit the perceptron by its log loss with weight decay (L-BFGS).
 
     Raises:
@@ -152,7 +150,7 @@ def fit(data: Judgements, seed: int = 0) -> ConfidenceModel:
     features = len(CONFIDENCE_FEATURES)
     z = torch.from_numpy(np.clip((data.evidence - mean) / scale, -5, 5))
     target = torch.from_numpy(data.correct.astype(np.float64))
-    start = np.random.default_rng(seed).normal(0.0, 0.3, (HIDDEN_UNITS, features + 1))
+    start = np.random.default_rng(0).normal(0.0, 0.3, (HIDDEN_UNITS, features + 1))
     hidden = torch.tensor(start, requires_grad=True)
     output = torch.zeros(features + HIDDEN_UNITS + 1, dtype=torch.float64)
     output[features:-1] = 0.1
@@ -182,17 +180,11 @@ def minimise(loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
 
 
 def fit_scaling(logits: np.ndarray, correct: np.ndarray) -> tuple[float, float]:
-    """Temperature T and bias b of least log loss for probabilities sigmoid((logit + b) / T).
+    """Temperature T, within 0.25 and 4, and bias b, within -3 and 3, of least log loss for probabilities
+    sigmoid((logit + b) / T), of logits (J,) and whether they are ``correct`` (J,) bool.
 
     Platt, "Probabilistic outputs for support vector machines", 1999, with a little weight on T = 1 and b = 0, so that
     answers that are all right do not send them to infinity.
-
-    Args:
-        logits: (J,).
-        correct: (J,) bool.
-
-    Returns:
-        The temperature, within 0.25 and 4, and the bias, within -3 and 3.
     """
     log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
     bias = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -241,7 +233,6 @@ def fit_beside_videos(
     the same evidence has to be seen on videos of neither kind. The network's own ``calibration`` is set to the answer.
 
     Args:
-        model: its weights stay as they are.
         calibration: fitted on the generated clips; the videos are tracked with it.
         generated: judgements of the generated clips.
         clips: the videos, those of one origin in turn.
@@ -268,21 +259,15 @@ def calibrate(
     model: ViLTrackerNet,
     clips: Iterable[Clip],
     count: int,
-    config: TrackConfig | None = None,
     *,
     verifier: VerifierNet | None = None,
-    seed: int = 0,
     on_clip: Callable[[int], object] = lambda index: None,
 ) -> tuple[ConfidenceModel, Judgements, np.ndarray]:
     """Fit the calibration of a network. The network's own ``calibration`` is set to the answer.
 
     Args:
-        model: its weights stay as they are.
-        clips: generated from training material; at least ``count``.
-        count: how many of them to use, at least 8.
-        config: how the tracker will run.
+        clips: generated from training material; at least ``count``, which is at least 8, and of which as many are used.
         verifier: becomes a part of the calibration; trained on other photos than the clips show.
-        seed: of the moves.
         on_clip: called with the number of clips done after each.
 
     Returns:
@@ -290,7 +275,7 @@ def calibrate(
     """
     if count < 2 * FOLDS:
         raise UserError(f"{count} clips are too few to fit a calibration: use at least {2 * FOLDS}")
-    settings = replace(config or TrackConfig(), calibrated=True)
+    settings = TrackConfig(calibrated=True)
     model.calibration = constant_confidence(verifier).to_json()
     tracker = Tracker(model, replace(settings, compare_interval=1))  # moved boxes need a comparison of their own
     parts: list[Judgements] = []
@@ -300,7 +285,7 @@ def calibrate(
         if number == num_perturbed_clips(count):
             model.calibration = replace(fit(Judgements.join(parts)), verifier=verifier).to_json()
             tracker = Tracker(model, settings)
-        rng = np.random.default_rng((seed, number)) if number < num_perturbed_clips(count) else None
+        rng = np.random.default_rng((0, number)) if number < num_perturbed_clips(count) else None
         parts.append(judge_clip(tracker, clip, number, rng))
         on_clip(number + 1)
     data = Judgements.join(parts)

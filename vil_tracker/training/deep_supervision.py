@@ -29,12 +29,7 @@ class SublayerProbes(nn.Module):
 
 
 class ForegroundProbes(SublayerProbes):
-    """One linear probe after every second sublayer of the deeper two thirds of a backbone.
-
-    Args:
-        dim: width of the tokens.
-        depth: sublayers of the backbone.
-    """
+    """One linear probe after every second sublayer, of tokens ``dim`` wide, of the deeper two thirds of a backbone."""
 
     def __init__(self, dim: int, depth: int) -> None:
         super().__init__()

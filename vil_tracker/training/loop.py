@@ -72,91 +72,79 @@ def train(
     ranks, device = join(device)
     torch.set_flush_denormal(True)  # decays of the mLSTM reach below 1e-38, where a CPU takes many times as long
     try:
-        return _train(config, source, output, ranks, device, resume, validation, progress and ranks.main)
+        settings = config.train
+        if settings.batch_size % (settings.accumulate * ranks.world):
+            raise UserError(
+                f"train.batch_size is {settings.batch_size}, expected a multiple of accumulate × processes "
+                f"({settings.accumulate} × {ranks.world})"
+            )
+        state = build_state(config, device)  # before the folder: weights that do not fit leave nothing behind
+        make_folder(output)
+        scheduler = build_scheduler(state.optimizer, settings)  # reads the peak rates, so before they are restored
+        checkpoints = output / "checkpoints"
+        if resume:
+            resume_state(state, checkpoints, config)
+            check_same(state.step, "checkpoint's step", ranks, device)
+        elif checkpoint.list_states(checkpoints):
+            raise UserError(f"{output} already holds a run: continue it with --resume auto or choose another --output")
+
+        objective = wrap(build_objective(state.network, config, state.probes, state.projections), ranks)
+        samples = Samples(source, config.data, settings.seed, settings.steps * settings.batch_size, settings.workers)
+        steps = range(state.step, settings.steps)
+        sampler = StepSampler(steps, settings.batch_size, settings.accumulate, ranks.rank, ranks.world)
+        loader = build_loader(samples, sampler, settings.workers, pin_memory=device.type == "cuda")
+        batches = _batches(loader, samples)
+        precision = training_precision(settings.precision, device)
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+        record = Record(output, config, ranks, state.step)
+        saved_at = time.monotonic()
+
+        state.network.train()
+        hidden = None if progress and ranks.main else True
+        for step in tqdm(steps, initial=state.step, total=settings.steps, disable=hidden, unit="step"):
+            scheduler.step_update(step)
+            seed_step(settings.seed, step, ranks.rank)
+            state.optimizer.zero_grad(set_to_none=True)
+            for part in range(settings.accumulate):
+                with record.waiting():
+                    loaded = next(batches)
+                last = part == settings.accumulate - 1
+                with _gradient_sync(objective, last):
+                    with autocast:
+                        loss, terms = objective(loaded.batch)
+                    (loss / settings.accumulate).backward()
+                    if step == steps.start and last:
+                        check_gradients(objective, ranks)
+                record.add(step, loss, terms, loaded.indices, loaded.skipped)
+            norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip_grad)
+            state.optimizer.step()
+            state.step = step + 1
+            if state.ema is not None:
+                state.ema.update(state.network, state.step)
+
+            final = state.step == settings.steps
+            validate = final or (settings.validate_every > 0 and state.step % settings.validate_every == 0)
+            keep = settings.keep_every > 0 and state.step % settings.keep_every == 0
+            if state.step % settings.log_every == 0 or validate or keep:
+                record.write(state.step, norm, state.optimizer)  # stops here rather than save what is not finite
+                if validation is not None and validate:
+                    _validate(validation, state, record, output / BEST_WEIGHTS, ranks)
+                if not ranks.main:
+                    continue
+                if final or keep or time.monotonic() - saved_at > 60 * settings.checkpoint_minutes:
+                    checkpoint.save_state(checkpoints, state.step, state.to_dict(config), settings.keep_every)
+                    _save_weights(state, output / WEIGHTS)
+                    if keep:
+                        _save_weights(state, checkpoints / f"weights_{state.step:08d}.safetensors")
+                    saved_at = time.monotonic()
+
+        record.close()
+        if ranks.main:
+            plot_curves(record.path, output / "curves.png")
+        return output / WEIGHTS
     finally:
         torch.set_flush_denormal(False)  # as the process was before
         leave_process_group()
-
-
-def _train(
-    config: Config,
-    source: Source,
-    output: Path,
-    ranks: Ranks,
-    device: torch.device,
-    resume: bool,
-    validation: Validation | None,
-    progress: bool,
-) -> Path:
-    settings = config.train
-    if settings.batch_size % (settings.accumulate * ranks.world):
-        raise UserError(
-            f"train.batch_size is {settings.batch_size}, expected a multiple of accumulate × processes "
-            f"({settings.accumulate} × {ranks.world})"
-        )
-    state = build_state(config, device)  # before the folder: weights that do not fit leave nothing behind
-    make_folder(output)
-    scheduler = build_scheduler(state.optimizer, settings)  # reads the peak rates, so before they are restored
-    checkpoints = output / "checkpoints"
-    if resume:
-        resume_state(state, checkpoints, config)
-        check_same(state.step, "checkpoint's step", ranks, device)
-    elif checkpoint.list_states(checkpoints):
-        raise UserError(f"{output} already holds a run: continue it with --resume auto or choose another --output")
-
-    objective = wrap(build_objective(state.network, config, state.probes, state.projections), ranks)
-    samples = Samples(source, config.data, settings.seed, settings.steps * settings.batch_size, settings.workers)
-    steps = range(state.step, settings.steps)
-    sampler = StepSampler(steps, settings.batch_size, settings.accumulate, ranks.rank, ranks.world)
-    loader = build_loader(samples, sampler, settings.workers, pin_memory=device.type == "cuda")
-    batches = _batches(loader, samples)
-    precision = training_precision(settings.precision, device)
-    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-    record = Record(output, config, ranks, state.step)
-    saved_at = time.monotonic()
-
-    state.network.train()
-    for step in tqdm(steps, initial=state.step, total=settings.steps, disable=None if progress else True, unit="step"):
-        scheduler.step_update(step)
-        seed_step(settings.seed, step, ranks.rank)
-        state.optimizer.zero_grad(set_to_none=True)
-        for part in range(settings.accumulate):
-            with record.waiting():
-                loaded = next(batches)
-            last = part == settings.accumulate - 1
-            with _gradient_sync(objective, last):
-                with autocast:
-                    loss, terms = objective(loaded.batch)
-                (loss / settings.accumulate).backward()
-                if step == steps.start and last:
-                    check_gradients(objective, ranks)
-            record.add(step, loss, terms, loaded.indices, loaded.skipped)
-        norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip_grad)
-        state.optimizer.step()
-        state.step = step + 1
-        if state.ema is not None:
-            state.ema.update(state.network, state.step)
-
-        final = state.step == settings.steps
-        validate = final or (settings.validate_every > 0 and state.step % settings.validate_every == 0)
-        keep = settings.keep_every > 0 and state.step % settings.keep_every == 0
-        if state.step % settings.log_every == 0 or validate or keep:
-            record.write(state.step, norm, state.optimizer)  # stops here rather than save what is not finite
-            if validation is not None and validate:
-                _validate(validation, state, record, output / BEST_WEIGHTS, ranks)
-            if not ranks.main:
-                continue
-            if final or keep or time.monotonic() - saved_at > 60 * settings.checkpoint_minutes:
-                checkpoint.save_state(checkpoints, state.step, state.to_dict(config), settings.keep_every)
-                _save_weights(state, output / WEIGHTS)
-                if keep:
-                    _save_weights(state, checkpoints / f"weights_{state.step:08d}.safetensors")
-                saved_at = time.monotonic()
-
-    record.close()
-    if ranks.main:
-        plot_curves(record.path, output / "curves.png")
-    return output / WEIGHTS
 
 
 def training_precision(setting: str, device: torch.device) -> str:

@@ -26,18 +26,12 @@ class LossWeights:
 
 
 def gaussian_heatmap(boxes_B4: Tensor, grid: int, min_overlap: float = 0.7) -> Tensor:
-    """Score-map target: a Gaussian around the cell that holds the box's centre, exactly 1 there.
+    """Score-map target (B, grid, grid) in [0, 1]: a Gaussian around the cell that holds the centre of a box, xyxy in
+    units of the crop, exactly 1 there.
 
     The radius is CornerNet's (Law and Deng, ECCV 2018): a box moved by it still overlaps the truth by ``min_overlap``;
     of its three cases this is the closed form for one corner in and one out, floored so that small boxes get the
     neighbouring cells too. σ is a third of the diameter.
-
-    Args:
-        boxes_B4: xyxy in units of the crop.
-        grid: cells along each side.
-
-    Returns:
-        (B, grid, grid) in [0, 1].
     """
     w, h = ((boxes_B4[:, 2:] - boxes_B4[:, :2]).clamp(min=MIN_SIZE) * grid).unbind(-1)
     b = h + w

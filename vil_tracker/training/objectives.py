@@ -45,13 +45,8 @@ class Located(NamedTuple):
 
 
 class PairObjective(nn.Module):
-    """Loss of a batch of pairs.
-
-    Args:
-        network: the network to train.
-        config: weights of the losses.
-        probes: deep supervision, weighted by ``train.loss_foreground``; None for none.
-        projections: what the teacher of ``train.teacher`` is compared through; None for none.
+    """Loss of a batch of pairs, with deep supervision through ``probes``, weighted by ``train.loss_foreground``, and
+    compared with the teacher of ``train.teacher`` through ``projections``, where there are any.
     """
 
     def __init__(
@@ -113,11 +108,8 @@ class PairObjective(nn.Module):
 
 
 class ClipObjective(nn.Module):
-    """Loss of a batch of clips, averaged over their frames.
-
-    Args:
-        network: the network to train; its temporal part, where it has one, sees the context that a session would.
-        config: weights of the losses, and the session's window and thresholds.
+    """Loss of a batch of clips, averaged over their frames. The network's temporal part, where it has one, sees the
+    context that a session would, by the configuration's window and thresholds.
 
     Raises:
         UserError: the network's templates depend on the search region, so that it cannot be used in a session.

@@ -145,15 +145,12 @@ def pseudo_tracks(
     most: int = 4,
     textured: bool = False,
 ) -> Iterator[PseudoTrack]:
-    """Tracks of a video's moving things, or of textured places, from random frames on.
+    """Tracks of a video's moving things, from random frames on; ``most`` of at most ``length`` frames.
 
     Args:
         tracker: the teacher.
         frames: all frames of the video.
-        rng: of the starts.
         attempts: starting frames to try.
-        length: frames of a track at most.
-        most: tracks at most.
         textured: start from :func:`textured_boxes` rather than :func:`moving_boxes`.
     """
     kept: list[PseudoTrack] = []

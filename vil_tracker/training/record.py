@@ -38,13 +38,9 @@ class NonFiniteLoss(UserError):
 
 
 class Record:
-    """Collects losses on the device and reads them only when a line is due.
-
-    Args:
-        folder: of the run; ``log.jsonl`` and ``tensorboard/`` go there.
-        config: of the run; the first line of the log.
-        ranks: rank 0 writes; losses are averaged over all processes.
-        first_step: where this part of the run begins; later lines of an interrupted part are removed.
+    """Collects losses on the device and reads them only when a line is due: ``log.jsonl`` and ``tensorboard/`` in the
+    run's folder, written by rank 0, of losses averaged over all processes. Lines of an interrupted part of the run that
+    begin after ``first_step`` are removed.
     """
 
     def __init__(self, folder: Path, config: Config, ranks: Ranks, first_step: int) -> None:
@@ -170,14 +166,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def plot_curves(log_path: Path, path: Path) -> Path | None:
-    """Draw the losses, overlaps, gradient norm and rate of a log over its steps.
-
-    Args:
-        log_path: ``log.jsonl`` of a run.
-        path: PNG file to write.
-
-    Returns:
-        ``path``, or None with a note in the log where matplotlib is not installed.
+    """Draw the losses, overlaps, gradient norm and rate in the log of a run over its steps, to the PNG file ``path``;
+    None with a note in the log where matplotlib is not installed.
     """
     try:
         figures = require_extra("matplotlib.figure", "plots", "draw the curves of a run")

@@ -7,13 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from vil_tracker.boxes import convert
 from vil_tracker.config import Config
-from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box
+from vil_tracker.data.crops import crop, geometry_for_box
 from vil_tracker.data.sampling import ClipSample, Fault, PairSample, Samples, Source
 from vil_tracker.errors import UserError
 from vil_tracker.images import write_image
 from vil_tracker.io.pictures import Thumbnail, contact_sheet
+from vil_tracker.training.objectives import truth_in_crops
 
 TRUTH, ANCHOR, MISSING = (40, 220, 70), (255, 200, 30), (230, 60, 50)
 GAP = 6
@@ -65,19 +65,15 @@ def _clip(sample: ClipSample, config: Config) -> list[np.ndarray]:
     for frame, box, present, anchor, use_truth in zip(*sample[2:], strict=True):
         region = geometry_for_box(anchor, model.search_factor, model.search_size)
         picture = crop(frame, region)
-        if present and _holds(region, box):
-            _draw(picture, region.to_crop(box), TRUTH)
+        (inside,), (seen,) = truth_in_crops(box[None], np.array([present]), [region])
+        if seen:
+            _draw(picture, inside, TRUTH)
         else:
             _rim(picture, MISSING)
         if not use_truth:
             _rim(picture[3:-3, 3:-3], ANCHOR)
         pictures.append(picture)
     return pictures
-
-
-def _holds(region: CropGeometry, box: np.ndarray) -> bool:
-    centre = convert(region.to_crop(box)[None], "xyxy", "cxcywh")[0, :2]
-    return bool((centre >= 0).all() and (centre <= 1).all())
 
 
 def _draw(picture: np.ndarray, box: np.ndarray, colour: tuple[int, int, int]) -> None:

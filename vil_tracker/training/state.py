@@ -35,7 +35,7 @@ class TrainingState:
     """What a checkpoint holds, apart from the configuration.
 
     Attributes:
-        network, optimizer, ema: as built; ``ema`` is None where weights are not averaged.
+        ema: the averaged weights, None where weights are not averaged.
         step: optimiser steps done.
         best: the best validation score so far, None before the first.
         probes: deep supervision, None where the configuration asks for none.
@@ -50,29 +50,21 @@ class TrainingState:
     probes: ForegroundProbes | None = None
     projections: TeacherProjections | None = None
 
+    def _parts(self) -> dict[str, Any]:
+        averages = None if self.ema is None else averaged(self.ema)
+        parts = {"network": self.network, "probes": self.probes, "projections": self.projections}
+        return {**parts, "optimizer": self.optimizer, "ema": averages}
+
     def to_dict(self, config: Config) -> dict[str, Any]:
         """Tensors, numbers and strings only, so that it loads with ``weights_only=True``."""
-        return {
-            "step": self.step,
-            "best": self.best,
-            "config": json.dumps(config_to_dict(config)),
-            "network": self.network.state_dict(),
-            "probes": self.probes.state_dict() if self.probes is not None else None,
-            "projections": self.projections.state_dict() if self.projections is not None else None,
-            "optimizer": self.optimizer.state_dict(),
-            "ema": averaged(self.ema).state_dict() if self.ema is not None else None,
-        }
+        content = {name: None if part is None else part.state_dict() for name, part in self._parts().items()}
+        return {"step": self.step, "best": self.best, "config": json.dumps(config_to_dict(config)), **content}
 
     def restore(self, content: dict[str, Any]) -> None:
         """The inverse of :meth:`to_dict`, into a state that was built from the same configuration."""
-        self.network.load_state_dict(content["network"])
-        if self.probes is not None:
-            self.probes.load_state_dict(content["probes"])
-        if self.projections is not None:
-            self.projections.load_state_dict(content["projections"])
-        self.optimizer.load_state_dict(content["optimizer"])
-        if self.ema is not None:
-            averaged(self.ema).load_state_dict(content["ema"])
+        for name, part in self._parts().items():
+            if part is not None:
+                part.load_state_dict(content[name])
         self.step, self.best = content["step"], content.get("best")
 
     @property

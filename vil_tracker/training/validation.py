@@ -55,12 +55,8 @@ class HeldOutSamples(Samples):
 
 @dataclass(frozen=True)
 class Validation:
-    """A fixed set of measurements.
-
-    Attributes:
-        config: of the run.
-        source: makes the held-out samples.
-        sequences: what is tracked from its first frame; may be empty.
+    """A fixed set of measurements: on held-out samples of ``source``, and on ``sequences``, which are tracked from
+    their first frame (there may be none).
     """
 
     config: Config
@@ -71,9 +67,7 @@ class Validation:
     def measure(self, network: ViLTrackerNet, ranks: Ranks = ALONE) -> dict[str, float]:
         """Scores of a network, higher is better; the network's mode is left as it was.
 
-        Args:
-            network: the same in all processes.
-            ranks: the processes that share the work; all of them call this and get all scores.
+        The ``ranks`` share the work: all of them call this, with the same network, and get all scores.
 
         Returns:
             ``iou``: mean overlap of the decoded box with the truth over held-out samples (in clips, over all frames
@@ -179,11 +173,7 @@ class _AllFrames(Dataset):
 
 
 def frames_ahead(sequences: list[Sequence], workers: int) -> Iterator[np.ndarray]:
-    """The frames of all sequences in order, which loader workers decode ahead.
-
-    Raises:
-        UserError: a frame cannot be read.
-    """
+    """The frames of all sequences in order, which loader workers decode ahead; UserError if one cannot be read."""
     if not sequences:
         return
     for frame in item_loader(_AllFrames(sequences), workers):
@@ -211,14 +201,8 @@ class Upcoming:
 def build_validation(
     config: Config, data_root: Path, source: Source, cache_folder: Path | None = None, *, trust: bool = False
 ) -> Validation | None:
-    """What the configuration asks to be measured, or None.
-
-    Args:
-        config: of the run.
-        data_root: folder that holds the data sets.
-        source: of the training samples; held-out ones are taken from it where ``data.validation`` names no other.
-        cache_folder: where decoded photos and indices are kept.
-        trust: do not look for changes since the indices were made.
+    """What the configuration asks to be measured, or None. Held-out samples are taken from the ``source`` of the
+    training samples where ``data.validation`` names no other. Other arguments as for :func:`build_source`.
 
     Raises:
         UserError: a data set or ``train.validation_sequences`` is not found, or is what the run trains on.

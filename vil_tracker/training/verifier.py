@@ -22,12 +22,9 @@ _ROLLS = 2  # other samples of the batch that each target is compared with
 
 
 def loss(network: VerifierNet, patches: Tensor, overlap_N: Tensor) -> Tensor:
-    """Log loss of both answers, and InfoNCE (van den Oord et al., 2018) over the embeddings of the batch.
-
-    Args:
-        network: in training mode.
-        patches: (N, 3, PATCH_SIZE, PATCH_SIZE, 3) uint8: first, seen, other.
-        overlap_N: (N,) of the box of each ``seen``.
+    """Log loss of both answers of a network in training mode, and InfoNCE (van den Oord et al., 2018) over the
+    embeddings of the batch: patches (N, 3, PATCH_SIZE, PATCH_SIZE, 3) uint8 (first, seen, other), and overlaps (N,) of
+    the box of each ``seen``.
     """
     first, seen, other = network.embed(patches.transpose(0, 1).flatten(0, 1)).chunk(3)
     count = len(first)
@@ -95,10 +92,8 @@ def train_verifier(
 
     Args:
         pool: photos and cut-outs; a fifth of them is held aside.
-        steps: optimiser steps.
         batch: samples per step, three patches each.
         lr: peak rate of AdamW under the one-cycle policy.
-        workers: loader processes.
         seed: of initialisation and samples.
         every: steps between two reports.
         on_report: called with the step, the mean loss since the last report, :func:`validate`'s figures and the
