@@ -22,11 +22,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from vil_tracker.cli import guarded
 from vil_tracker.config import Config, TrackConfig, load_config, override
 from vil_tracker.data.dataset import open_folder
 from vil_tracker.data.root import data_root
 from vil_tracker.data.sources import build_source
-from vil_tracker.errors import UserError, write_json
+from vil_tracker.errors import write_json
 from vil_tracker.evaluation.metrics import success_auc
 from vil_tracker.evaluation.run import track_sequence
 from vil_tracker.models.pretrained import load_model
@@ -176,8 +177,4 @@ def print_table(results: dict[str, list[dict[str, float]]]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        print(f"ablations: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(guarded(main))

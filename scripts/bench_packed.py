@@ -40,7 +40,6 @@ def timed(read: Callable[[str], bytes], names: list[str]) -> float:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the frames in every form, read them in random order and print; returns 0."""
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory(dir=args.work) as folder:
         files, packed = Path(folder) / "files", Path(folder) / "packed"
@@ -75,7 +74,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Read the options and measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True, help="folder on the disk to measure")
     parser.add_argument("--sequences", type=int, default=40, help="(default 40)")

@@ -57,17 +57,17 @@ def main() -> int:
     state.network.train()
     parts = build_objective(state.network, config, state.probes), build_scheduler(state.optimizer, config.train)
     samples = [fixed_sample(config, i) for i in range(config.train.batch_size)]
+    precision = training_precision(config.train.precision, device)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
     bare, whole = [], []
     with tempfile.TemporaryDirectory() as folder:
         record = Record(Path(folder), config, Ranks(), 0)
         for step in range(args.steps + 1):
-            seconds = (
-                bare_pass(config, state, samples, device),
-                loop_step(config, state, parts, samples, device, record, step),
-            )
+            seconds = bare_pass(state, samples, device, autocast)
+            both = loop_step(config, state, parts, samples, device, autocast, record, step)
             if step > 0:  # the first warms up
-                bare.append(seconds[0])
-                whole.append(seconds[1])
+                bare.append(seconds)
+                whole.append(both)
         record.write(args.steps, torch.zeros(()), state.optimizer)
         record.close()
     # Each pair of neighbours gives a ratio; their median ignores what else the machine was doing.
@@ -96,7 +96,7 @@ def clock(device: torch.device) -> float:
     return time.process_time()
 
 
-def bare_pass(config: Config, state: TrainingState, samples: list[PairSample], device: torch.device) -> float:
+def bare_pass(state: TrainingState, samples: list[PairSample], device: torch.device, autocast: torch.autocast) -> float:
     """Seconds of forward and backward on tensors that are on the device already, with a trivial loss."""
     batch = collate(samples)
     assert isinstance(batch, PairBatch)
@@ -104,11 +104,7 @@ def bare_pass(config: Config, state: TrainingState, samples: list[PairSample], d
     search = to_input(batch.search, device)
     state.optimizer.zero_grad(set_to_none=True)
     begun = clock(device)
-    with torch.autocast(
-        device.type,
-        torch.bfloat16,
-        enabled=training_precision(config.train.precision, device) == "bfloat16",
-    ):
+    with autocast:
         output = state.network(*inputs, search)
     (output.score_logits.mean() + output.offset.mean() + output.size.mean()).backward()
     return clock(device) - begun
@@ -120,6 +116,7 @@ def loop_step(
     parts: tuple[nn.Module, Scheduler],
     samples: list[PairSample],
     device: torch.device,
+    autocast: torch.autocast,
     record: Record,
     step: int,
 ) -> float:
@@ -128,11 +125,7 @@ def loop_step(
     begun = clock(device)
     scheduler.step_update(step)
     state.optimizer.zero_grad(set_to_none=True)
-    with torch.autocast(
-        device.type,
-        torch.bfloat16,
-        enabled=training_precision(config.train.precision, device) == "bfloat16",
-    ):
+    with autocast:
         loss, terms = objective(collate(samples))
     loss.backward()
     record.add(step, loss, terms, [0], None)

@@ -46,10 +46,8 @@ class Outcome:
     """One clip.
 
     Attributes:
-        event: one of EVENTS.
         delay: frames from reappearance until the overlap is above 0.5; None if not within WITHIN.
         before: whether the tracker was on the target in the last frame that showed it.
-        frames: for the measures of the score.
         shares: parts of the time outside crop and network, per frame in state "tracking".
         seconds: time per frame by whether the target was lost.
     """
@@ -67,17 +65,12 @@ def object_pool(folders: Sequence[Path], per_sequence: int = 3) -> PhotoPool:
     photos: list[np.ndarray] = []
     objects: list[tuple[int, np.ndarray, np.ndarray | None, str]] = []
     origins: list[int] = []
-    videos = 0
-    for folder in folders:
-        dataset = open_folder(folder)
-        for number in range(len(dataset)):
-            sequence = dataset[number]
-            usable = np.flatnonzero(sequence.visible & np.isfinite(sequence.boxes).all(1))
-            for index in usable[np.linspace(0, len(usable) - 1, min(per_sequence, len(usable))).astype(int)]:
-                objects.append((len(photos), sequence.boxes[index], None, "object"))
-                photos.append(sequence.frames[int(index)])
-                origins.append(videos)
-            videos += 1
+    for number, sequence in enumerate(sequence for folder in folders for sequence in open_folder(folder)):
+        usable = np.flatnonzero(sequence.visible & np.isfinite(sequence.boxes).all(1))
+        for index in usable[np.linspace(0, len(usable) - 1, min(per_sequence, len(usable))).astype(int)]:
+            objects.append((len(photos), sequence.boxes[index], None, "object"))
+            photos.append(sequence.frames[int(index)])
+            origins.append(number)
     return pool_from_arrays(photos, objects, origins=origins, segment=True)
 
 

@@ -206,7 +206,6 @@ def filled(page: str, results: Path) -> str:
 
 
 def run(page: Path, results: Path) -> int:
-    """Rewrite the page; returns 0."""
     text = filled(page.read_text(encoding="utf-8"), results)
     with atomic_write(page) as stream:
         stream.write(text.encode())
@@ -214,7 +213,6 @@ def run(page: Path, results: Path) -> int:
 
 
 def main() -> int:
-    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
     parser.add_argument(

@@ -65,7 +65,6 @@ def line(name: str, found: dict[str, Any]) -> str:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and write; returns 0."""
     config = load_config(args.config).track if args.config else TrackConfig()
     network = load_model(args.weights, args.device)
     reference = InferenceNetwork(network)
@@ -91,7 +90,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Read the command line."""
     parser = weights_parser(__doc__)
     parser.add_argument("--data-root", type=Path, nargs="+", required=True, metavar="DIR", help="folders of sequences")
     parser.add_argument("--dtype", nargs="+", default=REDUCED, choices=REDUCED, help="precisions (default both)")

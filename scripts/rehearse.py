@@ -169,11 +169,6 @@ def logged_steps(folder: Path) -> list[int]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the whole rehearsal; returns 0.
-
-    Raises:
-        UserError: a step failed, or did not leave what it should.
-    """
     work = make_folder(args.work)
     check(not any(work.iterdir()), f"{work} is not empty: give a new folder")
     lay_out(args.videos, work / "data")
@@ -229,7 +224,6 @@ def run(args: argparse.Namespace) -> int:
 
 
 def main() -> int:
-    """Read the options and rehearse."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--videos", type=Path, required=True, help="folder of videos, each with a text of boxes")
     parser.add_argument("--work", type=Path, required=True, help="new folder for everything")

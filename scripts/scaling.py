@@ -83,7 +83,6 @@ def soak(config: ModelConfig, count: int) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Measure everything asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="tiny", choices=sorted(MODEL_SIZES), help="size (default tiny)")
     parser.add_argument("--threads", type=int, help="CPU threads")
@@ -97,7 +96,6 @@ def main() -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure and write; returns 0."""
     keep_freed_memory()
     if args.threads or args.processor_time:
         torch.set_num_threads(1 if args.processor_time else args.threads)

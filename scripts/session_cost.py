@@ -37,11 +37,7 @@ def main() -> int:
 
 
 def run(args: argparse.Namespace) -> int:
-    dataset = open_folder(args.data_root)
-    found = [dataset[i] for i in range(len(dataset)) if dataset[i].name == args.sequence]
-    if not found:
-        raise UserError(f"{args.data_root} has no sequence {args.sequence}: give the name of one that it has")
-    sequence = found[0]
+    sequence = open_folder(args.data_root).named(args.sequence)
     count = min(args.frames, len(sequence.frames))
     if count <= BLOCK:
         raise UserError(f"{count} frames are too few: give --frames above {BLOCK}, and a sequence that has as many")
