@@ -39,11 +39,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do what is asked for; returns 0.
-
-    Raises:
-        UserError: a data set is not found, an annotation cannot be read, or the copy not written.
-    """
+    """Do what is asked for; returns 0."""
     return _pack(args) if args.action == "pack" else _index(args)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Mapping
 from collections.abc import Sequence as SequenceABC
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from vil_tracker.data.frame_cache import FrameCache
 from vil_tracker.data.index import ROW, Index, Run, decode_names, load_index, visible_rows
 from vil_tracker.data.readers import FOLDER_READERS, READERS, Reader
+from vil_tracker.data.readers.base import Place
 from vil_tracker.data.readers.video_folder import held_out_targets
 from vil_tracker.data.root import find_reader, folder_reader
 from vil_tracker.data.sequence import Frames, Sequence, VideoFrames
@@ -58,10 +58,6 @@ class SequenceDataset(SequenceABC[Sequence]):
     """The sequences of one split, made when asked for; cheap to send to loader processes.
 
     Attributes:
-        name: the data set's short name.
-        split: the split.
-        folder: where it lies.
-        stills: whether each sequence is a single picture.
         lengths: (S,) number of frames of each sequence.
         visible_counts: (S,) number of frames that can serve as template or target.
         missing: sequences of the official list that are not on the disk.
@@ -168,8 +164,8 @@ def open_dataset(
     name: str,
     split: str = "train",
     *,
-    data_root: str | os.PathLike[str] | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
+    data_root: Place | None = None,
+    cache_dir: Place | None = None,
     trust: bool = False,
     places: Mapping[str, list[Path]] | None = None,
 ) -> SequenceDataset:
@@ -191,9 +187,7 @@ def open_dataset(
     return _open(reader, folder, reader.splits[0] if own else split, cache_dir, trust)
 
 
-def open_folder(
-    path: str | os.PathLike[str], *, split: str = "", cache_dir: str | os.PathLike[str] | None = None
-) -> SequenceDataset:
+def open_folder(path: Place, *, split: str = "", cache_dir: Place | None = None) -> SequenceDataset:
     """Open a folder by its layout, without a data root: sequences, videos or pictures of one's own, or an official data
     set. Of several splits the first one where left out. Errors as :func:`open_dataset`.
     """
@@ -203,11 +197,7 @@ def open_folder(
 
 
 def open_split(
-    text: str,
-    *,
-    data_root: str | os.PathLike[str] | None = None,
-    cache_dir: str | os.PathLike[str] | None = None,
-    trust: bool = False,
+    text: str, *, data_root: Place | None = None, cache_dir: Place | None = None, trust: bool = False
 ) -> SequenceDataset:
     """Open a data set by name and split: ``"lasot:test"``, ``"folder:PATH"`` or ``"folder:PATH:SPLIT"``. The split may
     be left out where there is only one. Other arguments and errors as for :func:`open_dataset`.
@@ -229,9 +219,7 @@ def open_split(
     return _open(reader, folder, split or splits[0], cache_dir, trust)
 
 
-def _open(
-    reader: Reader, folder: Path, split: str, cache_dir: str | os.PathLike[str] | None, trust: bool = False
-) -> SequenceDataset:
+def _open(reader: Reader, folder: Path, split: str, cache_dir: Place | None, trust: bool = False) -> SequenceDataset:
     index = load_index(reader, folder, split, cache_dir, trust=trust)
     if index.problems:
         more = len(index.problems) - 1

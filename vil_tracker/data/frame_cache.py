@@ -26,13 +26,7 @@ INFO = "frames.json"
 
 @dataclass(frozen=True)
 class CachedVideo:
-    """A decoded video.
-
-    Attributes:
-        folder: holds ``000001.jpg`` and so on.
-        count: number of frames.
-        scale: size of these frames relative to the video's.
-    """
+    """A decoded video: ``count`` frames ``000001.jpg`` and so on in ``folder``, ``scale`` times as large as its own."""
 
     folder: Path
     count: int
@@ -47,11 +41,7 @@ class FrameCache:
     long_side: int = LONG_SIDE
 
     def get(self, video: Path) -> CachedVideo:
-        """The frames of a video, decoded now if this is the first call for it.
-
-        Raises:
-            UserError: the video cannot be read, or the cache not written.
-        """
+        """The frames of a video, decoded now if this is the first call for it; UserError where that cannot be done."""
         place = self._place(video)
         if not (place / INFO).is_file():
             self._decode(video, place)

@@ -26,7 +26,7 @@ import numpy as np
 from filelock import FileLock
 from tqdm import tqdm
 
-from vil_tracker.data.readers.base import Candidate, Item, Reader, split_number
+from vil_tracker.data.readers.base import Candidate, Item, Place, Reader, split_number
 from vil_tracker.data.sequence import visible_frames
 from vil_tracker.errors import UserError, atomic_write, make_folder
 from vil_tracker.runtime import cache_folder
@@ -217,12 +217,7 @@ def content_stamp(folder: Path) -> str:
 
 
 def load_index(
-    reader: Reader,
-    folder: Path,
-    split: str,
-    cache_dir: str | os.PathLike[str] | None = None,
-    *,
-    trust: bool = False,
+    reader: Reader, folder: Path, split: str, cache_dir: Place | None = None, *, trust: bool = False
 ) -> Index:
     """The index of one split: the cached one if nothing has changed since, else a new one.
 

@@ -34,12 +34,8 @@ TEMPLATE_COVER = 0.5  # least visible share of a template's target
 
 @dataclass(frozen=True)
 class SampleAugmentation:
-    """What all crops of a sample share, and how far each may differ.
-
-    Attributes:
-        flip: mirrored left to right.
-        grey: without colour.
-        brightness: largest relative change of brightness of one crop.
+    """What all crops of a sample share (mirrored left to right, without colour), and the largest relative change of
+    brightness by which each may differ.
     """
 
     flip: bool

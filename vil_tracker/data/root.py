@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from vil_tracker.data.readers import FOLDER_READERS, READERS, Reader, get_reader
-from vil_tracker.data.readers.base import subfolders
+from vil_tracker.data.readers.base import Place, subfolders
 from vil_tracker.errors import UserError
 
 VARIABLE = "VIL_DATA"
@@ -19,7 +19,7 @@ DEPTH = 2
 _BREADTH = 2000  # directory entries looked at per folder: a folder of frames must not hold up the search
 
 
-def data_root(choice: str | os.PathLike[str] | None = None) -> Path:
+def data_root(choice: Place | None = None) -> Path:
     """The data root: ``choice`` (the option ``--data-root``), else VIL_DATA.
 
     Raises:
@@ -77,9 +77,7 @@ def find_dataset(reader: Reader, root: Path, places: Mapping[str, list[Path]] | 
     return matches[0]
 
 
-def find_reader(
-    name: str, choice: str | os.PathLike[str] | None, places: Mapping[str, list[Path]] | None = None
-) -> tuple[Reader, Path]:
+def find_reader(name: str, choice: Place | None, places: Mapping[str, list[Path]] | None = None) -> tuple[Reader, Path]:
     """The reader and the folder that a data set's name stands for: a name of :data:`READERS`, or ``folder:PATH`` for
     one's own data. A relative PATH is looked for below the data root and, where there is none, below the current
     folder.

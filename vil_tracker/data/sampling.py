@@ -70,10 +70,8 @@ class ClipSample(NamedTuple):
 
 
 class Source(Protocol):
-    """Anything that makes pairs or clips: a data set of videos, of stills, or a synthetic scene.
-
-    Attributes:
-        skipped: its counter of damaged pictures, or None where nothing is read from files.
+    """Anything that makes pairs or clips: a data set of videos, of stills, or a synthetic scene. ``skipped`` counts its
+    damaged pictures; None where nothing is read from files.
     """
 
     @property

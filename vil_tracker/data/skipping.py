@@ -22,10 +22,7 @@ class Skipped(NamedTuple):
 
 
 class SkippedFiles:
-    """Counts pictures that were read and lists those that could not be.
-
-    Each loader process has its own counter. Losing one picture in a thousand does not change a training run, losing
-    one in ten means that the data set is not what the user believes it to be.
+    """Counts pictures that were read and lists those that could not be; each loader process has its own counter.
 
     Args:
         max_share: largest share of damaged files among those read, in [0, 1]; above it reading stops.
@@ -33,10 +30,8 @@ class SkippedFiles:
             few does not stop a run. With ``max_share`` 0 the first damaged file stops it.
 
     Attributes:
-        read: number of files tried.
-        reasons: the damaged files in the order of their discovery, each with the error message; a file that is drawn
-            again counts once more in ``failures``, but stands here once.
-        failures: number of failed reads.
+        read, failures: number of files tried, and of failed reads.
+        reasons: the damaged files in the order of their discovery, each once, with the error message.
     """
 
     def __init__(self, max_share: float, grace: int = 5) -> None:
@@ -55,10 +50,6 @@ class SkippedFiles:
 
     def attempt(self, name: str, read: Callable[[], Result]) -> Result | None:
         """Call ``read``; on a :class:`UserError`, note ``name`` as damaged and return None.
-
-        Args:
-            name: what stands in the list, such as the sequence and the frame.
-            read: decodes the picture, ``lambda: sequence.frames[i]`` for instance.
 
         Raises:
             UserError: too many files are damaged; the message names the first of them.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from vil_tracker.data.dataset import SequenceDataset, open_dataset
 from vil_tracker.data.frame_cache import FrameCache
 from vil_tracker.data.pairs import PairCutter, VideoPairs
 from vil_tracker.data.readers import READERS, unknown_data_set
+from vil_tracker.data.readers.base import Place
 from vil_tracker.data.readers.video_folder import held_out_targets
 from vil_tracker.data.root import data_root as find_root
 from vil_tracker.data.root import find_all
@@ -29,7 +29,7 @@ SPREAD = 0.12  # standard deviation of a synthetic target's shift in units of ce
 
 def build_source(
     config: Config,
-    data_root: str | os.PathLike[str] | None,
+    data_root: Place | None,
     cache_folder: Path | None = None,
     *,
     sources: Sequence[SourceConfig] | None = None,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from vil_tracker.data.index import load_index
 from vil_tracker.data.readers import BENCHMARK_READERS, FOLDER_READERS, READERS, Reader
+from vil_tracker.data.readers.base import Place
 from vil_tracker.data.root import search_folders
 from vil_tracker.errors import UserError
 
@@ -49,7 +50,7 @@ class DataSetReport:
 OFFICIAL_READERS = (*READERS.values(), *BENCHMARK_READERS.values())
 
 
-def survey(root: Path, scan: bool = False, cache_dir: str | os.PathLike[str] | None = None) -> list[DataSetReport]:
+def survey(root: Path, scan: bool = False, cache_dir: Place | None = None) -> list[DataSetReport]:
     """Look for data sets below ``root``; with ``scan`` also read every annotation (through the index cached in
     ``cache_dir``), which finds broken files and missing frames.
     """
@@ -67,9 +68,7 @@ def survey(root: Path, scan: bool = False, cache_dir: str | os.PathLike[str] | N
     return reports
 
 
-def _split_report(
-    reader: Reader, folder: Path, split: str, scan: bool, cache_dir: str | os.PathLike[str] | None
-) -> SplitReport:
+def _split_report(reader: Reader, folder: Path, split: str, scan: bool, cache_dir: Place | None) -> SplitReport:
     official = reader.sizes.get(split)
     try:
         found, missing = reader.count(folder, split)

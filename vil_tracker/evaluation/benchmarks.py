@@ -157,12 +157,8 @@ def get_benchmark(name: str) -> Benchmark:
 
 
 def load_sequences(benchmark: Benchmark, root: Path, wanted: tuple[str, ...] | None = None) -> list[Sequence]:
-    """Find and read a benchmark's sequences in `root` or in a folder of it; no frame is decoded.
-
-    Args:
-        benchmark: which.
-        root: the benchmark's folder, or a folder that holds it.
-        wanted: names to restrict it to; ("all",) takes what is there; None asks for the complete benchmark.
+    """Find and read a benchmark's sequences in `root` or in a folder of it; no frame is decoded. `wanted` names
+    restrict it; ("all",) takes what is there; None asks for the complete benchmark.
 
     Raises:
         UserError: the layout is not found, sequences are missing (naming them), or a file is damaged.

@@ -30,15 +30,9 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Report:
-    """One evaluation.
-
-    Attributes:
-        benchmark: what was evaluated on.
-        sequences: those that were asked for, in order.
-        trackers: scores, the one that the report is about first.
-        failures: sequences that trackers could not finish.
-        partial: whether the sequences are only a part of the benchmark.
-        notes: remarks that a reader of the numbers must know.
+    """One evaluation of trackers, the one that the report is about first, on `sequences` (`partial` where those are
+    only a part of the benchmark). `failures` are sequences that trackers could not finish, `notes` remarks that a
+    reader of the numbers must know.
     """
 
     benchmark: Benchmark

@@ -75,7 +75,7 @@ def run_tracker(
     engine: Engine = Engine(),  # noqa: B008 - frozen
     keep_going: bool = False,
 ) -> list[Failure]:
-    """Bring the results of a tracker on a list of sequences up to date.
+    """Bring the results of a tracker on a list of sequences up to date; returns the failures of all ranks.
 
     Args:
         sequences: what to run on; those that are finished in `store` are kept.
@@ -83,10 +83,6 @@ def run_tracker(
         repetitions: runs per sequence; one is enough for a deterministic tracker.
         engine: where sequences are tracked; one process runs in this one. Sums over another number of threads differ
             in their last bits, so the results depend on it; on the number and place of processes they do not.
-        keep_going: collect failures instead of stopping at the first.
-
-    Returns:
-        The failures of all ranks, empty without `keep_going`.
 
     Raises:
         UserError: a sequence failed and `keep_going` is off.

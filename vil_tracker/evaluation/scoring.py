@@ -64,12 +64,8 @@ class Score:
 def score_frames(
     name: str, errors: Iterable[FrameErrors], convention: Convention, seconds: np.ndarray | None = None
 ) -> Score:
-    """Score frames as one pool: those of a sequence (one entry per repetition), or of a whole set.
-
-    Args:
-        name: what the score is called.
-        errors: frame errors under the convention; the entries are concatenated.
-        seconds: time of each update call, if known.
+    """Score frames under a convention as one pool: those of a sequence (one entry per repetition), or of a whole set,
+    with the time of each update call in seconds, if known.
     """
     parts = list(errors)
     iou, center, normalized, valid = (
@@ -133,7 +129,6 @@ class ConventionScores:
     """Scores of one tracker under one convention.
 
     Attributes:
-        convention: which.
         overall: over all sequences; None where sequences are missing.
         sequences: by name, in the benchmark's order.
         groups: by the folder that sequences come from, with their number; empty if there is only one.
@@ -184,9 +179,8 @@ def score_tracker(
 ) -> TrackerScores:
     """Read a tracker's results and score them under conventions of the benchmark.
 
-    Args:
-        sequences: what must be there; with `allow_missing` those that are there get scores, and there is no overall
-        one. convention_names: of "official", "pytracking" and "ostrack". empty: see `ResultStore.load`.
+    With `allow_missing` the sequences that are there get scores, and there is no overall one. `empty` is that of
+    `ResultStore.load`.
 
     Raises:
         UserError: missing results (naming them), or damaged ones (naming file and line).

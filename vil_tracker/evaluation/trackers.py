@@ -119,16 +119,9 @@ def parse_tracker(
     dtype: Precision = "float32",
     peers_dir: str | None = None,
 ) -> TrackerSpec:
-    """Read a tracker as written on the command line.
-
-    Args:
-        text: "vil" (with `weights`), "vil:NAME_OR_FILE", "opencv:NAME", "nanotrack:v3", "still" or
-            "python:MODULE:FACTORY".
-        weights, device, config, dtype: of "vil"; a dtype other than float32 becomes part of its name.
-        peers_dir: of "opencv" and "nanotrack".
-
-    Raises:
-        UserError: anything else.
+    """Read a tracker as written on the command line: "vil" (with `weights`), "vil:NAME_OR_FILE", "opencv:NAME",
+    "nanotrack:v3", "still" or "python:MODULE:FACTORY"; UserError if it is anything else. A dtype of "vil" other than
+    float32 becomes part of its name.
     """
     kind, _, target = text.partition(":")
     if kind == "vil":

@@ -233,10 +233,8 @@ def fit_beside_videos(
     the same evidence has to be seen on videos of neither kind. The network's own ``calibration`` is set to the answer.
 
     Args:
-        calibration: fitted on the generated clips; the videos are tracked with it.
-        generated: judgements of the generated clips.
+        calibration, generated: fitted on the generated clips, and their judgements; the videos are tracked with it.
         clips: the videos, those of one origin in turn.
-        config: how the tracker will run.
 
     Returns:
         The calibration, what the tracker judged in the videos, and probabilities (J,) of that, predicted with the

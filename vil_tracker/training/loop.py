@@ -53,14 +53,10 @@ def train(
     """Train a network and write its weights.
 
     Args:
-        config: the whole configuration.
-        source: makes the samples.
         output: folder of the run: ``log.jsonl``, ``checkpoints/``, ``weights.safetensors`` (the last, float16) and,
             with validation, ``best.safetensors``; at the end ``curves.png``.
         device: where to compute (each process's own under torchrun).
         resume: go on from the newest intact checkpoint in ``output``; otherwise the folder must hold none.
-        validation: what is measured on the way and at the end.
-        progress: show a progress bar.
 
     Returns:
         Path of the final weights: the averaged ones.

@@ -80,7 +80,8 @@ def giou_loss(found_B4: Tensor, truth_B4: Tensor) -> Tensor:
 def tracking_loss(
     output: NetworkOutput, boxes_B4: Tensor, present_B: Tensor, weights: LossWeights
 ) -> tuple[Tensor, Terms]:
-    """Total loss and its terms.
+    """Total loss, a scalar, and its detached terms: ``focal``, ``giou``, ``l1``, ``iou`` (GIoU of the box at the true
+    cell, floored at 0 and averaged over the images that hold the target).
 
     Box terms are read at the true centre's cell, so that they teach from the first step on, when the score map's own
     maximum is still anywhere. The size is also taught, by L1, at the cells around it: one of them may win at
@@ -90,11 +91,6 @@ def tracking_loss(
         output: the network's maps, of g × g cells.
         boxes_B4: truth, xyxy in units of the crop.
         present_B: bool; where False the target is absent, the score map's target is 0 and there is no box term.
-        weights: of the terms.
-
-    Returns:
-        The total, a scalar, and the detached terms ``focal``, ``giou``, ``l1``, ``iou`` (GIoU of the box at
-        the true cell, floored at 0 and averaged over the images that hold the target).
     """
     grid = output.score_logits.shape[-1]
     boxes = boxes_B4.float()

@@ -31,12 +31,8 @@ from vil_tracker.training.teacher import Teacher, TeacherLosses, TeacherProjecti
 
 
 class Located(NamedTuple):
-    """The network's answer to B search crops, and the truth.
-
-    Attributes:
-        output: the maps.
-        boxes: (B, 4) true boxes, xyxy in units of the crops.
-        present: (B,) bool, whether each crop holds the visible target.
+    """The network's maps for B search crops, the true boxes (B, 4) xyxy in units of the crops, and whether each crop
+    holds the visible target, (B,) bool.
     """
 
     output: NetworkOutput

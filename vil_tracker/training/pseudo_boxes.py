@@ -24,11 +24,8 @@ TEXTURED_TRIES = 200  # random boxes in a frame, of which textured ones are chos
 
 @dataclass(frozen=True)
 class PseudoTrack:
-    """A stretch of a video with boxes.
-
-    Attributes:
-        first: number of its first frame.
-        boxes: (N, 4) xywh in pixels, the mean of both ways; NaN where they disagree.
+    """A stretch of a video from frame ``first`` on with boxes (N, 4) xywh in pixels, the mean of both ways; NaN where
+    they disagree.
     """
 
     first: int
@@ -36,12 +33,8 @@ class PseudoTrack:
 
 
 def there_and_back(tracker: TrackerLike, frames: Sequence[np.ndarray], box: np.ndarray) -> np.ndarray | None:
-    """Boxes (N, 4) of a target that is found from ``box`` on the first frame and back again; None where it is not.
-
-    Args:
-        tracker: one whose score is a probability.
-        frames: N frames, (H, W, 3) uint8 RGB.
-        box: start, xywh in pixels.
+    """Boxes (N, 4) of a target that is found from ``box``, xywh in pixels, on the first of N frames, (H, W, 3) uint8
+    RGB, and back again; None where it is not. The tracker's score is a probability.
     """
     there = _follow(tracker, frames, box)
     if there is None:
@@ -145,13 +138,8 @@ def pseudo_tracks(
     most: int = 4,
     textured: bool = False,
 ) -> Iterator[PseudoTrack]:
-    """Tracks of a video's moving things, from random frames on; ``most`` of at most ``length`` frames.
-
-    Args:
-        tracker: the teacher.
-        frames: all frames of the video.
-        attempts: starting frames to try.
-        textured: start from :func:`textured_boxes` rather than :func:`moving_boxes`.
+    """Tracks of a video's moving things, or of :func:`textured_boxes`, found by a teacher from random frames on, of
+    which ``attempts`` are tried; ``most`` of at most ``length`` frames.
     """
     kept: list[PseudoTrack] = []
     for _ in range(attempts):

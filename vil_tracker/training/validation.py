@@ -65,13 +65,11 @@ class Validation:
 
     @torch.no_grad()
     def measure(self, network: ViLTrackerNet, ranks: Ranks = ALONE) -> dict[str, float]:
-        """Scores of a network, higher is better; the network's mode is left as it was.
+        """Scores of a network, higher is better: ``iou``, the mean overlap of the decoded box with the truth over
+        held-out samples (in clips, over all frames whose crop holds the target), and ``auc``, the mean one-pass AUC of
+        the sequences, where there are any. The network's mode is left as it was.
 
         The ``ranks`` share the work: all of them call this, with the same network, and get all scores.
-
-        Returns:
-            ``iou``: mean overlap of the decoded box with the truth over held-out samples (in clips, over all frames
-            whose crop holds the target). ``auc``: mean one-pass AUC of the sequences, where there are any.
 
         Raises:
             UserError: a sample or sequence could not be read, here or in another process.

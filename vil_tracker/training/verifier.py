@@ -94,10 +94,8 @@ def train_verifier(
         pool: photos and cut-outs; a fifth of them is held aside.
         batch: samples per step, three patches each.
         lr: peak rate of AdamW under the one-cycle policy.
-        seed: of initialisation and samples.
-        every: steps between two reports.
-        on_report: called with the step, the mean loss since the last report, :func:`validate`'s figures and the
-            averaged network.
+        on_report: called after every so many steps with the step, the mean loss since the last report,
+            :func:`validate`'s figures and the averaged network.
 
     Returns:
         The network whose weights are averaged over the run, in evaluation mode.

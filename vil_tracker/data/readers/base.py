@@ -24,6 +24,8 @@ from vil_tracker.errors import UserError, read_text
 from vil_tracker.images import IMAGE_EXTENSIONS, natural_key
 from vil_tracker.packed import ARCHIVE, packed_names
 
+Place = str | os.PathLike[str]  # a folder as callers give it
+
 
 @dataclass(frozen=True)
 class Candidate:

@@ -27,12 +27,8 @@ _EXTENSION = (
 
 
 def flagged(truth: Path, images: Path, *, zeros_absent: bool = False) -> Item:
-    """A sequence whose frames are numbered from 1, with LaSOT's label files beside its boxes, where there are any.
-
-    Args:
-        truth: the box file.
-        images: folder of the frames.
-        zeros_absent: the target is absent, too, where its box is 0,0,0,0.
+    """A sequence whose frames are numbered from 1, with LaSOT's label files beside its boxes, where there are any; with
+    ``zeros_absent`` the target is absent, too, where its box is 0,0,0,0.
 
     Raises:
         UserError: a file is damaged, there are no frames, or a label file is of another length than the boxes.

@@ -56,11 +56,9 @@ class AssetSampler:
     def salient_box(
         self, photo: np.ndarray, rng: np.random.Generator, low: float, high: float, aspect: float = 4.0
     ) -> np.ndarray:
-        """A box xywh on something: the most textured, most different from its surroundings of a few random ones.
-
-        Args:
-            low, high: range of √(w·h) in units of the photo's shorter side.
-            aspect: largest ratio of the sides.
+        """A box xywh on something: the most textured, most different from its surroundings of a few random ones, of
+        √(w·h) from ``low`` to ``high`` in units of the photo's shorter side; ``aspect`` is the largest ratio of its
+        sides.
         """
         height, width = photo.shape[:2]
         shorter, best, best_score = min(height, width), None, -1.0
@@ -149,11 +147,8 @@ class AssetSampler:
     def background_pair(
         self, rng: np.random.Generator, sizes: tuple[int, int], ratio: float
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Backgrounds of template and search: mostly two places in one photo at one scale, else two photos.
-
-        Args:
-            sizes: sides of the two canvases.
-            ratio: how much smaller the template's part of the scene is than the search crop's.
+        """Backgrounds of template and search, of these sides in pixels: mostly two places in one photo, else two
+        photos. The template's part of the scene is smaller by ``ratio`` than the search crop's.
         """
         first = self.photo(rng)
         second = first if rng.random() < 0.6 else self.photo(rng)

@@ -34,11 +34,8 @@ class _Sprite:
     def placed(
         self, camera: np.ndarray, x: float, y: float, turn: float, size: tuple[int, int]
     ) -> tuple[tuple[slice, slice], np.ndarray]:
-        """The sprite as the camera (3, 3) sees it at world position (x, y), turned by ``turn``.
-
-        Returns:
-            The part of the frame that it touches (rows, columns; empty where it is out of sight), and the layer
-            (h, w, 4) for that part.
+        """The part of the frame (rows, columns; empty where it is out of sight) that the sprite touches at world
+        position (x, y), turned by ``turn``, and its layer (h, w, 4) there, as the camera (3, 3) sees it.
         """
         h, w = self.pixels.shape[:2]
         c, s = self.scale * np.cos(turn), self.scale * np.sin(turn)
@@ -147,12 +144,8 @@ def _sprite(image: np.ndarray, alpha: np.ndarray, scale: float = 1 / _DETAIL) ->
 
 
 class DemoClip:
-    """The film, frame by frame: ``clip[i]`` is (H, W, 3) uint8 RGB, painted when asked for.
-
-    Args:
-        seed: of textures, plants, the camera's sway and the sensor's noise.
-        frames: how many; the story takes the whole length, whatever it is.
-        width, height: size of the frames in pixels.
+    """The film, frame by frame: ``clip[i]`` is (H, W, 3) uint8 RGB, painted when asked for. The story takes the whole
+    length, whatever it is.
 
     Attributes:
         boxes: (N, 4) float64 xywh in pixels, the car's whole extent even where it is hidden.

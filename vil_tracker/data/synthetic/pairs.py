@@ -132,15 +132,11 @@ class SyntheticPairs:
         self._thresholds = np.cumsum(weights / weights.sum())
 
     def sample(self, rng: np.random.Generator, difficulty: float) -> PairSample:
-        """Make one pair.
+        """Make one pair; equal states of ``rng`` give equal pairs.
 
-        Args:
-            rng: everything random comes from it, so equal states give equal pairs.
-            difficulty: scales jitter, change of look, distractors and faults; 0 is two almost equal, clean views.
-
-        Returns:
-            The pair. The template box is slightly wrong, as a user's is; the search box is exact, may reach beyond the
-            crop but not beyond the frame, and is zeros where the target is not present.
+        ``difficulty`` scales jitter, change of look, distractors and faults; 0 is two almost equal, clean views. The
+        template box is slightly wrong, as a user's is; the search box is exact, may reach beyond the crop but not
+        beyond the frame, and is zeros where the target is not present.
         """
         return self.sample_mode(rng, self.draw_mode(rng), difficulty)
 

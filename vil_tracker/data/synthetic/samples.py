@@ -24,11 +24,8 @@ SYNTHETIC_GAP = 60  # frames between a video's template and its first search fra
 def draw_video(
     rng: np.random.Generator, videos: SyntheticClips, offsets: np.ndarray, difficulty: float
 ) -> tuple[Sequence, np.ndarray]:
-    """A synthetic video, of which only the first frame and those at ``offsets`` are rendered; target visible in the
-    first two of them.
-
-    Returns:
-        The video, and its first box as a user would draw it: a little wrong.
+    """A synthetic video, of which only the first frame and those at ``offsets`` are rendered (target visible in the
+    first two of them), and its first box as a user would draw it: a little wrong.
     """
     keep = np.concatenate([[0], offsets])
     while True:
