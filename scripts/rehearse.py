@@ -28,7 +28,6 @@ from vil_tracker import cli
 from vil_tracker.data.dataset import open_folder
 from vil_tracker.data.readers.base import split_list
 from vil_tracker.data.readers.got10k import train_names
-from vil_tracker.data.sequence import Sequence
 from vil_tracker.errors import UserError, make_folder
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -53,14 +52,13 @@ class Footage:
         """The first ``count`` frames (H, W, 3) of the next video, and their boxes (count, 4)."""
         number, self._turn = self._turn % min(len(self.sequences), 12), self._turn + 1
         if number not in self._read:
-            self._read[number] = self._scaled(self.sequences[number])
+            sequence = self.sequences[number]
+            read = [sequence.frames[i] for i in range(LONG)]
+            scale = 240 / max(read[0].shape[:2])
+            scaled = [cv2.resize(frame, None, fx=scale, fy=scale) for frame in read]
+            self._read[number] = scaled, sequence.boxes[:LONG] * scale
         frames, boxes = self._read[number]
         return frames[:count], boxes[:count]
-
-    def _scaled(self, sequence: Sequence) -> tuple[list[np.ndarray], np.ndarray]:
-        frames = [sequence.frames[i] for i in range(LONG)]
-        scale = 240 / max(frames[0].shape[:2])
-        return [cv2.resize(frame, None, fx=scale, fy=scale) for frame in frames], sequence.boxes[:LONG] * scale
 
 
 def write_frames(folder: Path, names: Iterator[str], frames: list[np.ndarray]) -> None:

@@ -237,7 +237,11 @@ def load_index(
     cached = read_index(path, folder, trust=trust)
     if cached is not None:
         return cached
-    if not _writable(cache):
+    try:
+        writable = os.access(make_folder(cache), os.W_OK)
+    except UserError:
+        writable = False
+    if not writable:
         log.warning(
             "cannot write to %s, so %s is indexed at each start: set VIL_CACHE to a folder that can be",
             cache,
@@ -259,14 +263,6 @@ def _make_index(reader: Reader, folder: Path, split: str, path: Path) -> Index:
         _write_index(path, index, watched)
     _remove_old(path, rows)
     return index
-
-
-def _writable(cache: Path) -> bool:
-    try:
-        make_folder(cache)
-    except UserError:
-        return False
-    return os.access(cache, os.W_OK)
 
 
 def _write_index(path: Path, index: Index, watched: set[Path]) -> None:

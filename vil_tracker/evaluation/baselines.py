@@ -31,7 +31,7 @@ _NETWORKS: dict[str, dict[str, tuple[str, ...]]] = {
     "GOTURN": {"modelTxt": ("goturn*.prototxt",), "modelBin": ("goturn*.caffemodel",)},
 }
 # Their feature selection or sampling is seeded with the clock.
-_RANDOM = frozenset({"MIL", "TLD", "Boosting"})
+RANDOM = frozenset({"MIL", "TLD", "Boosting"})
 # The others inherit `getTrackingScore` in some versions, but always answer 0.
 _SCORED = frozenset({"Nano", "Vit", "DaSiamRPN"})
 
@@ -46,11 +46,6 @@ def canonical_name(name: str) -> str:
         if known.lower() == name.lower():
             return known
     raise UserError(f"OpenCV has no tracker '{name}'; choose from {', '.join(KNOWN)}")
-
-
-def is_deterministic(name: str) -> bool:
-    """Whether two runs on the same video give the same boxes."""
-    return canonical_name(name) not in _RANDOM
 
 
 def unavailable_reason(name: str, weights_dir: Path | None) -> str | None:

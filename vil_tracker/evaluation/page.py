@@ -68,12 +68,10 @@ def draw_plots(report: Report) -> dict[str, Any]:
     """SVG texts of the curves (a list), the attributes' bars and the reliability diagram (None without numbers)."""
     scored = any(t.main is not None and t.main.overall is not None for t in report.trackers)
     curves = [plots.curves(report.trackers, which) for which in CURVES if scored]
-    speed = plots.speed_accuracy(report.trackers) if scored else None
-    confident = any(tracker.confidence is not None for tracker in report.trackers)
     return {
-        "curves": curves + ([speed] if speed is not None else []),
+        "curves": [figure for figure in (*curves, plots.speed_accuracy(report.trackers)) if figure is not None],
         "attributes": plots.attribute_bars(report.trackers),
-        "reliability": plots.reliability(report.trackers) if confident else None,
+        "reliability": plots.reliability(report.trackers),
     }
 
 

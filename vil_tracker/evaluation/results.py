@@ -182,7 +182,9 @@ def read_result(path: Path, frames: int | None, *, empty: str = "error", cut: bo
         raise UserError(f"{path}: line 1: no boxes; one line 'x,y,w,h' per frame is needed")
     unusable = ~np.isfinite(boxes).all(axis=1) | (np.nan_to_num(boxes[:, 2:]) <= 0).any(axis=1)
     if unusable.any() and empty == "previous":
-        boxes = _repeat_previous(boxes, unusable)
+        source = np.maximum.accumulate(np.where(unusable, -1, np.arange(len(boxes))))
+        # Before the first usable one there is only a box without area.
+        boxes = np.where((source >= 0)[:, None], boxes[np.maximum(source, 0)], 0.0)
     elif unusable.any():
         line = int(np.flatnonzero(unusable)[0])
         shown = ",".join(f"{value:g}" for value in boxes[line])
@@ -195,12 +197,6 @@ def read_result(path: Path, frames: int | None, *, empty: str = "error", cut: bo
             f"{path}: {len(boxes)} boxes, but the sequence has {frames} frames; one line per frame is needed"
         )
     return boxes
-
-
-def _repeat_previous(boxes: np.ndarray, unusable: np.ndarray) -> np.ndarray:
-    """Replace unusable boxes by the last usable one; before the first there is only a box without area."""
-    source = np.maximum.accumulate(np.where(unusable, -1, np.arange(len(boxes))))
-    return np.where((source >= 0)[:, None], boxes[np.maximum(source, 0)], 0.0)
 
 
 def _read_scores(path: Path, frames: int) -> tuple[np.ndarray, tuple[str, ...]]:

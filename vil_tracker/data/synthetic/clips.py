@@ -33,6 +33,7 @@ from vil_tracker.errors import UserError
 
 ABSENT_BELOW = 0.03  # visible share under which nothing can be recognised
 _ATTEMPTS = 8
+_KNOTS = (25, 70)  # range of the frames between two turning points of a path
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,6 @@ class ClipConfig:
         jump: probability that it is suddenly somewhere else.
         hidden_frames: range of the number of frames that hiding or being away lasts.
         size: range of the target's √(w·h) in units of the frame's shorter side.
-        speed: scale of the motion; 1 is a target that crosses the frame in about three seconds at 25 fps.
         pose: scale of the target's bending, turning and change of proportions; 1 is a thing that turns by some ten
             degrees and keeps its shape roughly.
         limbs: probability that a moving thing folds at joints, as people and animals do.
@@ -62,7 +62,6 @@ class ClipConfig:
     jump: Amount = 0.1
     hidden_frames: tuple[int, int] = (20, 60)
     size: tuple[float, float] = (0.07, 0.45)
-    speed: Amount = 1.0
     pose: Amount = 1.0
     limbs: Amount = 0.0
     turns: Amount = 0.0
@@ -182,7 +181,7 @@ class SyntheticClips:
     ) -> MovingSprite:
         margin = min(0.6 * size, 0.3 * min(width, height))
         xy = smooth_path(
-            rng, n, np.array([margin, margin]), np.array([width - margin, height - margin]), self._knots(rng)
+            rng, n, np.array([margin, margin]), np.array([width - margin, height - margin]), rng.uniform(*_KNOTS)
         )
         scale = np.exp(np.clip(0.25 * difficulty * wander(rng, n, 45, 1)[:, 0], -0.8, 0.6))
         pose = self.config.pose
@@ -229,10 +228,6 @@ class SyntheticClips:
             )
         return twins
 
-    def _knots(self, rng: np.random.Generator) -> float:
-        """Frames between two turning points of a path."""
-        return float(rng.uniform(25, 70) / max(self.config.speed, 1e-3))
-
     def _camera(
         self, rng: np.random.Generator, photo: np.ndarray, n: int, width: int, height: int, difficulty: float
     ) -> np.ndarray:
@@ -244,7 +239,7 @@ class SyntheticClips:
         half = np.stack([width / zoom / 2, height / zoom / 2], axis=1)  # of the window, in photo pixels
         room = np.maximum(np.array([photo_width, photo_height]) / 2 - half, 0)
         still = rng.random() < 0.3
-        drift = np.clip(wander(rng, n, self._knots(rng), 2) * (0.0 if still else 0.6 * difficulty), -1, 1)
+        drift = np.clip(wander(rng, n, rng.uniform(*_KNOTS), 2) * (0.0 if still else 0.6 * difficulty), -1, 1)
         centre = np.array([photo_width, photo_height]) / 2 + room * np.clip(drift + rng.uniform(-0.5, 0.5, 2), -1, 1)
         roll = 0.03 * difficulty * wander(rng, n, 50, 1)[:, 0] * (rng.random() < 0.4)
         flip = bool(rng.random() < 0.5)

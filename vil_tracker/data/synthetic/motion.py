@@ -9,18 +9,7 @@ import cv2
 import numpy as np
 
 from vil_tracker.data.augment import Photometry, add_noise, jpeg, motion_kernel
-from vil_tracker.data.synthetic.sprites import (
-    Joint,
-    Pose,
-    Sprite,
-    bend,
-    blend,
-    bounds,
-    fold,
-    place,
-    warp,
-    warp_sprite,
-)
+from vil_tracker.data.synthetic.sprites import Joint, Pose, Sprite, bend, blend, bounds, fold, place, warp, warp_sprite
 
 
 @dataclass

@@ -34,16 +34,7 @@ from vil_tracker.data.synthetic.compose import (
     relight,
 )
 from vil_tracker.data.synthetic.photo_pool import PhotoPool
-from vil_tracker.data.synthetic.sprites import (
-    Pose,
-    Sprite,
-    bend,
-    blend,
-    bounds,
-    ellipse_outline,
-    place,
-    warp,
-)
+from vil_tracker.data.synthetic.sprites import Pose, Sprite, bend, blend, bounds, ellipse_outline, place, warp
 from vil_tracker.errors import UserError
 
 MODES = ("still", "boxed", "cutout", "pseudo", "clip")
