@@ -18,7 +18,7 @@ from weights_script import start, weights_parser
 from vil_tracker.data.dataset import open_folder
 from vil_tracker.data.readers.video_folder import HELD_OUT
 from vil_tracker.data.root import data_root
-from vil_tracker.data.synthetic.photo_pool import held_aside, load_photo_pool
+from vil_tracker.data.synthetic.photo_pool import load_photo_pool, part_of
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation.calibration import auroc, reliability
 from vil_tracker.models.pretrained import add_metadata, load_model
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{args.weights} is shipped with the package: say with --output where to write")
     begin = time.perf_counter()
     verifier = read_verifier(args.verifier)
-    pool = held_aside(load_photo_pool(data_root(args.data_root), args.cache))
+    pool = part_of(load_photo_pool(data_root(args.data_root), args.cache), aside=True)
     with tqdm(total=args.clips, unit="clip", disable=None) as bar:
         clips = training_clips(pool, args.clips, args.frames, args.seed)
         calibration, data, probability = calibrate(

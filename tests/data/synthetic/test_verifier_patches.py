@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vil_tracker.data.synthetic.assets import AssetSampler
-from vil_tracker.data.synthetic.photo_pool import PhotoPool, held_aside, learnt_from, pool_from_arrays
+from vil_tracker.data.synthetic.photo_pool import PhotoPool, part_of, pool_from_arrays
 from vil_tracker.data.synthetic.sprites import apart
 from vil_tracker.data.synthetic.verifier import SyntheticPatches, sample_patches
 from vil_tracker.models.verifier import PATCH_SIZE
@@ -72,7 +72,7 @@ def test_a_pool_of_one_video_still_gives_distractors() -> None:
 
 def test_what_is_held_aside_is_not_learnt_from() -> None:
     pool = coloured_pool(videos=5)
-    aside, rest = held_aside(pool), learnt_from(pool)
+    aside, rest = part_of(pool, aside=True), part_of(pool, aside=False)
     for key in ("photos", "cutouts", "boxed"):
         one, other = set(getattr(aside, key).tolist()), set(getattr(rest, key).tolist())
         assert not one & other and one | other == set(getattr(pool, key).tolist())

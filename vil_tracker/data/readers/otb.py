@@ -1,6 +1,6 @@
 """OTB (Wu, Lim, Yang: PAMI 2015): 100 targets in 98 videos, with the subsets OTB-2013 and OTB-50.
 
-The oddities that the official configuration handles live in `lists/otb.txt`: sequences that use only part of their
+The oddities that the official configuration handles live in `splits/otb.txt`: sequences that use only part of their
 frames (David from 300, BlurCar1 from 247, BlurCar3, BlurCar4, Tiger1 without its first five, the ends of Diving,
 Football1, Freeman3 and Freeman4), and videos with two targets (Jogging, Skating2, and Human4, whose second counts).
 """

@@ -80,20 +80,11 @@ class PhotoPool:
         return Sprite(rgba, outline(rgba[..., 3]), int(self.origins[index]))
 
 
-def held_aside(pool: PhotoPool) -> PhotoPool:
-    """Every fifth origin's photos and cut-outs: what the verifier does not learn from and the score is
-    calibrated on.
+def part_of(pool: PhotoPool, *, aside: bool) -> PhotoPool:
+    """Every fifth origin's photos and cut-outs, which are held aside (the verifier does not learn from them, and the
+    score is calibrated on them), or the others; the whole pool if there are no such photos.
     """
-    return _of_origins(pool, pool.origins % _FIFTH == 0)
-
-
-def learnt_from(pool: PhotoPool) -> PhotoPool:
-    """The photos and cut-outs that are not held aside."""
-    return _of_origins(pool, pool.origins % _FIFTH != 0)
-
-
-def _of_origins(pool: PhotoPool, chosen: np.ndarray) -> PhotoPool:
-    """The part of a pool whose images are ``chosen`` (len(images),) bool; all of it if that has no photo."""
+    chosen = (pool.origins % _FIFTH == 0) == aside
     if not chosen[pool.photos].any():
         return pool
     cutouts, boxed = chosen[pool.cutouts], chosen[pool.boxed]

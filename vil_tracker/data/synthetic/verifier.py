@@ -19,7 +19,7 @@ from vil_tracker.data.augment import Photometry, degrade
 from vil_tracker.data.synthetic.assets import AssetSampler
 from vil_tracker.data.synthetic.compose import CompositeCrop, match_background, occlude, paste, paste_occluder, relight
 from vil_tracker.data.synthetic.motion import draw_joints, turned_sideways
-from vil_tracker.data.synthetic.photo_pool import PhotoPool, held_aside, learnt_from
+from vil_tracker.data.synthetic.photo_pool import PhotoPool, part_of
 from vil_tracker.data.synthetic.sprites import Pose, Sprite, bend, fold, place
 from vil_tracker.models.verifier import crop_patch
 
@@ -56,7 +56,7 @@ class SyntheticPatches(IterableDataset):
         """Patches (batch, 3, PATCH_SIZE, PATCH_SIZE, 3) uint8, first, seen, other; and overlaps (batch,)."""
         info = torch.utils.data.get_worker_info()
         rng = np.random.default_rng((self.seed, 0 if info is None else info.id))
-        material = AssetSampler(held_aside(self.pool) if self.aside else learnt_from(self.pool))
+        material = AssetSampler(part_of(self.pool, aside=self.aside))
         while True:
             samples = [sample_patches(material, rng) for _ in range(self.batch)]
             patches = np.stack([np.stack(sample[:3]) for sample in samples])
