@@ -172,10 +172,7 @@ TRANSCRIPTS = {
     "multi_node": Transcript(
         "Training with several processes",
         "../howto/training.md",
-        (
-            "bash two_nodes.sh",
-            "ls two",
-        ),
+        ("bash two_nodes.sh", "ls two"),
         (("two_nodes.sh", TWO_NODES),),
     ),
     "export": Transcript(

@@ -47,13 +47,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"step {step}  loss {loss:.4f}  {shown}  {time.perf_counter() - begin:.0f} s", flush=True)
 
     train_verifier(
-        pool,
-        args.steps,
-        batch=args.batch,
-        lr=args.lr,
-        workers=args.workers,
-        seed=args.seed,
-        on_report=report,
+        pool, args.steps, batch=args.batch, lr=args.lr, workers=args.workers, seed=args.seed, on_report=report
     )
     print(f"wrote {args.output}")
     return 0

@@ -100,13 +100,7 @@ def crop(
         # A bilinear tap every `side/size` pixels would alias: average whole pixels first, then place sub-pixel exactly.
         image, matrix = _shrink(image, x0, y0, geometry, matrix)
     return cv2.warpAffine(
-        image,
-        matrix,
-        (size, size),
-        dst=out,
-        flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_CONSTANT,
-        borderValue=fill,
+        image, matrix, (size, size), dst=out, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=fill
     )
 
 

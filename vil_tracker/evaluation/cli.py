@@ -247,12 +247,7 @@ def _specs(args: argparse.Namespace) -> tuple[list[TrackerSpec], list[str]]:
             )
             for dtype in dtypes:
                 spec = parse_tracker(
-                    name,
-                    weights=args.weights,
-                    device=args.device,
-                    config=config,
-                    dtype=dtype,
-                    peers_dir=args.peers_dir,
+                    name, weights=args.weights, device=args.device, config=config, dtype=dtype, peers_dir=args.peers_dir
                 )
                 reason = baselines.unavailable_reason(spec.target, folder) if spec.kind == "opencv" else None
                 if reason is not None:
@@ -265,11 +260,7 @@ def _specs(args: argparse.Namespace) -> tuple[list[TrackerSpec], list[str]]:
 
 
 def _track(
-    args: argparse.Namespace,
-    benchmark: Benchmark,
-    specs: list[TrackerSpec],
-    sequences: list[Sequence],
-    output: Path,
+    args: argparse.Namespace, benchmark: Benchmark, specs: list[TrackerSpec], sequences: list[Sequence], output: Path
 ) -> list[Failure]:
     import torch
 

@@ -174,11 +174,7 @@ def ostrack(family: str) -> Convention:
     """The convention of OSTrack and its descendants: pytracking's, except that only w, h > 0 is asked of a frame."""
     base = pytracking(family)
     return replace(
-        base,
-        name="ostrack",
-        toolkit="OSTrack",
-        rule=base.rule.replace("x, y, w, h", "w, h"),
-        positive_origin=False,
+        base, name="ostrack", toolkit="OSTrack", rule=base.rule.replace("x, y, w, h", "w, h"), positive_origin=False
     )
 
 
@@ -186,13 +182,10 @@ def convention_for(name: str, official: Convention, family: str) -> Convention:
     """The convention of that name for a benchmark of this official convention and data set family; UserError if there
     is none.
     """
-    if name == "official":
-        return official
-    if name == "pytracking":
-        return pytracking(family)
-    if name == "ostrack":
-        return ostrack(family)
-    raise UserError(f"unknown convention '{name}'; choose from {', '.join(CONVENTION_NAMES)}")
+    known = {"official": official, "pytracking": pytracking(family), "ostrack": ostrack(family)}
+    if name not in known:
+        raise UserError(f"unknown convention '{name}'; choose from {', '.join(CONVENTION_NAMES)}")
+    return known[name]
 
 
 @dataclass(frozen=True)

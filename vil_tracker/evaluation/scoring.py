@@ -219,11 +219,7 @@ def score_tracker(
 
 
 def _score_convention(
-    convention: Convention,
-    sequences: list[Sequence],
-    trajectories: dict[str, list[Trajectory]],
-    *,
-    complete: bool,
+    convention: Convention, sequences: list[Sequence], trajectories: dict[str, list[Trajectory]], *, complete: bool
 ) -> ConventionScores:
     errors: dict[str, list[FrameErrors]] = {}
     for sequence in sequences:

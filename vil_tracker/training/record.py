@@ -211,12 +211,7 @@ def _open_wandb(folder: Path, config: Config) -> Any:
     Raises:
         UserError: the package is not installed, or it cannot begin a run.
     """
-    try:
-        import wandb
-    except ImportError as error:
-        raise UserError(
-            "train.wandb needs Weights & Biases: pip install 'vil-tracker[wandb]', or leave train.wandb empty"
-        ) from error
+    wandb = require_extra("wandb", "wandb", "log to Weights & Biases, as train.wandb asks")
     known = folder / "wandb_id"
     if not known.is_file():
         write_lines(known, [secrets.token_hex(4)])

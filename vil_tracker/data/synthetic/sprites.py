@@ -116,12 +116,7 @@ def warp(
     # OpenCV's pixel i has its centre at i, so both sides shift by half a pixel.
     shift = a[:, 2] + 0.5 * (a[:, 0] + a[:, 1]) - 0.5
     return cv2.warpAffine(
-        image,
-        np.column_stack([a[:, :2], shift]),
-        size,
-        flags=cv2.INTER_LINEAR,
-        borderMode=border,
-        borderValue=fill,
+        image, np.column_stack([a[:, :2], shift]), size, flags=cv2.INTER_LINEAR, borderMode=border, borderValue=fill
     )
 
 
