@@ -161,7 +161,7 @@ class DemoClip:
         self._car_shadow = _shadow_of(self._car)
         self._trees = self._plant(rng)
         shadows = {id(tree): _shadow_of(tree) for tree, *_ in self._trees}
-        self._shadows = [(shadows[id(tree)], x, y, turn) for tree, x, y, turn in self._trees]
+        self._shadows = [(shadows[id(tree)], x + 12, y + 15, turn) for tree, x, y, turn in self._trees]
         self._sway = rng.uniform(0, 2 * np.pi, 3)
         self._time = np.linspace(0, 1, frames)
         self.boxes = np.stack([self._box(t) for t in self._time]) if frames else np.empty((0, 4))
@@ -182,22 +182,14 @@ class DemoClip:
             self._ground, camera[:2], self._size, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
         ).astype(np.float32)
         cars = [(self._other, *self._other_pose(t)), (self._car, *self._car_pose(t))]
-        for _, x, y, turn in cars:
-            self._lay(picture, self._car_shadow, camera, x + 4, y + 5, turn)
-        for sprite, x, y, turn in cars:
-            self._lay(picture, sprite, camera, x, y, turn)
-        for shadow, x, y, turn in self._shadows:
-            self._lay(picture, shadow, camera, x + 12, y + 15, turn)
-        for tree, x, y, turn in self._trees:
-            self._lay(picture, tree, camera, x, y, turn)
+        layers = [(self._car_shadow, x + 4, y + 5, turn) for _, x, y, turn in cars] + cars
+        for sprite, x, y, turn in layers + self._shadows + self._trees:
+            part, layer = sprite.placed(camera, x, y, turn, self._size)
+            picture[part] *= 1 - layer[..., 3:]
+            picture[part] += layer[..., :3]
         picture *= self._light(t, camera)
         noise = np.random.default_rng((self._seed, index)).standard_normal(picture.shape, np.float32)
         return np.clip(picture + 2.5 * noise, 0, 255).round().astype(np.uint8)
-
-    def _lay(self, picture: np.ndarray, sprite: _Sprite, camera: np.ndarray, x: float, y: float, turn: float) -> None:
-        part, layer = sprite.placed(camera, x, y, turn, self._size)
-        picture[part] *= 1 - layer[..., 3:]
-        picture[part] += layer[..., :3]
 
     def _plant(self, rng: np.random.Generator) -> list[tuple[_Sprite, float, float, float]]:
         """Trees: one whose crown reaches over the track, the others beside it."""
