@@ -19,12 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Jobs:
-    """Runs wait in one queue, first come first served.
-
-    Args:
-        setup: of the worker processes, see :class:`vil_tracker.web.child.WorkerProcess`.
-        store: told how much a run left on the disk.
-    """
+    """Runs wait in one queue, first come first served; the store is told how much each left on the disk."""
 
     def __init__(self, setup: Callable[[], Handler], limits: Limits, store: Store) -> None:
         self._limits, self._store = limits, store
@@ -34,10 +29,7 @@ class Jobs:
         self._running: dict[str, WorkerProcess] = {}
         self._active: list[Video] = []  # waiting or running
         self._children = [WorkerProcess(setup, f"tracking process {number}") for number in range(1, limits.workers + 1)]
-        self._threads = [
-            threading.Thread(target=self._work, args=(child,), name=f"jobs-{number}", daemon=True)
-            for number, child in enumerate(self._children, start=1)
-        ]
+        self._threads = [threading.Thread(target=self._work, args=(child,), daemon=True) for child in self._children]
 
     def start(self) -> None:
         """Start the processes, and wait for the first of them.
@@ -55,7 +47,7 @@ class Jobs:
 
         Raises:
             UserError: the video has a run already.
-            Full: the queue, or the visitor's share of it, is full.
+            QuotaExceeded: the queue, or the visitor's share of it, is full.
         """
         with self._changed:
             if video.busy:

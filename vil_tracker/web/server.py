@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vil_tracker.errors import UserError, require_extra
 from vil_tracker.web.child import ChildFailure, WorkerProcess
@@ -94,7 +94,6 @@ def build(
         UserError: the ``demo`` extra is missing, or the weights cannot be loaded.
     """
     uvicorn = require_extra("uvicorn", "demo", "serve the web page")
-    require_extra("starlette", "demo", "serve the web page")
     from vil_tracker.web.app import Application
     from vil_tracker.web.frames import FrameService
     from vil_tracker.web.guard import Guard, limited_protocol, own_names
@@ -143,12 +142,11 @@ def running(
     parent: Path | None = None,
     *,
     host: str = "127.0.0.1",
-    token: str = "",
-    allow_hosts: Sequence[str] = (),
+    **options: Any,
 ) -> Iterator[str]:
-    """Serve on a free port in a thread; yields the page's address on this computer."""
+    """Serve on a free port in a thread, with ``options`` of :func:`build`; yields the address on this computer."""
     listener = listen(host, 0)
-    server, close = build(load, limits or Limits(), listener, host, parent, token=token, allow_hosts=allow_hosts)
+    server, close = build(load, limits or Limits(), listener, host, parent, **options)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

@@ -42,47 +42,30 @@ MEDIA_TYPES = {
 class QuotaExceeded(Exception):
     """The server has no room for more; the message is for the visitor."""
 
+    status = 503
+
 
 @dataclass(eq=False)
 class Video:
-    """One video of one visitor, and its latest run. The fields of the run change under ``lock``.
+    """One video of one visitor, and its latest run. The fields of the run change under ``lock``."""
 
-    Attributes:
-        id: random; names its folder.
-        visitor: who brought it.
-        folder: holds everything about it.
-        path: the uploaded file.
-        title: the name that it came with, for display only.
-        info: width, height, fps, frames as :func:`vil_tracker.web.work.probe` found them.
-        draft: targets as drawn last, whether they were tracked or not; see :mod:`vil_tracker.web.targets`.
-        edits: how often the draft was changed.
-        touched: time of the latest of upload, change of the draft, and end of a run.
-        status: "ready", "waiting", "running", "done", "stopped" or "failed".
-        run: number of the run.
-        targets: of the run.
-        rows: ``[frame, target, score, state, x, y, w, h, seconds]`` of the run so far.
-        tracked: frames tracked so far.
-        result: what :func:`vil_tracker.web.work.run_track` returned.
-        error: why the run failed.
-    """
-
-    id: str
-    visitor: str
-    folder: Path
-    path: Path
-    title: str
-    info: dict[str, Any]
-    draft: list[dict[str, Any]] = field(default_factory=list)
-    edits: int = 0
-    touched: float = field(default_factory=time.time)
-    status: str = "ready"
-    run: int = 0
-    targets: list[dict[str, Any]] = field(default_factory=list)
-    rows: list[list[Any]] = field(default_factory=list)
-    tracked: int = 0
+    id: str  # random; names its folder
+    visitor: str  # who brought it
+    folder: Path  # holds everything about it
+    path: Path  # the uploaded file
+    title: str  # the name that it came with, for display only
+    info: dict[str, Any]  # width, height, fps and frames as vil_tracker.web.work.probe found them
+    draft: list[dict[str, Any]] = field(default_factory=list)  # targets as drawn last; see vil_tracker.web.targets
+    edits: int = 0  # how often the draft was changed
+    touched: float = field(default_factory=time.time)  # latest of upload, change of the draft, and end of a run
+    status: str = "ready"  # or "waiting", "running", "done", "stopped", "failed"
+    run: int = 0  # number of the run
+    targets: list[dict[str, Any]] = field(default_factory=list)  # of the run
+    rows: list[list[Any]] = field(default_factory=list)  # [frame, target, score, state, x, y, w, h, seconds] so far
+    tracked: int = 0  # frames tracked so far
     started: float = 0.0
-    result: dict[str, Any] | None = None
-    error: str = ""
+    result: dict[str, Any] | None = None  # what vil_tracker.web.work.run_track returned
+    error: str = ""  # why the run failed
     removed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -197,7 +180,7 @@ class Store:
         """Account for ``size`` more bytes in a folder.
 
         Raises:
-            Full: there is no room for them.
+            QuotaExceeded: there is no room for them.
         """
         with self._lock:
             if sum(self._sizes.values()) + size > self._limits.stored_bytes:

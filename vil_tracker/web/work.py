@@ -237,8 +237,7 @@ def run_track(
     frame is kept beside the video. ``targets`` are as of :func:`vil_tracker.web.targets.check_targets`; what of the
     run in folder ``earlier`` still holds for them is taken over.
 
-    Returns:
-        frames tracked, seconds, files by their role, whether it was stopped, and whether the frame limit ended it.
+    Returns frames tracked, seconds, files by role, whether it was stopped, and whether the frame limit ended it.
     """
     import numpy as np
 
