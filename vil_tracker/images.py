@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,6 +35,9 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((1, int(part), part) if i % 2 else (0, 0, part) for i, part in enumerate(parts))
 
 
+Range = tuple[float, float]
+
+
 class ValueRange:
     """What values of pictures of more than 8 bits become black and white: the same ones for a whole sequence.
 
@@ -45,7 +49,7 @@ class ValueRange:
 
     def __init__(
         self,
-        given: tuple[float, float] | None = None,
+        given: Range | None = None,
         samples: Callable[[], Iterable[np.ndarray]] | None = None,
         name: str | None = None,
     ) -> None:
@@ -72,11 +76,16 @@ class ValueRange:
         return np.clip(values + 0.5, 0, 255).astype(np.uint8)
 
 
-def sample_pictures(paths: Sequence[Path], count: int = 16) -> Iterator[np.ndarray]:
-    """Up to ``count`` pictures from all over a sequence, as decoded; those that cannot be read are left out."""
-    for index in sorted(set(np.linspace(0, len(paths) - 1, count).astype(int).tolist())):
+def sample_pictures(
+    items: Sequence[Any], read: Callable[[Any], np.ndarray] | None = None, count: int = 16
+) -> Iterator[np.ndarray]:
+    """Up to ``count`` pictures from all over a sequence of files, or of what ``read`` reads, as decoded; those that
+    cannot be read are left out.
+    """
+    read = read or (lambda path: _decode(read_file(path), os.fspath(path)))
+    for index in sorted(set(np.linspace(0, len(items) - 1, count).astype(int).tolist())):
         try:
-            yield _decode(read_file(paths[index]), os.fspath(paths[index]))
+            yield read(items[index])
         except (OSError, UserError):
             continue
 

@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 import numpy as np
 
@@ -22,17 +22,12 @@ from vil_tracker.results import Result
 LABEL = "target"
 
 
-class Output(Protocol):
-    """Something written frame by frame.
-
-    Attributes:
-        path: the file or folder that it makes.
-    """
-
-    path: Path
+class Output:
+    """Something written frame by frame."""
 
     def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
         """Take one frame with the results by target id."""
+        raise NotImplementedError
 
     def finish(self) -> None:
         """Complete what was written."""
@@ -41,7 +36,7 @@ class Output(Protocol):
         """Let go of the files without completing them."""
 
 
-class _TextFile:
+class _TextFile(Output):
     """A text file that grows frame by frame; parts of it wait in files of their own until it is complete."""
 
     def __init__(self, path: Path, buffering: int = -1) -> None:
@@ -182,7 +177,7 @@ class CocoBoxes(_TextFile):
         self._file.write("\n]}\n")
 
 
-class YoloBoxes:
+class YoloBoxes(Output):
     """YOLO training labels: a folder with one text file per frame, ``class cx cy w h`` in units of the frame.
 
     The class is the target's id - 1. Boxes are clipped to the frame; a frame whose targets are lost has an empty file,
@@ -210,12 +205,6 @@ class YoloBoxes:
                 file = name.with_name(f"{name.name}.txt")
             file.write_text("".join(lines), encoding="utf-8")
 
-    def finish(self) -> None:
-        pass
-
-    def abandon(self) -> None:
-        pass
-
 
 class _TracksApart(_TextFile):
     """A draft for an annotation tool, in which a target's boxes follow one another."""
@@ -234,7 +223,7 @@ class _TracksApart(_TextFile):
                 box = self._box(frame, result, clip_box(result.box, width, height))
                 self._append(number, box, self._between)
 
-    _between = ""
+    _between = _tail = ""
 
     def _box(self, frame: Frame, result: Result, box: np.ndarray) -> str:
         raise NotImplementedError
@@ -246,9 +235,6 @@ class _TracksApart(_TextFile):
         """What stands before and behind a target's boxes."""
         raise NotImplementedError
 
-    def _tail(self) -> str:
-        raise NotImplementedError
-
     def _end(self) -> None:
         self._file.write(self._head())
         for position, number in enumerate(sorted(self._parts)):
@@ -256,11 +242,13 @@ class _TracksApart(_TextFile):
             self._file.write((self._between if position else "") + before)
             self._take_in(number)
             self._file.write(behind)
-        self._file.write(self._tail())
+        self._file.write(self._tail)
 
 
 class CvatTracks(_TracksApart):
     """CVAT for video 1.1: a track per target, every box a key frame, ``outside`` while the target is lost."""
+
+    _tail = "</annotations>\n"
 
     def _box(self, frame: Frame, result: Result, box: np.ndarray) -> str:
         names = zip(("xtl", "ytl", "xbr", "ybr"), convert(box, "xywh", "xyxy"), strict=True)
@@ -291,9 +279,6 @@ class CvatTracks(_TracksApart):
     def _around(self, number: int) -> tuple[str, str]:
         return f'  <track id="{number - 1}" label="{LABEL}" source="auto">\n', "  </track>\n"
 
-    def _tail(self) -> str:
-        return "</annotations>\n"
-
 
 class LabelStudioTracks(_TracksApart):
     """Label Studio, one task with a prediction: a ``videorectangle`` per target in percent of the frame.
@@ -302,7 +287,7 @@ class LabelStudioTracks(_TracksApart):
     address under which Label Studio finds the video.
     """
 
-    _between = ",\n"
+    _between, _tail = ",\n", "\n]}]}]\n"
 
     def _box(self, frame: Frame, result: Result, box: np.ndarray) -> str:
         width, height = self._size
@@ -318,9 +303,6 @@ class LabelStudioTracks(_TracksApart):
         entry = {"id": f"target-{number}", "type": "videorectangle", "from_name": "box", "to_name": "video"}
         value = json.dumps({"labels": [LABEL], "framesCount": self._count, "duration": round(self._time, 4)})
         return json.dumps(entry)[:-1] + f', "value": {value[:-1]}, "sequence": [\n', "\n]}}"
-
-    def _tail(self) -> str:
-        return "\n]}]}]\n"
 
 
 BOX_FORMATS: dict[str, tuple[str, Callable[[Path], Output]]] = {

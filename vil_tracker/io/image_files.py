@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vil_tracker.errors import UserError
-from vil_tracker.images import IMAGE_EXTENSIONS, ValueRange, natural_key, read_image, sample_pictures
+from vil_tracker.images import IMAGE_EXTENSIONS, Range, ValueRange, natural_key, read_image, sample_pictures
 from vil_tracker.io.source import Frame, Source, Start, beyond_the_end
 
 log = logging.getLogger(__name__)
@@ -29,35 +29,23 @@ class ImageSource(Source):
         start, stride, fps, value_range: as for :func:`vil_tracker.io.files.open_source`.
     """
 
-    live = False
-
     def __init__(
-        self,
-        paths: tuple[Path, ...],
-        name: str,
-        *,
-        start: Start | None = None,
-        stride: int = 1,
-        fps: float = IMAGE_FPS,
-        value_range: tuple[float, float] | None = None,
+        self, paths: tuple[Path, ...], name: str, *, start: Start, stride: int, fps: float, value_range: Range | None
     ) -> None:
         self.name, self.fps = name, fps
-        first = (start or Start()).index(fps)
+        first = start.index(fps)
         if first >= len(paths):
             raise beyond_the_end(name, first, len(paths))
         self._paths, self._numbers = paths, range(first, len(paths), stride)
         self._common = os.path.commonpath([path.parent for path in paths])
         self._values = ValueRange(value_range, functools.partial(sample_pictures, paths), name)
-        self.total: int | None = len(self._numbers)
+        self.total = len(self._numbers)
 
     def __iter__(self) -> Iterator[Frame]:
         for number in self._numbers:
             path = self._paths[number]
             name = Path(os.path.relpath(path, self._common or ".")).as_posix()
             yield Frame(number, number / self.fps, read_image(path, self._values), name)
-
-    def close(self) -> None:
-        pass
 
 
 def images_in(folder: Path) -> tuple[Path, ...]:

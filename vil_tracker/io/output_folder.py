@@ -99,17 +99,13 @@ class OutputFolder:
 
     def publish(self) -> list[Path]:
         """Give the files their names, in place of another run's, and return the paths."""
-        final = []
         with writing(self.path):
             made = [child for child in sorted(self.path.iterdir()) if _PARTIAL.fullmatch(child.name)]
-            targets = [child.with_name(child.name.replace(".partial", "", 1)) for child in made]
             former = [child for child in self.path.iterdir() if _OUTPUT.fullmatch(child.name)]
             for child in former:
                 if self._labels or len(former) > 1 or child.name != "labels":
                     _remove(child)
-            for child, target in zip(made, targets, strict=True):
-                child.replace(target)
-                final.append(target)
+            final = [child.replace(child.with_name(child.name.replace(".partial", "", 1))) for child in made]
         self._release()
         return sorted(final, key=lambda file: (re.fullmatch(_MEDIA, file.name) is not None, file.name))
 

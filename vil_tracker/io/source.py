@@ -58,14 +58,16 @@ class Source(Protocol):
 
     name: str
     fps: float
-    total: int | None
-    live: bool
+    total: int | None = None
+    live: bool = False
     pixel_aspect: Fraction = Fraction(1)
     sound: Sound | None = None
 
     def __iter__(self) -> Iterator[Frame]: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Let go of what is open."""
+        return
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from vil_tracker.runtime import StageTimer
 _DEPTH = 4  # frames waiting between two threads
 
 
-def prefetch(frames: Iterable[Frame], timer: StageTimer, depth: int = _DEPTH) -> Iterator[Frame]:
-    """Decode in another thread, at most ``depth`` frames ahead; its exceptions are raised here."""
-    handed: queue.Queue[Frame | BaseException | None] = queue.Queue(depth)
+def prefetch(frames: Iterable[Frame], timer: StageTimer) -> Iterator[Frame]:
+    """Decode in another thread, a few frames ahead; its exceptions are raised here."""
+    handed: queue.Queue[Frame | BaseException | None] = queue.Queue(_DEPTH)
     stop = threading.Event()
 
     def hand_over(item: Frame | BaseException | None) -> None:

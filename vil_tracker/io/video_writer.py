@@ -20,7 +20,7 @@ import av.error
 import cv2
 import numpy as np
 
-from vil_tracker.errors import UserError
+from vil_tracker.errors import UserError, reason
 from vil_tracker.io.source import Sound
 
 log = logging.getLogger(__name__)
@@ -31,21 +31,13 @@ _MIN_SIDE = 16  # encoders refuse smaller pictures
 
 @dataclass(frozen=True)
 class _Kind:
-    """How one codec is written.
+    """How one codec is written."""
 
-    Attributes:
-        encoders: FFmpeg's names, best first.
-        suffix: ending of the file.
-        options: the encoder's.
-        container: the file's: pieces of a second, each complete on the disk as soon as it is written.
-        sounds: audio codecs that players expect in such a file.
-    """
-
-    encoders: tuple[str, ...]
-    suffix: str
-    options: dict[str, str]
-    container: dict[str, str]
-    sounds: frozenset[str]
+    encoders: tuple[str, ...]  # FFmpeg's names, best first
+    suffix: str  # ending of the file
+    options: dict[str, str]  # the encoder's
+    container: dict[str, str]  # the file's: pieces of a second, each complete on the disk as soon as it is written
+    sounds: frozenset[str]  # audio codecs that players expect in such a file
 
 
 _KINDS = {
@@ -99,13 +91,9 @@ def _sound_codec(sound: Sound) -> str | None:
 
 
 class _SoundTrack:
-    """Copies a source's sound into a video file, packet by packet, as the pictures come.
+    """Copies a source's sound into a file to which nothing has been written yet, packet by packet with the pictures.
 
-    Args:
-        sound: the source's.
-        kind: of the file that is written.
-        output: that file, to which nothing has been written yet.
-        start: seconds from the source's first picture to the first one that is written.
+    ``start`` is the seconds from the source's first picture to the first one that is written.
     """
 
     def __init__(self, sound: Sound, kind: _Kind, output: Any, start: float) -> None:
@@ -143,7 +131,7 @@ class _SoundTrack:
         try:
             return next(self._packets, None)
         except (av.error.FFmpegError, OSError) as error:
-            log.warning("the sound cannot be read any further (%s)", getattr(error, "strerror", None) or error)
+            log.warning("the sound cannot be read any further (%s)", reason(error))
             self._packets = iter(())
             return None
 
@@ -235,8 +223,8 @@ class VideoSink:
         try:
             yield
         except (av.error.FFmpegError, OSError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise UserError(f"cannot write {self.path.name} ({reason}): free some space, or use --no-video") from error
+            cure = "free some space, or use --no-video"
+            raise UserError(f"cannot write {self.path.name} ({reason(error)}): {cure}") from error
 
     def finish(self) -> None:
         """Complete the file. Without a single frame there is none."""

@@ -24,6 +24,7 @@ from vil_tracker.io.output_folder import OutputFolder, partial_name
 from vil_tracker.io.pictures import AnnotatedVideo, KeyFrames, ScorePlot, TargetClips
 from vil_tracker.io.source import Frame, Source
 from vil_tracker.io.threads import BackgroundWriter, prefetch
+from vil_tracker.io.video_writer import VideoSink
 from vil_tracker.results import Result, TrackerLike
 from vil_tracker.runtime import StageTimer
 from vil_tracker.tracking.select import Target
@@ -83,8 +84,9 @@ class OutputSettings:
             if "csv" not in self.formats:
                 outputs.append(CsvBoxes(folder / partial_name("boxes.csv"), keep=False))
             if self.video:
-                sound = source.sound if self.sound else None
-                outputs.append(AnnotatedVideo(folder, fps, self.codec, source.pixel_aspect, sound))
+                stem, aspect, sound = "annotated.partial", source.pixel_aspect, source.sound if self.sound else None
+                sink = VideoSink(folder, stem, fps, self.codec, pixel_aspect=aspect, sound=sound)
+                outputs.append(AnnotatedVideo(sink))
             if self.target_clip:
                 outputs.append(TargetClips(folder, fps, self.codec))
             if self.strip:
