@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -136,19 +137,14 @@ def _open_onnx(path: Path, threads: int | None) -> Graph:
     if threads is not None:
         options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    feed = _feeder(path, [entry.name for entry in session.get_inputs()])
+    feed = functools.partial(_feed, path, [entry.name for entry in session.get_inputs()])
     return lambda inputs: [torch.from_numpy(array) for array in session.run(None, feed(inputs))]
 
 
-def _feeder(path: Path, names: list[str]) -> Callable[[Sequence[Tensor]], dict[str, np.ndarray]]:
-    """Gives a graph's inputs by name; a network without temporal part leaves some out."""
-    order = TEMPLATE_INPUTS if path.stem == "template" else FRAME_INPUTS
-
-    def feed(inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
-        given = dict(zip(order, inputs, strict=True))
-        return {name: np.ascontiguousarray(given[name].numpy()) for name in names}
-
-    return feed
+def _feed(path: Path, names: list[str], inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
+    """A graph's inputs by name; a network without temporal part leaves some out."""
+    given = dict(zip(TEMPLATE_INPUTS if path.stem == "template" else FRAME_INPUTS, inputs, strict=True))
+    return {name: np.ascontiguousarray(given[name].numpy()) for name in names}
 
 
 def _open_program(path: Path, threads: int | None) -> Graph:
@@ -167,7 +163,7 @@ def _open_openvino(path: Path, threads: int | None) -> Graph:
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
     compiled = openvino.Core().compile_model(str(path), "CPU", settings)
-    feed = _feeder(path, [entry.get_any_name() for entry in compiled.inputs])
+    feed = functools.partial(_feed, path, [entry.get_any_name() for entry in compiled.inputs])
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         found = compiled(feed(inputs))

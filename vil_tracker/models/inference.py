@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import os
 import weakref
 from collections.abc import Callable, Iterator
@@ -30,7 +31,6 @@ from vil_tracker.models.film_temporal import (
 from vil_tracker.models.head import CentreHead, decode_maps
 from vil_tracker.models.inference_stem import fast_stem, group_norm_gelu
 from vil_tracker.models.inference_sublayer import MAX_DECAY, FastConv, FastLinear, FastSublayer
-from vil_tracker.models.mlstm import MLSTMState
 from vil_tracker.models.network import SEARCH, NetworkOutput, ViLTrackerNet
 from vil_tracker.models.vil import Grid, Memory
 
@@ -51,20 +51,13 @@ def exact_inference(device: torch.device) -> Iterator[None]:
 class SearchModel(Protocol):
     """What a tracking session needs of a model; crops, memories and outputs are tensors of ``io_dtype``."""
 
-    @property
-    def config(self) -> ModelConfig: ...
+    config: ModelConfig
+    uses_context: bool
+    device: torch.device
+    io_dtype: torch.dtype
 
     @property
     def calibration(self) -> str | None: ...
-
-    @property
-    def uses_context(self) -> bool: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def io_dtype(self) -> torch.dtype: ...
 
     def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory: ...
 
@@ -202,7 +195,8 @@ class InferenceNetwork:
         parameter = next(network.parameters())
         self.device = parameter.device
         self.precision = precision
-        self._arguments = network, precision, compiled, kernel
+        self.config, self.uses_context = network.config, network.temporal is not None
+        self._make = functools.partial(InferenceNetwork, precision=precision, compiled=compiled, kernel=kernel)
         self.io_dtype = torch.promote_types(parameter.dtype, torch.float32)
         self.dtype = torch.bfloat16 if precision == "bfloat16" else parameter.dtype
         self._network = network
@@ -226,17 +220,7 @@ class InferenceNetwork:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Copies and pickles hold the network alone, of which the rest is made."""
-        return _prepare_again, self._arguments
-
-    @property
-    def config(self) -> ModelConfig:
-        """The network's configuration."""
-        return self._network.config
-
-    @property
-    def uses_context(self) -> bool:
-        """Whether the network has a temporal modulation."""
-        return self._network.temporal is not None
+        return self._make, (self._network,)
 
     @property
     def calibration(self) -> str | None:
@@ -253,16 +237,8 @@ class InferenceNetwork:
         """As :meth:`ViLTrackerNet.forward_search`."""
         grid = self._grid(search)
         condition = None if context is None else self.condition(context, grid)
-        maps_and_features = self._frame(search.to(self.dtype), self._embedding(grid), memory, condition)
-        return NetworkOutput(*maps_and_features)
-
-    def _frame(
-        self, search: Tensor, embedding: Tensor, memory: Memory, condition: Condition | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x_BSD, grid = self._tokens(search, embedding), self._grid(search)
-        x_BSD = self._scan(x_BSD, grid, memory, condition)
-        x_BSD = F.layer_norm(x_BSD, x_BSD.shape[-1:], self._gain, self._shift, self._norm_eps)
-        return (*self._maps(x_BSD, grid), x_BSD)
+        x_BSD = self._scan(self.embed(search), grid, memory, condition)
+        return self.predict(F.layer_norm(x_BSD, x_BSD.shape[-1:], self._gain, self._shift, self._norm_eps), grid)
 
     def _scan(self, x_BSD: Tensor, grid: Grid, memory: Memory, condition: Condition | None) -> Tensor:
         """All sublayers, with the temporal modulation behind some of them."""
@@ -271,25 +247,23 @@ class InferenceNetwork:
         if bounded is None and x_BSD.device.type != "cpu":  # where each sublayer's own check would wait for the device
             bounded = FastSublayer.bounded
 
-        def unchecked(sublayer: FastSublayer, x: Tensor, state: MLSTMState) -> Tensor:
-            assert bounded is not None
-            x, exponent = bounded(sublayer, x, grid, state)
-            steepest.append(exponent)
-            return x
-
-        def scan(run: Callable[[FastSublayer, Tensor, MLSTMState], Tensor]) -> Tensor:
+        def scan(bounded: Callable[..., tuple[Tensor, Tensor]] | None) -> Tensor:
             x = x_BSD
             for index, (sublayer, state) in enumerate(zip(self.sublayers, memory, strict=True)):
-                x = run(sublayer, x, state)
+                if bounded is None:
+                    x = sublayer(x, grid, state)
+                else:
+                    x, exponent = bounded(sublayer, x, grid, state)
+                    steepest.append(exponent)
                 if condition is not None and self.modulation is not None:
                     x = self.modulation.modulate(x, index, condition)
             return x
 
         if bounded is not None:
-            y_BSD = scan(unchecked)
+            y_BSD = scan(bounded)
             if is_bounded(steepest):
                 return y_BSD  # else a decay is too strong for this form
-        return scan(lambda sublayer, x, state: sublayer(x, grid, state))
+        return scan(None)
 
     def decode(self, output: NetworkOutput, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As :meth:`ViLTrackerNet.decode`."""
@@ -298,12 +272,14 @@ class InferenceNetwork:
     @torch.no_grad()
     def embed(self, search: Tensor) -> Tensor:
         """Tokens (B, S, D) of search crops: the first part of a frame."""
-        return self._tokens(search.to(self.dtype), self._embedding(self._grid(search)))
+        tokens = rearrange(self._stem(search.to(self.dtype)), "b d r c -> b (r c) d")
+        return tokens + self._embedding(self._grid(search))  # the embedding's dtype is the wider
 
     @torch.no_grad()
     def predict(self, features: Tensor, grid: Grid) -> NetworkOutput:
         """Maps from final tokens (B, S, D): the last part of a frame."""
-        return NetworkOutput(*self._maps(features, grid), features.to(self.io_dtype))
+        maps = self._head(rearrange(features.to(self.dtype), "b (r c) d -> b d r c", r=grid[0]))
+        return NetworkOutput(*maps, features.to(self.io_dtype))
 
     @torch.no_grad()
     def condition(self, context: TemporalContext, grid: Grid) -> Condition | None:
@@ -313,12 +289,6 @@ class InferenceNetwork:
     def _grid(self, search: Tensor) -> Grid:
         return search.shape[2] // self.config.patch_size, search.shape[3] // self.config.patch_size
 
-    def _tokens(self, search: Tensor, embedding: Tensor) -> Tensor:
-        return rearrange(self._stem(search), "b d r c -> b (r c) d") + embedding  # the embedding's dtype is the wider
-
-    def _maps(self, features: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-        return self._head(rearrange(features.to(self.dtype), "b (r c) d -> b d r c", r=grid[0]))
-
     def _embedding(self, grid: Grid) -> Tensor:
         """Position and type of the search tokens, (1, S, D)."""
         if grid not in self._embeddings:
@@ -326,10 +296,6 @@ class InferenceNetwork:
             embedding = network.backbone.pos_embed(grid) + network.type_embed[SEARCH]
             self._embeddings[grid] = embedding.to(self.io_dtype).contiguous()
         return self._embeddings[grid]
-
-
-def _prepare_again(network: ViLTrackerNet, precision: Precision, compiled: bool, kernel: bool) -> InferenceNetwork:
-    return InferenceNetwork(network, precision, compiled=compiled, kernel=kernel)
 
 
 # What prepare_for_inference made of a network, while somebody uses it, and of which state of the weights.

@@ -38,13 +38,7 @@ class FastConv:
     """A convolution of channels-last images whose weight is kept in the layout that oneDNN computes with."""
 
     def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        *,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
+        self, weight: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int = 0, groups: int = 1
     ) -> None:
         self.bias, self.stride, self.padding, self.groups = bias, stride, padding, groups
         self.weight = weight.contiguous(memory_format=torch.channels_last)
@@ -203,20 +197,10 @@ class FastSublayer:
         self.skip = layer.learnable_skip.to(wide)
 
         if kernel and usable(width, dtype, weight.device):
-            self.kernel = SublayerKernel(
-                conv=(kernel_3x3, layer.conv.bias),
-                q=layer.q_proj,
-                k=layer.k_proj,
-                v=layer.v_proj,
-                gate_a=self.gate_a,
-                gate_x=self.gate_x,
-                gate_bias=self.gate_bias,
-                gain=self.gain,
-                shift=self.shift,
-                skip=self.skip,
-                norm_eps=self.outnorm_eps,
-                reverse=self.reverse,
-            )
+            tensors = {name: getattr(self, name) for name in ("gate_a", "gate_x", "gate_bias", "gain", "shift", "skip")}
+            maps = {"q": layer.q_proj, "k": layer.k_proj, "v": layer.v_proj}
+            tensors |= {"conv": kernel_3x3, "conv_bias": layer.conv.bias}
+            self.kernel = SublayerKernel(maps, tensors, self.outnorm_eps, self.reverse)
 
     def __call__(self, x_BSD: Tensor, grid: Grid, state: MLSTMState) -> Tensor:
         """Search tokens after this sublayer."""
@@ -299,15 +283,7 @@ class FastSublayer:
         memory = torch.exp((torch.cat([m0[..., None], reference[..., :-1]], dim=-1) - reference) / 2)
         return Scales(factors[0], memory, factors[2], factors[1] * EPS), (last - first).amax()
 
-    def chunks(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        scales: Scales,
-        state: MLSTMState,
-        L: int,
-    ) -> Tensor:
+    def chunks(self, q: Tensor, k: Tensor, v: Tensor, scales: Scales, state: MLSTMState, L: int) -> Tensor:
         """h by chunks, (N, B H, L, K), from q, k, v of (B H, K, S)."""
         G, K, S = q.shape
         N, wide, dtype = S // L, self.wide, q.dtype

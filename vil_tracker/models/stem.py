@@ -101,7 +101,8 @@ class InvertedResidual(nn.Module):
             self.project.weight.data *= 2
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else self.activate(self.expand(x))
+        activate = F.hardswish if self.hard_swish else F.relu
+        y = x if self.expand is None else activate(self.expand(x))
         y = self.depthwise(y)
         if not self.hard_swish:  # the authors' order: ReLU before the excitation, hard swish behind it
             y = F.relu(y)
@@ -112,9 +113,6 @@ class InvertedResidual(nn.Module):
             y = F.hardswish(y)
         y = self.project(y)
         return x + y if self.residual else y
-
-    def activate(self, x: Tensor) -> Tensor:
-        return F.hardswish(x) if self.hard_swish else F.relu(x)
 
 
 class MobileStem(nn.Module):
