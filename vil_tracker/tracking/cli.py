@@ -146,13 +146,8 @@ def run(args: argparse.Namespace) -> int:
         return track_list(args, config, load_tracker_factory, track)
     if (args.workers, args.threads, args.engine, args.address) != (1, 1, "processes", None):
         raise UserError("--workers, --threads, --engine and --address are for many videos: give LIST.csv")
-
-    def load() -> Callable[[], TrackerLike]:
-        return load_tracker_factory(
-            args.weights, args.device, config, precision=args.dtype, compiled=args.compile, backend=args.backend
-        )
-
-    return track(args, load)
+    load = functools.partial(load_tracker_factory, args.weights, args.device, config)
+    return track(args, functools.partial(load, precision=args.dtype, compiled=args.compile, backend=args.backend))
 
 
 def load_tracker_factory(
@@ -204,7 +199,7 @@ def track(
         from vil_tracker.io.video_writer import choose_codec
         from vil_tracker.tracking.run import OutputSettings, track_source
         from vil_tracker.tracking.select import parse_correction
-        from vil_tracker.tracking.window import OpenCVWindow, Viewer
+        from vil_tracker.tracking.window import OpenCVWindow, Viewer, select_targets
 
         quiet = getattr(args, "quiet", False)
         fixed = _fixed_targets(args)
@@ -234,9 +229,16 @@ def track(
         if viewer is not None and not quiet:
             print(viewer.KEYS, file=sys.stderr)
         make = functools.cache(load)  # the network is loaded at the first tracker that is asked for
+
+        def choose(first: Frame) -> list[Target]:
+            if fixed is not None:
+                return fixed(first.number)
+            assert window is not None  # --select opens one
+            return select_targets(window, first.image)
+
         summary = track_source(
             source,
-            _chooser(fixed, window),
+            choose,
             lambda: make()(),
             settings,
             stride=args.stride,
@@ -276,11 +278,7 @@ def _check_targets_given(args: argparse.Namespace) -> None:
 
 
 def _fixed_targets(args: argparse.Namespace) -> Callable[[int], list[Target]] | None:
-    """Gives the targets of ``--box`` or ``--boxes`` for a first frame; None with ``--select``.
-
-    Raises:
-        UserError: the boxes cannot be read.
-    """
+    """Gives the targets of ``--box`` or ``--boxes`` for a first frame; None with ``--select``."""
     from vil_tracker.boxes import parse_box
     from vil_tracker.tracking.select import read_targets, targets_from_boxes
 
@@ -290,18 +288,6 @@ def _fixed_targets(args: argparse.Namespace) -> Callable[[int], list[Target]] | 
         return lambda start: read_targets(args.boxes, start, text)
     targets = targets_from_boxes([parse_box(box) for box in args.box or ()])
     return (lambda start: targets) if targets else None
-
-
-def _chooser(fixed: Callable[[int], list[Target]] | None, window: Window | None) -> Callable[[Frame], list[Target]]:
-    from vil_tracker.tracking.window import select_targets
-
-    def choose(first: Frame) -> list[Target]:
-        if fixed is not None:
-            return fixed(first.number)
-        assert window is not None  # --select opens one
-        return select_targets(window, first.image)
-
-    return choose
 
 
 def _file_name(name: str) -> str:

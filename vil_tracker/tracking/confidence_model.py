@@ -71,15 +71,10 @@ class ConfidenceModel:
 
     def to_json(self) -> str:
         """As stored with the weights."""
-        numbers = {name: getattr(self, name).tolist() for name in ("mean", "scale", "hidden", "output")}
+        content: dict[str, object] = {"evidence": list(CONFIDENCE_FEATURES)}
+        content |= {name: getattr(self, name).tolist() for name in ("mean", "scale", "hidden", "output")}
         verifier = None if self.verifier is None else self.verifier.to_text()
-        content = {
-            "evidence": list(CONFIDENCE_FEATURES),
-            **numbers,
-            "temperature": self.temperature,
-            "likeness": verifier,
-        }
-        return json.dumps(content)
+        return json.dumps(content | {"temperature": self.temperature, "likeness": verifier})
 
     @staticmethod
     def from_json(text: str) -> ConfidenceModel:

@@ -30,17 +30,11 @@ WEIGHTS = np.array(
 
 @dataclass(frozen=True)
 class Candidate:
-    """A box that may be the thing that was clicked.
+    """A box that may be the thing that was clicked."""
 
-    Attributes:
-        box: (4,) xywh in pixels of the image.
-        scale: size in units of √(W·H) that it was looked for with; 0 of a region of colour.
-        filled: share of the box that the segment fills.
-    """
-
-    box: np.ndarray
-    scale: float
-    filled: float
+    box: np.ndarray  # (4,) xywh in pixels of the image
+    scale: float  # size in units of √(W·H) that it was looked for with; 0 of a region of colour
+    filled: float  # share of the box that the segment fills
 
 
 def propose_boxes(image: np.ndarray, point: Sequence[float] | np.ndarray, count: int = 3) -> list[np.ndarray]:

@@ -24,16 +24,11 @@ class RedetectionCandidate:
 
     The best of several places scores high by chance, so its first odds are divided by :data:`RIVALS`. In later frames
     the same place is judged wherever it moves, and each judgement multiplies its odds.
-
-    Attributes:
-        box: (4,) xywh in pixels.
-        log_odds: that the target is there.
-        score: probability in [0, 1] by the last judgements alone, smoothed as a followed box's score.
     """
 
-    box: np.ndarray
-    log_odds: float
-    score: float
+    box: np.ndarray  # (4,) xywh in pixels
+    log_odds: float  # that the target is there
+    score: float  # probability in [0, 1] by the last judgements alone, smoothed as a followed box's score
 
     @staticmethod
     def first_seen(box: np.ndarray, score: float) -> RedetectionCandidate:

@@ -25,17 +25,11 @@ MAX_TARGETS = 64  # more than that is a ground-truth file given by mistake
 
 @dataclass(frozen=True)
 class Target:
-    """One target to follow.
+    """One target to follow."""
 
-    Attributes:
-        number: its id in the outputs, from 1.
-        box: (4,) float64 xywh in pixels.
-        frame: the frame on which the box was drawn; None for the first frame that is tracked.
-    """
-
-    number: int
-    box: np.ndarray
-    frame: int | None = None
+    number: int  # its id in the outputs, from 1
+    box: np.ndarray  # (4,) float64 xywh in pixels
+    frame: int | None = None  # on which the box was drawn; None for the first frame that is tracked
 
 
 def targets_from_boxes(boxes: Sequence[np.ndarray]) -> list[Target]:

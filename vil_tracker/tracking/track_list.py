@@ -80,20 +80,13 @@ def read_list(path: Path) -> list[Video]:
 
 @dataclass(frozen=True)
 class ListTracker:
-    """Tracks videos of a list in a process of its own; what it needs is picklable.
+    """Tracks videos of a list in a process of its own; what it needs is picklable."""
 
-    Attributes:
-        args: of the command line.
-        config: of the session.
-        folder: where the results of all videos go.
-        load, track: ``load_tracker_factory`` and ``track`` of :mod:`vil_tracker.tracking.cli`.
-    """
-
-    args: argparse.Namespace
-    config: TrackConfig
-    folder: Path
-    load: Callable[..., Callable[[], TrackerLike]]
-    track: Callable[..., int]
+    args: argparse.Namespace  # of the command line
+    config: TrackConfig  # of the session
+    folder: Path  # where the results of all videos go
+    load: Callable[..., Callable[[], TrackerLike]]  # vil_tracker.tracking.cli.load_tracker_factory
+    track: Callable[..., int]  # vil_tracker.tracking.cli.track
 
     def __call__(self, place: int) -> Callable[[Video], tuple[int, str]]:
         """Load the network; its user tracks a video and says how many frames it had, or why it could not be."""

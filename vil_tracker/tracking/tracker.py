@@ -25,16 +25,12 @@ from vil_tracker.models.head import hann_window
 from vil_tracker.models.inference import SearchModel, exact_inference, prepare_for_inference
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.results import Result
+from vil_tracker.runtime import StageTimer
 from vil_tracker.tracking.confidence import TYPICAL_DISTANCE, ConfidenceEstimator, ConfidenceState
 from vil_tracker.tracking.confidence_model import ConfidenceModel, smooth_logit
 from vil_tracker.tracking.motion import BoxFilter, MotionModel, gate_distance
-from vil_tracker.tracking.redetect import (
-    SAME_PLACE,
-    PlaceSearch,
-    RedetectionCandidate,
-    candidate_posterior,
-)
-from vil_tracker.tracking.search import SearchOutput, SearchRequest, Steps, Timer, run_search, run_steps, search_crop
+from vil_tracker.tracking.redetect import SAME_PLACE, PlaceSearch, RedetectionCandidate, candidate_posterior
+from vil_tracker.tracking.search import SearchOutput, SearchRequest, Steps, run_search, run_steps, search_crop
 from vil_tracker.tracking.state import TemplateMemory, TrackState
 
 
@@ -61,7 +57,7 @@ class Tracker:
     """
 
     def __init__(
-        self, model: ViLTrackerNet | SearchModel, config: TrackConfig | None = None, timer: Timer | None = None
+        self, model: ViLTrackerNet | SearchModel, config: TrackConfig | None = None, timer: StageTimer | None = None
     ) -> None:
         if not hasattr(model, "config"):
             raise UserError(
@@ -241,10 +237,7 @@ class Tracker:
         the candidate. With one crop to spare, the candidate and new places take turns.
 
         Args:
-            state: of the session.
-            frame: the frame.
             here: what the ordinary crop of this frame shows.
-            followed: whether its box is followed, and in doubt: what is seen there is not elsewhere.
             least: likeness, as :meth:`ConfidenceEstimator.liken` gives it, from which on a place is looked at.
 
         Returns:

@@ -76,21 +76,18 @@ class OpenCVWindow:
         UserError: there is no display, or this OpenCV was built without windows.
     """
 
-    def __init__(self, title: str = "ViL-Tracker") -> None:
+    def __init__(self) -> None:
         _check_display()
-        self._title = title
-        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+        self._title = "ViL-Tracker"
+        cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         self._sized = False
 
-    def _fit(self, image: np.ndarray) -> None:
+    def show(self, image: np.ndarray) -> None:
+        cv2.imshow(self._title, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         if not self._sized:  # a 4K frame would not fit on most desktops
             scale = min(1.0, 1280 / image.shape[1], 800 / image.shape[0])
             cv2.resizeWindow(self._title, max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
             self._sized = True
-
-    def show(self, image: np.ndarray) -> None:
-        cv2.imshow(self._title, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        self._fit(image)
 
     def key(self, milliseconds: int) -> str:
         key = self._press(milliseconds)
@@ -221,6 +218,3 @@ class Viewer:
 
     def _with_help(self, picture: np.ndarray) -> np.ndarray:
         return with_text(picture, self.KEYS.split(" · ")) if self._help else picture
-
-    def close(self) -> None:
-        self._window.close()
