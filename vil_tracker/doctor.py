@@ -27,21 +27,13 @@ _AREAS = ("packages", "device", "video", "weights", "extras", "data")
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report.
+    """One line of the report."""
 
-    Attributes:
-        area: heading that it stands under.
-        name: what was looked at.
-        status: "ok", "note" (works, but something could be better) or "fail" (something that was asked for is broken).
-        text: what was found.
-        cure: what to do about it, "" if nothing.
-    """
-
-    area: str
-    name: str
-    status: Status
-    text: str
-    cure: str = ""
+    area: str  # heading that it stands under
+    name: str  # what was looked at
+    status: Status  # "note": works, but something could be better; "fail": something that was asked for is broken
+    text: str  # what was found
+    cure: str = ""  # what to do about it, "" if nothing
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:

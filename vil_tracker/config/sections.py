@@ -36,17 +36,10 @@ def _whole(low: int, high: int) -> Check:
     return Check(lambda value: low <= value <= high, f"from {low} to {high}")
 
 
-def _checks(section: type) -> dict[str, tuple[Check, ...]]:
-    hints = typing.get_type_hints(section, include_extras=True)
-    return {
-        key: tuple(x for x in getattr(hint, "__metadata__", ()) if isinstance(x, Check)) for key, hint in hints.items()
-    }
-
-
 def validate(section: Any, name: str) -> None:
     """Raise UserError for the first field that does not satisfy the checks in its annotation."""
-    for key, checks in _checks(type(section)).items():
-        for check in checks:
+    for key, hint in typing.get_type_hints(type(section), include_extras=True).items():
+        for check in getattr(hint, "__metadata__", ()):
             value = getattr(section, key)
             _require(check.holds(value), f"{name}.{key}", value, check.expected)
 
