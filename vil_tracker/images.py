@@ -107,11 +107,7 @@ def read_image(path: str | os.PathLike[str], values: ValueRange | None = None) -
 
 
 def decode_image(data: bytes, name: str, values: ValueRange | None = None) -> np.ndarray:
-    """Decode one image held in memory to (H, W, 3) uint8 RGB; ``name`` stands in the error messages.
-
-    Raises:
-        UserError: as :func:`read_image`.
-    """
+    """Decode one image in memory, ``name`` in error messages, to (H, W, 3) uint8 RGB; raises as :func:`read_image`."""
     size = jpeg_size(data)
     if size is None:
         return to_rgb8(_decode(data, name), values)
@@ -227,11 +223,7 @@ def check_frame(frame: np.ndarray) -> None:
 
 
 def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 RGB to a file whose ending names the format, atomically.
-
-    Raises:
-        UserError: unknown ending, or the place cannot be written.
-    """
+    """Write (H, W, 3) uint8 RGB to a file whose ending names the format, atomically; UserError where that cannot be."""
     suffix = Path(path).suffix.lower()
     if suffix not in IMAGE_EXTENSIONS:
         raise UserError(f"cannot write {os.fspath(path)}: end the name in one of {', '.join(sorted(IMAGE_EXTENSIONS))}")

@@ -100,11 +100,7 @@ def _archive(folder: str) -> Archive:
 
 
 def packed_names(folder: Path) -> list[str]:
-    """The pictures in a folder's archive, in its order; none where it has no archive.
-
-    Raises:
-        UserError: the archive is damaged.
-    """
+    """The pictures in a folder's archive, in its order, none where it has no archive; UserError where it is damaged."""
     try:
         return list(_archive(os.fspath(folder)).places)
     except OSError:

@@ -287,11 +287,7 @@ class VideoReader:
 
 
 def count_frames(path: str | os.PathLike[str]) -> int:
-    """Frames of a video file, by decoding all of it.
-
-    Raises:
-        UserError: as :class:`VideoReader`.
-    """
+    """Frames of a video file, by decoding all of it; raises as :class:`VideoReader`."""
     with VideoReader(path) as reader:
         count = 0
         while reader.skip():

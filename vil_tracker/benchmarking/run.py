@@ -54,11 +54,7 @@ class Settings:
 
 
 def measure(settings: Settings, log: Callable[[str], object] | None = None) -> dict[str, Any]:
-    """Run all measurements.
-
-    Args:
-        settings: what to measure.
-        log: told what is being measured.
+    """Run all measurements; ``log`` is told what is being measured.
 
     Returns:
         JSON-ready: ``machine``, ``model``, per precision ``dtypes`` (parts, operations, rates, ``end_to_end`` and,

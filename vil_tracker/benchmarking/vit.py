@@ -19,11 +19,7 @@ MLP_RATIO = 4
 
 
 class OneStreamViT:
-    """Blocks of the same width as ``network``, on its tokens.
-
-    Args:
-        network: lends stem and head.
-    """
+    """Blocks of the same width as ``network``, on its tokens; it lends stem and head."""
 
     def __init__(self, network: InferenceNetwork) -> None:
         config = network.config

@@ -28,11 +28,7 @@ def add_track_options(parser: argparse._ActionsContainer) -> None:
 
 
 def track_config(args: argparse.Namespace) -> TrackConfig:
-    """What the options of :func:`add_track_options` say.
-
-    Raises:
-        UserError: a file that cannot be read, an unknown key, a value out of range, or a key of another section.
-    """
+    """What the options of :func:`add_track_options` say; UserError where they make no sense, or are not ``track``'s."""
     for assignment in args.set:
         if "=" in assignment and not assignment.startswith("track."):
             raise UserError(f"--set {assignment}: only track.KEY=VALUE acts on a session; train reads the others")

@@ -25,15 +25,9 @@ class TemplateGraph(nn.Module):
         self.network = network
 
     def forward(self, crop: Tensor, box: Tensor, C: Tensor, n: Tensor, m: Tensor) -> Stacked:
-        """Scan a template.
+        """The memory C, n, m with a template in it.
 
-        Args:
-            crop: normalised, (B, 3, Ht, Wt).
-            box: the target in it, (B, 4) x1 y1 x2 y2 in [0, 1] of the crop.
-            C, n, m: memory so far.
-
-        Returns:
-            The memory with the template in it.
+        The crop is normalised, (B, 3, Ht, Wt), the box of the target in it (B, 4) x1 y1 x2 y2 in [0, 1] of the crop.
         """
         return stack_memory(self.network.encode_templates(crop[:, None], box[:, None], unstack_memory(C, n, m)))
 

@@ -29,11 +29,7 @@ REQUIRED = 0.999
 
 @dataclass(frozen=True)
 class Agreement:
-    """Intersection over union of two models' boxes.
-
-    Attributes:
-        overlaps: one per pair of boxes, at least one.
-    """
+    """Intersection over union of two models' boxes, one per pair of boxes, at least one."""
 
     overlaps: np.ndarray
 
@@ -113,11 +109,7 @@ class Pair:
         return answer
 
     def decode(self, output: NetworkOutput, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The first model's boxes and scores; both models' boxes are noted.
-
-        Raises:
-            ValueError: the maps are not those of the last crops.
-        """
+        """The first model's boxes and scores; both models' are noted. ValueError if the maps are not the last crops."""
         if self._answers is None or output is not self._answers[0]:
             raise ValueError("a pair decodes the maps of the crops that it saw last")
         boxes, scores = self.first.decode(output, window)
@@ -137,13 +129,9 @@ def compare(
     box: BoxLike,
     config: TrackConfig | None = None,
 ) -> Parity:
-    """Track with the first model, show the second the same, and track with the second.
+    """Track with the first model, show the second, of the same configuration, the same, and track with the second.
 
-    Args:
-        first, second: models of one configuration.
-        frames: RGB images, at least two; read one after the other.
-        box: x, y, w, h of the target on the first one.
-        config: of the sessions.
+    The frames are two RGB images or more, read one after the other; the box is x, y, w, h on the first one.
 
     Raises:
         UserError: fewer than two frames, or the box cannot be tracked.

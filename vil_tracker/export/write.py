@@ -35,15 +35,12 @@ OPSET = 18
 
 
 def export_network(network: ViLTrackerNet, folder: str | os.PathLike[str], format: Format = "onnx") -> Path:
-    """Write both graphs, for any batch size.
+    """Write both graphs, for any batch size, and return the folder.
 
     Args:
         network: on the CPU, in float32.
         folder: made, or replaced if an earlier export is in it; nothing is left behind by a failure.
         format: "onnx" and "openvino" need the export extra.
-
-    Returns:
-        The folder.
 
     Raises:
         UserError: the folder holds something else or cannot be written, the extra is missing, or the network has

@@ -28,10 +28,7 @@ _DEFAULT_DURATION = 0.1  # seconds; what browsers take where none is said
 class AnimationSource(Source):
     """The pictures of one file in turn, each composed as a viewer shows it, at the times that the file says.
 
-    Args:
-        path: the file; it must hold several pictures, see :func:`find_pictures`.
-        pictures: their positions in the file.
-        start, stride, fps, value_range: as for :func:`vil_tracker.io.files.open_source`.
+    ``pictures`` are their positions, of :func:`find_pictures`; the rest is :func:`vil_tracker.io.files.open_source`'s.
     """
 
     def __init__(

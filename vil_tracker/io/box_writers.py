@@ -97,9 +97,7 @@ class _Lines(_TextFile):
 class CsvBoxes(_Lines):
     """A table with a row per frame and target, whose first line names the columns: :data:`COLUMNS`.
 
-    Args:
-        path: the file.
-        keep: leave the file there when it is finished; without, it is only for a run that is killed.
+    Without ``keep`` it is only for a run that is killed, and removed when it is finished.
     """
 
     COLUMNS = "frame,id,x,y,w,h,score,time,state"
@@ -317,11 +315,7 @@ BOX_FORMATS: dict[str, tuple[str, Callable[[Path], Output]]] = {
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
-    """Read ``csv,jsonl``.
-
-    Raises:
-        UserError: an unknown format.
-    """
+    """Read ``csv,jsonl``; UserError for an unknown format."""
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
     unknown = [name for name in names if name not in BOX_FORMATS]
     if unknown or not names:

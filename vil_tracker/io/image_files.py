@@ -23,10 +23,7 @@ IMAGE_FPS = 25.0  # pictures carry no rate; --fps replaces it
 class ImageSource(Source):
     """Image files, one per frame; a frame's name is the file's, with as much of its folder as tells them apart.
 
-    Args:
-        paths: in the order in which they follow one another; at least one.
-        name: of the source.
-        start, stride, fps, value_range: as for :func:`vil_tracker.io.files.open_source`.
+    At least one path; the rest is :func:`vil_tracker.io.files.open_source`'s.
     """
 
     def __init__(
@@ -87,11 +84,7 @@ def images_in_one(folder: Path) -> tuple[Path, ...]:
 
 
 def images_matching(pattern: str) -> tuple[Path, ...]:
-    """The pictures that a glob names, in the natural order of their folders and names.
-
-    Raises:
-        UserError: there are none, or one is a link to nowhere.
-    """
+    """The pictures that a glob names, in the natural order of folders and names; UserError where there are none."""
     paths = _only_images(Path(p) for p in glob.iglob(_literal_folders(pattern), recursive=True))
     if not paths:
         raise UserError(f"no image matches {pattern}: check the pattern, and put it in quotes")

@@ -116,14 +116,10 @@ def contact_sheet(thumbnails: Sequence[Thumbnail], columns: int, gap: int = 12) 
 
 
 class KeyFrames(Output):
-    """One picture with evenly spaced frames of the run.
+    """One picture with up to ``count`` evenly spaced frames of the run, ``columns`` in a row, each of so many pixels.
 
     The length of a run is not known beforehand, so up to four times as many frames as needed are kept, at growing
     distances; the memory stays constant.
-
-    Args:
-        path: the picture to write.
-        count: how many frames it shows at most, ``columns`` of them in a row, ``width`` pixels wide each.
     """
 
     def __init__(self, path: Path, count: int = 8, columns: int = 8, width: int = 320) -> None:

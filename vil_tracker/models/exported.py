@@ -39,12 +39,8 @@ Graph = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
 class ExportedModel:
-    """An exported tracker with what a session needs of a network; see
-    :class:`vil_tracker.models.inference.SearchModel`.
-
-    Args:
-        folder: written by :func:`vil_tracker.export.write.export_network`.
-        threads: CPU threads of the runtime; None is its own choice.
+    """A tracker that :func:`vil_tracker.export.write.export_network` wrote, with what a session needs of a network; see
+    :class:`vil_tracker.models.inference.SearchModel`. ``threads`` None is the runtime's own choice.
 
     Raises:
         UserError: no exported tracker is there, a file is damaged, or the runtime is not installed.
@@ -110,11 +106,7 @@ def is_exported(path: str | os.PathLike[str]) -> bool:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """``model.json`` of an exported tracker.
-
-    Raises:
-        UserError: it is not there, or damaged.
-    """
+    """``model.json`` of an exported tracker; UserError where it is not there, or damaged."""
     path = folder / DESCRIPTION
     if not path.is_file():
         raise UserError(

@@ -151,10 +151,7 @@ class TemporalModulationManager(nn.Module):
 
     def modulate(self, x: Tensor, block_idx: int, *, grid: tuple[int, int] | None = None) -> Tensor:
         """Modulate search tokens (B, S, D) by the running context; before the first update, and after sublayers
-        without a FiLM layer, returns ``x`` itself.
-
-        Raises:
-            ValueError: as :meth:`update_temporal_context`.
+        without a FiLM layer, returns ``x`` itself. Raises as :meth:`update_temporal_context`.
         """
         film = self.get_film_layer(block_idx)
         if film is None or self._temporal_context is None or self._temporal_grid is None:
@@ -218,8 +215,7 @@ def register_context(context: TemporalContext, crops: Tensor, grid: tuple[int, i
         grid: the grid to come.
 
     Returns:
-        The context over ``grid`` in ``crops``; places that were out of view have ``valid`` 0. A context whose own
-        ``crops`` these are is returned as it is.
+        The context over ``grid`` in ``crops``, as it is if these are its own; places out of view have ``valid`` 0.
     """
     if crops is context.crops and grid == context.grid:
         return context

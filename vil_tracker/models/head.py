@@ -25,11 +25,9 @@ def _tower(dim: int, channels: int, outputs: int) -> nn.Sequential:
 
 
 class CentreHead(nn.Module):
-    """Three towers over the search grid: score map, offset inside the cell, size.
+    """Three towers over the search grid of tokens of width ``dim``: score map, offset inside the cell, size.
 
-    Args:
-        dim: width of the search tokens.
-        channels: width of the towers' first convolution; halved at each later one.
+    ``channels`` is the width of the towers' first convolution; halved at each later one.
     """
 
     def __init__(self, dim: int, channels: int) -> None:

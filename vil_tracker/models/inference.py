@@ -96,11 +96,8 @@ class FastFiLM:
 
 
 class FastModulation:
-    """The FiLM layers; the first maps of all their nets and of the calibrator's are one, the context's projection is
-    folded into it.
-
-    Attributes:
-        films: by the index of the sublayer that each follows.
+    """The FiLM layers, by the index of the sublayer that each follows; the first maps of all their nets and of the
+    calibrator's are one, the context's projection is folded into it.
     """
 
     def __init__(self, manager: TemporalModulationManager, dtype: torch.dtype) -> None:

@@ -100,13 +100,9 @@ def add(x: Tensor, y: Tensor) -> Tensor:
 
 
 class GroupNormGelu:
-    """Group norm of channels-last images, which are written over, and GELU.
+    """Group norm of channels-last images, which are written over, and GELU; gain and shift are (C,).
 
-    Args:
-        groups: their number, which divides the channels.
-        gain, shift: (C,).
-        eps: of the norm.
-        kernel: let the C++ program run it, on a CPU where it can be compiled.
+    ``kernel`` lets the C++ program run it, on a CPU where it can be compiled.
     """
 
     def __init__(self, groups: int, gain: Tensor, shift: Tensor, eps: float, *, kernel: bool = True) -> None:

@@ -145,11 +145,8 @@ class Scales(NamedTuple):
 class FastSublayer:
     """One sublayer on search tokens in storage order, starting from a template's memory.
 
-    Args:
-        sublayer: its weights are copied where they are folded.
-        dtype: of the projections and the convolution.
-        int8: quantise the projections.
-        kernel: let the C++ program run what lies between them, where there is one.
+    ``dtype`` is that of the projections and the convolution; ``int8`` quantises the projections; ``kernel`` lets the
+    C++ program run what lies between them, where there is one.
     """
 
     def __init__(self, sublayer: ViLSublayer, dtype: torch.dtype, int8: bool = False, *, kernel: bool = True) -> None:
@@ -212,9 +209,8 @@ class FastSublayer:
     def bounded(self, x_BSD: Tensor, grid: Grid, state: MLSTMState, check: bool = False) -> tuple[Tensor, Tensor]:
         """As :meth:`__call__`, without branches on values, so that it can be compiled.
 
-        Returns:
-            The tokens, and the largest exponent of a decay over a chunk: they are right if that is at most
-            :data:`MAX_DECAY`. With ``check`` they are right in any case.
+        The tokens, and the largest exponent of a decay over a chunk: they are right if that is at most
+        :data:`MAX_DECAY`, with ``check`` in any case.
         """
         normed = F.layer_norm(x_BSD, x_BSD.shape[-1:], eps=self.norm_eps)
         xm_BSE = self.up_x(normed)

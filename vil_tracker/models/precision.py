@@ -43,14 +43,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def check_bfloat16(device: torch.device, option: str) -> None:
-    """Refuse to emulate it.
-
-    Args:
-        option: what asked for it, such as ``--dtype``.
-
-    Raises:
-        UserError: the device has no instructions for bfloat16.
-    """
+    """Raise UserError where the device cannot multiply in bfloat16; ``option`` asked for it, such as ``--dtype``."""
     if not multiplies_bfloat16(device):
         raise UserError(
             f"{option} bfloat16: this device would emulate it, several times slower than float32: "

@@ -230,13 +230,7 @@ def reverse_regions(x_BSD: Tensor, regions: Sequence[Grid]) -> Tensor:
 
 
 class ViL(nn.Module):
-    """Stem, position embedding, alternating sublayers and final norm.
-
-    Args:
-        stem: maps images to a (B, D, h, w) grid.
-        pos_embed: position embedding of an image's grid.
-        sublayers: the scan's sublayers, first one from the top left.
-        dim: model width.
+    """Stem (images to a (B, D, h, w) grid), position embedding, alternating sublayers from the top left, and norm.
 
     Attributes:
         grad_checkpointing: recompute each sublayer in the backward pass instead of keeping its activations.

@@ -211,14 +211,8 @@ class ConfidenceEstimator:
     def liken(self, known: ConfidenceState, picture: np.ndarray, box_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How like the first frame's target boxes of a size are, all over a picture.
 
-        Args:
-            known: of the video.
-            picture: (H, W, 3) uint8 RGB.
-            box_size: (2,) width and height of the boxes, in pixels of the picture.
-
-        Returns:
-            Their centres (N, 2) in pixels of the picture, and the verifier's logits (N,) that they are on the target;
-            equal ones without a verifier.
+        For a picture (H, W, 3) uint8 RGB and boxes of width and height (2,) in its pixels, their centres (N, 2) and the
+        verifier's logits (N,) that they are on the target; equal ones without a verifier.
         """
         if self.verifier is None or known.sought is None:
             _, centres = scan_grid(picture.shape[1], picture.shape[0], box_size)

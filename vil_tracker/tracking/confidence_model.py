@@ -78,11 +78,7 @@ class ConfidenceModel:
 
     @staticmethod
     def from_json(text: str) -> ConfidenceModel:
-        """The inverse of :meth:`to_json`.
-
-        Raises:
-            UserError: it is damaged, or made for other features than this version has.
-        """
+        """The inverse of :meth:`to_json`; UserError where it is damaged, or made for other features."""
         cure = "write it again with scripts/calibrate.py"
         try:
             content = json.loads(text)

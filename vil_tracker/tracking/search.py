@@ -68,14 +68,10 @@ def run_search(
     window: Tensor,
     timer: StageTimer | None = None,
 ) -> list[SearchOutput]:
-    """Run the crops of all requests as one batch through the network.
+    """Run the crops of all requests, at least one, as one batch through the network.
 
-    Args:
-        model: the network.
-        frame: (H, W, 3) uint8 RGB.
-        requests: at least one.
-        window: (h, w) weights of the score map for requests that want them.
-        timer: receives the seconds of the parts ``crop`` and ``network``.
+    The frame is (H, W, 3) uint8 RGB, the window (h, w) weights of the score map for requests that want them; the timer
+    gets the seconds of the parts ``crop`` and ``network``.
     """
     timer = timer or StageTimer()
     with timer.stage("crop"):

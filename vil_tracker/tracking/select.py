@@ -38,11 +38,7 @@ def targets_from_boxes(boxes: Sequence[np.ndarray]) -> list[Target]:
 
 
 def parse_correction(text: str) -> Target:
-    """Read ``"FRAME:x,y,w,h"`` or ``"ID@FRAME:x,y,w,h"`` as typed on a command line; without an id, target 1.
-
-    Raises:
-        UserError: it is neither.
-    """
+    """Read ``"FRAME:x,y,w,h"`` or ``"ID@FRAME:x,y,w,h"`` (without an id, target 1); UserError where it is neither."""
     match = re.fullmatch(r"\s*(?:(\d{1,9})@)?(\d{1,9}):(.+)", text)
     if match is None:
         raise UserError(f"--correct {text!r} is no frame and box: write FRAME:x,y,w,h or ID@FRAME:x,y,w,h")

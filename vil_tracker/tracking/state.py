@@ -36,13 +36,10 @@ class Phase:
     low: int = 0  # how many of the last frames in a row scored below ``lost_below``
 
     def advance(self, score: float, config: TrackConfig, *, doubtful: bool = False, verified: bool = False) -> str:
-        """Take in one frame and return the new state.
+        """Take in one frame with its calibrated score in [0, 1] and return the new state.
 
-        Args:
-            score: calibrated, in [0, 1].
-            config: the thresholds.
-            doubtful: the frame cannot be trusted whatever its score; asked for except while lost.
-            verified: whether a search found the target and the frame's box matches the first template.
+        ``doubtful``: the frame cannot be trusted whatever its score; asked for except while lost. ``verified``: a
+        search found the target, and the frame's box matches the first template.
         """
         self.low = self.low + 1 if score < config.lost_below else 0
         self.frames += 1
@@ -84,13 +81,9 @@ class TemplateMemory:
         return 1 + len(self.later)
 
     def add(self, model: SearchModel, crop: Tensor, box: Tensor, limit: int) -> None:
-        """Append a template; with ``limit`` templates already there, the oldest but the first makes room.
+        """Append a template; with ``limit`` templates (at least 2) already there, the oldest but the first makes room.
 
-        Args:
-            model: the network.
-            crop: (1, 1, 3, H, W) normalised.
-            box: (1, 1, 4) the target in it, x1 y1 x2 y2 in [0, 1] of the crop.
-            limit: largest number of templates, at least 2.
+        The crop is (1, 1, 3, H, W) normalised, the box in it (1, 1, 4) x1 y1 x2 y2 in [0, 1] of the crop.
         """
         self.later.append((crop, box))
         if len(self) <= limit:

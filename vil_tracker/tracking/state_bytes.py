@@ -64,9 +64,7 @@ def state_to_bytes(state: TrackState) -> bytes:
 def state_from_bytes(data: bytes, model: SearchModel) -> TrackState:
     """The state that :func:`state_to_bytes` was given, on the device of the model that is to go on with it.
 
-    Args:
-        data: the bytes.
-        model: ``tracker.model``; the same weights as before.
+    The model is ``tracker.model`` with the same weights as before.
 
     Raises:
         UserError: they are no state, damaged, of another version, or of a network of another shape.

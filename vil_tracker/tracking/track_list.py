@@ -41,12 +41,9 @@ class Video:
 
 
 def read_list(path: Path) -> list[Video]:
-    """Read lines ``video,x,y,w,h`` or ``video,x,y,w,h,start``, with or without a heading.
+    """Read lines ``video,x,y,w,h`` or ``video,x,y,w,h,start``, with or without a heading; paths are relative to it.
 
-    Paths are relative to the list.
-
-    Raises:
-        UserError: it cannot be read, is empty, or a line is something else; names the line.
+    UserError, which names the line, where it cannot be read, is empty, or a line is something else.
     """
     try:
         rows = list(csv.reader(read_text(path, "the list").splitlines()))
@@ -129,10 +126,8 @@ def track_list(
 ) -> int:
     """Track every video of the list that has no results yet; returns 0, or 1 where some could not be tracked.
 
-    The arguments are :class:`ListTracker`'s.
-
-    Raises:
-        UserError: the list cannot be read, an option does not go with a list, or a worker died.
+    The arguments are :class:`ListTracker`'s. UserError where the list cannot be read, an option does not go with it,
+    or a worker died.
     """
     videos = read_list(Path(args.source))
     for name in ("box", "select", "boxes", "correct", "show"):

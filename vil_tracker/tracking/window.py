@@ -50,8 +50,7 @@ def with_text(image: np.ndarray, lines: Sequence[str]) -> np.ndarray:
 class BoxDrawing:
     """A box that is being drawn: from where the button went down to where the mouse is, or was let go.
 
-    Attributes:
-        box: (4,) float64 xywh in pixels of the picture; None before the first drag.
+    ``box`` is (4,) float64 xywh in pixels of the picture; None before the first drag.
     """
 
     def __init__(self) -> None:
@@ -70,11 +69,7 @@ class BoxDrawing:
 
 
 class OpenCVWindow:
-    """A window of the desktop.
-
-    Raises:
-        UserError: there is no display, or this OpenCV was built without windows.
-    """
+    """A window of the desktop; UserError where there is no display, or this OpenCV was built without windows."""
 
     def __init__(self) -> None:
         _check_display()
@@ -143,11 +138,7 @@ def _check_display() -> None:
 
 
 def select_targets(window: Window, image: np.ndarray) -> list[Target]:
-    """Let the user draw the targets on a frame, one after another.
-
-    Raises:
-        UserError: none was drawn.
-    """
+    """Let the user draw the targets on a frame, one after another; UserError where none was drawn."""
     boxes: list[np.ndarray] = []
     while len(boxes) < MAX_TARGETS:
         hint = "Draw a box around a target. Enter: start    Space: draw another one    "
@@ -166,14 +157,10 @@ Action = Literal["next", "select", "quit"]
 
 
 class Viewer:
-    """Shows results as they come and takes the keys of ``--show``.
+    """Shows results as they come, no faster than ``fps``, and takes the keys of ``--show``.
 
     space: pause and go on; s or .: pause, one frame on; 1 to 9: choose a target; r: draw the chosen target's box again;
     h: show the keys in the window, or hide them; q or Esc: stop (the files are completed).
-
-    Args:
-        window: where to show.
-        fps: pictures are not shown faster than this.
     """
 
     KEYS = "h keys · space pause · s step · 1-9 choose a target · r draw its box again · q quit"

@@ -36,11 +36,9 @@ class ChildFailure(Exception):
 class WorkerProcess:
     """One worker process; started when it is first needed, and again after it died.
 
-    Args:
-        setup: called in the process (it is pickled on the way there); returns the function that answers requests:
-            ``handle(request, emit, stopped)``, where ``emit`` sends an event and ``stopped`` says whether the request
-            was called off. Its :class:`UserError` is raised again in :meth:`call`.
-        name: for the log.
+    ``setup`` is called in the process (it is pickled on the way there) and returns the function that answers requests:
+    ``handle(request, emit, stopped)``, where ``emit`` sends an event and ``stopped`` says whether it was called off.
+    Its :class:`UserError` is raised again in :meth:`call`. ``name`` is for the log.
     """
 
     def __init__(self, setup: Callable[[], Handler], name: str) -> None:

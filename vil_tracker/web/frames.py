@@ -21,12 +21,7 @@ _REQUESTS = 8  # of one visitor that wait or go on
 
 
 class FrameService:
-    """Visitors wait in turn, a few requests each.
-
-    Args:
-        process: of :func:`vil_tracker.web.work.probe_setup`; closed by :meth:`close`.
-        limits: of its time, and of frame numbers.
-    """
+    """Visitors wait in turn, a few requests each; the process is one of :func:`vil_tracker.web.work.probe_setup`."""
 
     def __init__(self, process: WorkerProcess, limits: Limits) -> None:
         self._process, self._limits = process, limits

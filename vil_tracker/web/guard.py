@@ -87,11 +87,8 @@ def lan_address() -> str | None:
 
 
 def limited_protocol(seconds: float, per_address: int) -> type[H11Protocol]:
-    """The HTTP protocol, with limits on requests whose head is incomplete.
-
-    Args:
-        seconds: that the head of a request may take.
-        per_address: such connections of one address; the oldest makes room for a new one.
+    """The HTTP protocol, with limits on requests whose head is incomplete: the ``seconds`` that it may take, and such
+    connections of one address, of which the oldest makes room for a new one.
     """
     unfinished: dict[str, dict[LimitedProtocol, None]] = {}
 

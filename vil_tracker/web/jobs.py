@@ -32,12 +32,7 @@ class Jobs:
         self._threads = [threading.Thread(target=self._work, args=(child,), daemon=True) for child in self._children]
 
     def start(self) -> None:
-        """Start the processes, and wait for the first of them.
-
-        Raises:
-            UserError: of the setup, such as weights that cannot be loaded.
-            ChildFailure: the process does not start.
-        """
+        """Start the processes, and wait for the first of them; raises as :meth:`WorkerProcess.call`, of its setup."""
         self._children[0].start()
         for thread in self._threads:
             thread.start()

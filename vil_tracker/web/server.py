@@ -30,11 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind the address before anything is loaded.
-
-    Raises:
-        UserError: it cannot be bound.
-    """
+    """Bind the address before anything is loaded; UserError where it cannot be bound."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)

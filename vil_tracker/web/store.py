@@ -133,11 +133,7 @@ def download_name(video: Video, path: Path) -> str:
 
 
 class Store:
-    """All videos, in one private folder that goes away with the server.
-
-    Raises:
-        UserError: the folder cannot be made.
-    """
+    """All videos, in one private folder that goes away with the server; UserError where the folder cannot be made."""
 
     def __init__(self, limits: Limits, parent: Path | None = None) -> None:
         self._limits = limits
@@ -177,11 +173,7 @@ class Store:
         return folder
 
     def reserve(self, folder: Path, size: int) -> None:
-        """Account for ``size`` more bytes in a folder.
-
-        Raises:
-            QuotaExceeded: there is no room for them.
-        """
+        """Account for ``size`` more bytes in a folder; QuotaExceeded where there is no room for them."""
         with self._lock:
             if sum(self._sizes.values()) + size > self._limits.stored_bytes:
                 raise QuotaExceeded("the server's disk space is used up by others: try again later")

@@ -30,10 +30,7 @@ _NAME_LENGTH = 40
 def check_targets(targets: Any, info: Mapping[str, Any], limits: Limits, *, least: int = 1) -> list[dict[str, Any]]:
     """At least so many targets of a request, checked against a video's ``info`` (width, height) and the limits.
 
-    How many frames the video has is not known before all are read.
-
-    Raises:
-        UserError: they are no targets that a tracker can follow.
+    UserError where none can be followed. How many frames the video has is not known before all are read.
     """
     if not isinstance(targets, list) or len(targets) < least:
         raise UserError("no box was drawn: draw one around the target")

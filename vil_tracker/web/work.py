@@ -90,11 +90,7 @@ class FrameReader:
         self._frames: dict[int, np.ndarray] = {}
 
     def read(self, path: Path, number: int) -> np.ndarray:
-        """Frame ``number`` of the video, (H, W, 3) uint8 RGB.
-
-        Raises:
-            UserError: the video cannot be read, is over a limit, or has no such frame.
-        """
+        """Frame ``number`` of the video, (H, W, 3) uint8 RGB; UserError where it cannot be read or is over a limit."""
         try:
             return self._read(path, number)
         except UserError as error:
@@ -146,13 +142,8 @@ def propose(image: np.ndarray, point: list[float]) -> dict[str, list[list[float]
 
 
 def probe(path: Path, limits: Limits) -> dict[str, Any]:
-    """Open an upload, and write its first frame beside it.
-
-    Returns:
-        width, height in pixels, fps, and frames as the container claims (None where it claims nothing).
-
-    Raises:
-        UserError: it is no video that can be decoded, or over a limit.
+    """Open an upload, write its first frame beside it, and return width and height in pixels, fps, and frames as the
+    container claims (None where it claims nothing); UserError where it cannot be decoded, or is over a limit.
     """
     from vil_tracker.images import write_image
     from vil_tracker.videos import VideoReader
