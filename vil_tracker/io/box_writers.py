@@ -4,6 +4,7 @@ frame after another and keeps nothing of it in memory.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -78,11 +79,20 @@ class _TextFile(Output):
                 pass  # what is left in the buffer does not fit on the disk; the file goes away anyhow
 
 
-class _Lines(_TextFile):
-    """A line per frame and target. Each reaches the system at once, so that a killed run leaves whole lines."""
+class BoxLines(_TextFile):
+    """A line per frame and target, of a function that may leave one out, below a heading.
 
-    def __init__(self, path: Path) -> None:
+    Each reaches the system at once, so that a killed run leaves whole lines. Without ``keep`` the file is only for such
+    a run, and removed when it is finished.
+    """
+
+    def __init__(
+        self, path: Path, line: Callable[[Frame, int, Result], str | None], heading: str = "", *, keep: bool = True
+    ) -> None:
         super().__init__(path, buffering=1)
+        self._line, self._keep = line, keep
+        with writing(path):
+            self._file.write(heading)
 
     def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
         with writing(self.path):
@@ -90,54 +100,31 @@ class _Lines(_TextFile):
                 if line := self._line(frame, number, result):
                     self._file.write(line + "\n")
 
-    def _line(self, frame: Frame, number: int, result: Result) -> str | None:
-        raise NotImplementedError
-
-
-class CsvBoxes(_Lines):
-    """A table with a row per frame and target, whose first line names the columns: :data:`COLUMNS`.
-
-    Without ``keep`` it is only for a run that is killed, and removed when it is finished.
-    """
-
-    COLUMNS = "frame,id,x,y,w,h,score,time,state"
-
-    def __init__(self, path: Path, *, keep: bool = True) -> None:
-        super().__init__(path)
-        self._keep = keep
-        with writing(path):
-            self._file.write(f"{self.COLUMNS}\n")
-
-    def _line(self, frame: Frame, number: int, result: Result) -> str:
-        box = ",".join(f"{value:.3f}" for value in result.box)
-        return f"{frame.number},{number},{box},{result.score:.4f},{frame.time:.4f},{result.state}"
-
     def finish(self) -> None:
         super().finish()
         if not self._keep:
             self.path.unlink()
 
 
-class JsonLines(_Lines):
-    """One JSON object per frame and target: frame, time, id, x, y, w, h, score, state."""
-
-    def _line(self, frame: Frame, number: int, result: Result) -> str:
-        x, y, w, h = (round(float(value), 3) for value in result.box)
-        row = {"frame": frame.number, "time": round(frame.time, 4), "id": number, "x": x, "y": y, "w": w, "h": h}
-        return json.dumps(row | {"score": round(float(result.score), 4), "state": result.state})
+def _csv_line(frame: Frame, number: int, result: Result) -> str:
+    box = ",".join(f"{value:.3f}" for value in result.box)
+    return f"{frame.number},{number},{box},{result.score:.4f},{frame.time:.4f},{result.state}"
 
 
-class MotBoxes(_Lines):
-    """MOTChallenge: ``frame,id,left,top,width,height,confidence,-1,-1,-1``; frames and pixels are counted from 1.
+def _json_line(frame: Frame, number: int, result: Result) -> str:
+    x, y, w, h = (round(float(value), 3) for value in result.box)
+    row = {"frame": frame.number, "time": round(frame.time, 4), "id": number, "x": x, "y": y, "w": w, "h": h}
+    return json.dumps(row | {"score": round(float(result.score), 4), "state": result.state})
 
-    Lost targets are left out, as the format has no word for them.
-    """
 
-    def _line(self, frame: Frame, number: int, result: Result) -> str | None:
-        if result.state == "lost":
-            return None
-        x, y, w, h = result.box
-        return f"{frame.number + 1},{number},{x + 1:.3f},{y + 1:.3f},{w:.3f},{h:.3f},{result.score:.4f},-1,-1,-1"
+def _mot_line(frame: Frame, number: int, result: Result) -> str | None:
+    """MOTChallenge counts frames and pixels from 1, and has no word for lost targets."""
+    x, y, w, h = result.box
+    line = f"{frame.number + 1},{number},{x + 1:.3f},{y + 1:.3f},{w:.3f},{h:.3f},{result.score:.4f},-1,-1,-1"
+    return None if result.state == "lost" else line
+
+
+CsvBoxes = functools.partial(BoxLines, line=_csv_line, heading="frame,id,x,y,w,h,score,time,state\n")
 
 
 class CocoBoxes(_TextFile):
@@ -305,8 +292,8 @@ class LabelStudioTracks(_TracksApart):
 
 BOX_FORMATS: dict[str, tuple[str, Callable[[Path], Output]]] = {
     "csv": ("boxes.csv", CsvBoxes),
-    "jsonl": ("boxes.jsonl", JsonLines),
-    "mot": ("boxes.mot.txt", MotBoxes),
+    "jsonl": ("boxes.jsonl", functools.partial(BoxLines, line=_json_line)),
+    "mot": ("boxes.mot.txt", functools.partial(BoxLines, line=_mot_line)),
     "coco": ("boxes.coco.json", CocoBoxes),
     "yolo": ("labels", YoloBoxes),
     "cvat": ("boxes.cvat.xml", CvatTracks),

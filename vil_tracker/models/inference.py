@@ -22,12 +22,7 @@ from torch import Tensor, nn
 
 from vil_tracker.config import ModelConfig
 from vil_tracker.errors import UserError
-from vil_tracker.models.film_temporal import (
-    FiLMTemporalModulation,
-    TemporalContext,
-    TemporalModulationManager,
-    resize_context,
-)
+from vil_tracker.models.film_temporal import TemporalContext, TemporalModulationManager, resize_context
 from vil_tracker.models.head import CentreHead, decode_maps
 from vil_tracker.models.inference_stem import fast_stem, group_norm_gelu
 from vil_tracker.models.inference_sublayer import MAX_DECAY, FastConv, FastLinear, FastSublayer
@@ -81,20 +76,6 @@ class Condition(NamedTuple):
     reliability: Tensor
 
 
-class FastFiLM:
-    """x + reliability · ((gamma - 1) x + beta), from what :class:`Condition` holds for this layer."""
-
-    def __init__(self, film: FiLMTemporalModulation, dtype: torch.dtype) -> None:
-        gamma, beta = _linears(film.gamma_net)[-1], _linears(film.beta_net)[-1]
-        self.gamma = FastLinear(gamma.weight, gamma.bias - 1, dtype)
-        self.beta = FastLinear(beta.weight, beta.bias, dtype)
-
-    def __call__(self, x: Tensor, hidden: tuple[Tensor, Tensor], reliability: Tensor) -> Tensor:
-        for_gamma, for_beta = hidden
-        change = self.beta(for_beta).addcmul_(self.gamma(for_gamma), x)
-        return torch.addcmul(x, change, reliability)
-
-
 class FastModulation:
     """The FiLM layers, by the index of the sublayer that each follows; the first maps of all their nets and of the
     calibrator's are one, the context's projection is folded into it.
@@ -103,7 +84,11 @@ class FastModulation:
     def __init__(self, manager: TemporalModulationManager, dtype: torch.dtype) -> None:
         layers = {index: manager.get_film_layer(index) for index in range(manager.num_blocks)}
         found = {index: film for index, film in layers.items() if film is not None}
-        self.films = {index: FastFiLM(film, dtype) for index, film in found.items()}
+        self.films: dict[int, tuple[FastLinear, FastLinear]] = {}
+        for index, film in found.items():
+            gamma, beta = _linears(film.gamma_net)[-1], _linears(film.beta_net)[-1]
+            maps = FastLinear(gamma.weight, gamma.bias - 1, dtype), FastLinear(beta.weight, beta.bias, dtype)
+            self.films[index] = maps
         nets = [net for film in found.values() for net in (film.gamma_net, film.beta_net)]
         first = [_linears(net)[0] for net in (*nets, manager.reliability.net)]
         weight, bias = torch.cat([layer.weight for layer in first]), torch.cat([layer.bias for layer in first])
@@ -123,9 +108,11 @@ class FastModulation:
         )
 
     def modulate(self, x: Tensor, index: int, condition: Condition) -> Tensor:
-        """Modulate tokens after the sublayer of this index; without a FiLM layer there, they stay as they are."""
-        film = self.films.get(index)
-        return x if film is None else film(x, condition.hidden[index], condition.reliability)
+        """x + reliability · ((gamma - 1) x + beta) after the sublayer of this index, if it has a FiLM layer."""
+        if index not in self.films:
+            return x
+        (gamma, beta), (for_gamma, for_beta) = self.films[index], condition.hidden[index]
+        return torch.addcmul(x, beta(for_beta).addcmul_(gamma(for_gamma), x), condition.reliability)
 
 
 def _linears(net: nn.Module) -> list[nn.Linear]:

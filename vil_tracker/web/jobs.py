@@ -26,8 +26,7 @@ class Jobs:
         self._queue: deque[Video] = deque()
         self._changed = threading.Condition()
         self._closing = False
-        self._running: dict[str, WorkerProcess] = {}
-        self._active: list[Video] = []  # waiting or running
+        self._running: dict[Video, WorkerProcess] = {}
         self._children = [WorkerProcess(setup, f"tracking process {number}") for number in range(1, limits.workers + 1)]
         self._threads = [threading.Thread(target=self._work, args=(child,), daemon=True) for child in self._children]
 
@@ -47,10 +46,9 @@ class Jobs:
         with self._changed:
             if video.busy:
                 raise UserError("this video is being tracked already: wait, or stop it first")
-            if sum(other.visitor == video.visitor for other in self._active) >= self._limits.runs_per_visitor:
-                raise QuotaExceeded(
-                    f"you have {self._limits.runs_per_visitor} runs under way already: wait for one to end"
-                )
+            most = self._limits.runs_per_visitor
+            if sum(other.visitor == video.visitor for other in (*self._queue, *self._running)) >= most:
+                raise QuotaExceeded(f"you have {most} runs under way already: wait for one to end")
             if len(self._queue) >= self._limits.waiting:
                 raise QuotaExceeded("the queue is full: try again in a minute")
             with video.lock:
@@ -59,7 +57,6 @@ class Jobs:
                 video.draft, video.edits = targets, video.edits + 1
                 video.result, video.error = None, ""
             self._queue.append(video)
-            self._active.append(video)
             self._changed.notify()
 
     def position(self, video: Video) -> int:
@@ -72,10 +69,9 @@ class Jobs:
         with self._changed:
             if video in self._queue:
                 self._queue.remove(video)
-                self._active.remove(video)
                 self._end(video, "stopped")
-            elif video.id in self._running:
-                self._running[video.id].stop()
+            elif video in self._running:
+                self._running[video].stop()
 
     def close(self) -> None:
         """End the processes; runs under way are lost."""
@@ -100,15 +96,14 @@ class Jobs:
                 if self._closing:
                     return
                 video = self._queue.popleft()
-                self._running[video.id] = child
+                self._running[video] = child
                 with video.lock:
                     video.status, video.started = "running", time.monotonic()
             status, result, message = self._run(child, video)
             for folder in video.earlier_runs() if result is not None else ():
                 shutil.rmtree(folder, ignore_errors=True)
             with self._changed:
-                del self._running[video.id]
-                self._active.remove(video)
+                del self._running[video]
                 self._end(video, status, result, message)
             if video.removed:
                 self._store.remove_folder(video.folder)
