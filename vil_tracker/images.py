@@ -41,10 +41,8 @@ Range = tuple[float, float]
 class ValueRange:
     """What values of pictures of more than 8 bits become black and white: the same ones for a whole sequence.
 
-    Args:
-        given: (low, high); None takes nearly the whole range of ``samples``, or of the first picture without.
-        samples: gives some pictures of the sequence, as decoded.
-        name: of the sequence, for a line that says what was chosen; None says nothing.
+    They are the ``given`` ones, low and high, or else nearly the whole range of ``samples``, some pictures as decoded,
+    or of the first picture without. What was chosen is said in a line with the sequence's ``name``, if there is one.
     """
 
     def __init__(

@@ -140,15 +140,8 @@ _packed: set[str] = set()  # folders whose pictures are in their archive: no loo
 def pack_tree(source: Path, target: Path, endings: frozenset[str], workers: int = 8) -> tuple[int, int]:
     """Copy a data set to ``target``: each folder's pictures as one archive, all other files as they are.
 
-    What is in ``target`` already is left alone, so that an interrupted copy goes on where it stopped.
-
-    Args:
-        source: the data set's folder.
-        endings: lower-case endings of pictures, with their dots.
-        workers: folders packed at the same time.
-
-    Returns:
-        Number of pictures and of archives.
+    What is in ``target`` already is left alone, so that an interrupted copy goes on where it stopped. ``endings`` are
+    those of pictures in lower case, with their dots. Returns the number of pictures and of archives.
 
     Raises:
         UserError: a file cannot be read or written, or one folder lies inside the other.

@@ -46,16 +46,12 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Parity:
-    """Two models over a sequence.
+    """Two models over a sequence."""
 
-    Attributes:
-        crops: (2, N, 4) xywh in units of the crop, what both found in every crop that the first one's session looked
-            at; a lost target is looked for in several crops per frame.
-        tracks: (2, F, 4) xywh in pixels, what two sessions reported of every frame but the first.
-    """
-
+    #: (2, N, 4) xywh in units of the crop, what both found in every crop that the first one's session looked at; a lost
+    #: target is looked for in several crops per frame.
     crops: np.ndarray
-    tracks: np.ndarray
+    tracks: np.ndarray  # (2, F, 4) xywh in pixels, what two sessions reported of every frame but the first
 
     @property
     def frames(self) -> int:
@@ -82,10 +78,8 @@ class Pair:
     """Two models behind the interface of one, :class:`vil_tracker.models.inference.SearchModel`.
 
     A session gets the answers of the first. The second is shown the same crops, templates and contexts with a memory
-    of its own, and both boxes are noted. A memory holds the first model's states, then the second's.
-
-    Attributes:
-        boxes: (2, 4) for every crop so far, x1 y1 x2 y2 in units of the crop.
+    of its own, and both boxes are noted: ``boxes`` (2, 4) for every crop so far, x1 y1 x2 y2 in units of the crop. A
+    memory holds the first model's states, then the second's.
     """
 
     def __init__(self, first: SearchModel, second: SearchModel) -> None:

@@ -41,13 +41,10 @@ class OutputFolder:
 
     Args:
         path: the folder; made where it does not exist, and removed again by :meth:`discard`. Where it holds files of
-            another run, or another run writes to it, the first of ``path-2``, ``path-3`` … that does not.
+            another run, or another run writes to it, it is the first of ``path-2``, ``path-3`` … that does not.
         overwrite: take the place of another run's files in ``path``, once this run's are complete.
         reads: files that this run reads, which are not to be removed as a killed run's leftovers.
         labels: this run writes a folder ``labels``; without, one that is there alone is taken for a person's own.
-
-    Attributes:
-        path: the folder that was taken.
 
     Raises:
         UserError: it cannot be written, or ``overwrite`` and another run writes to it now.

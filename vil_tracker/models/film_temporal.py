@@ -25,19 +25,12 @@ MOMENTUM = 0.7  # share of the old context in the moving average
 
 @dataclass(frozen=True)
 class TemporalContext:
-    """What a session remembers of the search features of the frames before. Holds no gradient.
+    """What a session remembers of the search features of the frames before. Holds no gradient."""
 
-    Attributes:
-        features: moving average of raw search features, (B, S, D), row-major over ``grid``.
-        valid: how far each token's place has been seen, (B, S, 1) in [0, 1].
-        grid: (rows, columns), rows * columns = S.
-        crops: geometry of the search crop that the tokens lie in, (B, 3): centre x, centre y, side in image pixels.
-    """
-
-    features: Tensor
-    valid: Tensor
-    grid: tuple[int, int]
-    crops: Tensor
+    features: Tensor  # moving average of raw search features, (B, S, D), row-major over ``grid``
+    valid: Tensor  # how far each token's place has been seen, (B, S, 1) in [0, 1]
+    grid: tuple[int, int]  # (rows, columns), rows * columns = S
+    crops: Tensor  # of the search crop that the tokens lie in, (B, 3): centre x, centre y, side in image pixels
 
 
 class TemporalReliabilityCalibrator(nn.Module):
@@ -76,16 +69,12 @@ class FiLMTemporalModulation(nn.Module):
 
 
 class TemporalModulationManager(nn.Module):
-    """The FiLM layers of a backbone, the projection of the context and its reliability.
+    """The FiLM layers of a backbone (one after every ``modulation_interval`` of its ``num_blocks`` sublayers), the
+    projection of the context and its reliability, for tokens of width ``dim``.
 
     ``modulate`` and ``update_temporal_context`` keep a running context of one video in ``_temporal_context``, the
     moving average of raw features (B, S, D), None before the first update; it is no parameter and no buffer. A caller
-    with several videos passes each one's :class:`TemporalContext` to ``condition`` and ``apply`` instead.
-
-    Args:
-        dim: width of the tokens.
-        num_blocks: sublayers of the backbone.
-        modulation_interval: modulate after every so many of them.
+    with several videos passes each one's :class:`TemporalContext` to ``condition`` and ``apply_film`` instead.
     """
 
     def __init__(self, dim: int = 384, num_blocks: int = 24, modulation_interval: int = 6) -> None:

@@ -64,16 +64,11 @@ class SearchModel(Protocol):
 
 
 class Condition(NamedTuple):
-    """What the FiLM layers take from a temporal context.
+    """What the FiLM layers take from a temporal context."""
 
-    Attributes:
-        hidden: by the sublayer that a FiLM layer follows, what the last map of its gamma and of its beta net reads,
-            (B, S, D / 4) each.
-        reliability: (B, S, 1).
-    """
-
+    #: By the sublayer that a FiLM layer follows, what the last maps of its gamma and its beta net read, (B, S, D / 4).
     hidden: dict[int, tuple[Tensor, Tensor]]
-    reliability: Tensor
+    reliability: Tensor  # (B, S, 1)
 
 
 class FastModulation:
@@ -152,22 +147,17 @@ def is_bounded(steepest: list[Tensor]) -> bool:
 
 
 class InferenceNetwork:
-    """What a tracking session calls, for a network whose weights stand still.
+    """What a tracking session calls, for a network in evaluation mode whose weights stand still.
 
-    Everything that goes in and comes out is float32 (float64 for a float64 network). ``dtype`` is that of the stem, the
-    projections, the convolutions and the head, and of the factors of the cell's products where the processor
-    multiplies bfloat16. Residuals, norms, gates, decays and all sums stay in float32.
+    Everything that goes in and comes out is ``io_dtype``, float32 (float64 for a float64 network). ``dtype`` is that of
+    the stem, the projections, the convolutions and the head, and of the factors of the cell's products where the
+    processor multiplies bfloat16. Residuals, norms, gates, decays and all sums stay in float32.
 
     Args:
-        network: in evaluation mode; its weights are copied where they are folded.
         precision: "float32" is the weights' own; "int8" quantises the projections and leaves the rest, on a CPU.
         compiled: let torch.compile make programs of the sublayers, at the first frame of each crop and batch size.
         kernel: let C++ programs run what lies between their projections and the norms, on a CPU where they can be
             compiled.
-
-    Attributes:
-        device: where it computes.
-        io_dtype: of crops, memories and outputs.
 
     Raises:
         UserError: int8 somewhere else than on a CPU.

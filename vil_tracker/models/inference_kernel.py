@@ -173,15 +173,13 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
 
 
 class SublayerKernel:
-    """What lies between a sublayer's projections, for search tokens in storage order.
+    """What lies between a sublayer's projections, for search tokens in storage order; ``reverse``: from the last one.
 
     Args:
         maps: the block-diagonal maps q, k and v.
         tensors: conv, depthwise kernel (E, 1, 3, 3) for tokens as they are stored, and conv_bias (E); gate_a and gate_x
             (2 H, E), gates as maps of the convolution's output and input, input gates first, and gate_bias (2 H); gain,
-            shift and skip (E), affine part of the output's norm, and of the skip.
-        norm_eps: of that norm.
-        reverse: whether the scan begins at the last token.
+            shift and skip (E), affine part of the output's norm (of ``norm_eps``), and of the skip.
     """
 
     def __init__(

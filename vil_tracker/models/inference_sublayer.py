@@ -127,19 +127,14 @@ def chunk_length(tokens: int) -> int:
 
 
 class Scales(NamedTuple):
-    """Factors that take the place of the decays, relative to a reference of each chunk.
+    """Factors that take the place of the decays, relative to a reference of each chunk."""
 
-    Attributes:
-        keys: (B, H, S).
-        memory: (B, H, N), square root of that of the memory that a chunk is handed, which itself may be too small a
-            number; chunks in scan order, the first gets the template's.
-        floor, epsilon: (B, H, S), least denominator and what is added to it.
-    """
-
-    keys: Tensor
+    keys: Tensor  # (B, H, S)
+    #: (B, H, N), square root of that of the memory that a chunk is handed, which itself may be too small a number;
+    #: chunks in scan order, the first gets the template's.
     memory: Tensor
-    floor: Tensor
-    epsilon: Tensor
+    floor: Tensor  # (B, H, S), least denominator
+    epsilon: Tensor  # (B, H, S), what is added to it
 
 
 class FastSublayer:

@@ -130,13 +130,10 @@ class ViLLayer(nn.Module):
     def forward(
         self, x_BSD: Tensor, regions: Sequence[Grid], state: MLSTMState | None = None, return_state: bool = False
     ) -> tuple[Tensor, MLSTMState | None]:
-        """Scan tokens that are already in scan order.
+        """Scan normalised tokens (B, S, D) that are already in scan order, continuing from ``state``.
 
-        Args:
-            x_BSD: normalised tokens of all regions, (B, S, D).
-            regions: grid (rows, columns) of each region in order; their areas add up to S.
-            state: memory to continue from.
-            return_state: whether to return the memory after the last token (None otherwise).
+        ``regions`` are the grids (rows, columns) in order; their areas add up to S. Returns the tokens, and with
+        ``return_state`` the memory after the last one (None otherwise).
         """
         xm_BSE, z_BSE = self.proj_up(x_BSD).split(self.width, dim=-1)
         a_BSE = F.silu(self._convolve(xm_BSE, regions))
@@ -262,11 +259,9 @@ class ViL(nn.Module):
         return_memory: bool = False,
         after: Callable[[int, Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Memory | None]:
-        """Run every sublayer over the tokens of ``regions``, without the final norm.
+        """Run every sublayer over the tokens (B, S, D) of ``regions``, grids in order, without the final norm.
 
         Args:
-            x_BSD: tokens of all regions, (B, S, D).
-            regions: grid of each region in order.
             memory: one state per sublayer to continue from.
             return_memory: also return one state per sublayer (None otherwise).
             after: called with a sublayer's index and its output; what it returns is passed on.

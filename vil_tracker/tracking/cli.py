@@ -175,8 +175,7 @@ def track(
     open_window: Callable[[], Window] | None = None,
     on_done: Callable[[Summary], None] | None = None,
 ) -> int:
-    """Do what ``args`` says with trackers from ``load()``, which is called once the source and the boxes are known.
-
+    """Do what ``args`` says with trackers from ``load()``, which is called once the source and the boxes are known;
     ``on_done`` is called with the summary, where the source could be read to its end.
     """
     from vil_tracker.io.files import open_source

@@ -110,9 +110,8 @@ def extract_confidence_features(
     """The numbers of :data:`CONFIDENCE_FEATURES` for one box, all finite.
 
     Args:
-        view: what the network saw.
-        seen: of the output's box.
-        first: of the first frame's.
+        view, seen: what the network saw, and the appearance of its box.
+        first: that of the first frame's.
         similarity_ema: exponential mean of "same" over sure frames; None before any. The level of "same" depends on the
             object, its size and the video; a fall below its own mean is comparable between videos.
         squared_distance: squared Mahalanobis distance of the box from the motion forecast.

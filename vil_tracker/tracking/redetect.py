@@ -75,19 +75,15 @@ class PlaceSearch:
         count: int,
         least: float = -np.inf,
     ) -> list[np.ndarray]:
-        """The next places to look at.
+        """Centres (2,) of the next places to look at in a frame (H, W, 3) uint8 RGB, the most alike first.
 
         Args:
-            frame: (H, W, 3) uint8 RGB; its size may differ from the frame's before.
             centre: (2,) the last known place.
             box_size: (2,) width and height of the target, in pixels.
             liken: gives centres (N, 2) of boxes of a size (2,) in a picture, and how like the target each is (N,).
             known: centres (2,) of what is looked at anyway in this frame.
             count: how many places at most.
             least: places less like the target than this are passed over.
-
-        Returns:
-            Their centres (2,) in the frame, the most alike first.
         """
         parts = frame_parts(frame.shape[1], frame.shape[0], box_size)
         parts.sort(key=lambda part: float(((part[:2] + part[2:]) / 2 - centre) @ ((part[:2] + part[2:]) / 2 - centre)))

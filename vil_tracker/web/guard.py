@@ -27,12 +27,10 @@ class Guard:
     """Answers requests for a foreign host name with 400, and those without the token with 401.
 
     Args:
-        app: the application behind it.
         hosts: names under which the page may be called.
         addresses: whether any IP address is such a name, too. A foreign site can make a name of its own point to this
             server, but not an address.
-        token: asked for, unless it is empty. It comes once in the address of the page and then in a cookie.
-        cookie: its name.
+        token: asked for, unless it is empty. It comes once in the address of the page and then in the cookie.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str], addresses: bool, token: str, cookie: str) -> None:

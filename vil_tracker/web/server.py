@@ -77,17 +77,14 @@ def build(
             tracking process, so it must be a function of a module.
         limits: what visitors may do.
         listener: from :func:`listen`.
-        host: as given to :func:`listen`; a loopback address may only be called by its own names, another one also by
-            any address and this computer's names.
+        host: as given to it; a loopback address may only be called by its own names, another one also by any address
+            and this computer's names.
+        parent: where the folder of the uploads is made; the system's temporary folder by default.
         token: that the page asks for; "" for none.
         allow_hosts: further names of the page, such as a proxy's.
-        parent: where the folder of the uploads is made; the system's temporary folder by default.
 
-    Returns:
-        The server, and a function that ends its processes and deletes its files (which the server calls when it ends).
-
-    Raises:
-        UserError: the ``demo`` extra is missing, or the weights cannot be loaded.
+    Returns the server, and a function that ends its processes and deletes its files (which it calls when it ends).
+    UserError where the ``demo`` extra is missing, or the weights cannot be loaded.
     """
     uvicorn = require_extra("uvicorn", "demo", "serve the web page")
     from vil_tracker.web.app import Application
