@@ -11,13 +11,7 @@ from typing import Any
 import torch
 
 from vil_tracker.benchmarking.end_to_end import paint_clip, run_peers, run_tracker, run_video, time_states
-from vil_tracker.benchmarking.machine import (
-    copy_rate,
-    describe_machine,
-    matmul_rate,
-    peak_memory,
-    time_interleaved,
-)
+from vil_tracker.benchmarking.machine import copy_rate, describe_machine, matmul_rate, peak_memory, time_interleaved
 from vil_tracker.benchmarking.parts import count_bytes, count_operations, frame_inputs, time_parts
 from vil_tracker.benchmarking.vit import OneStreamViT
 from vil_tracker.config import MODEL_SIZES

@@ -51,12 +51,7 @@ class OutputFolder:
     """
 
     def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        overwrite: bool = False,
-        reads: Sequence[Path] = (),
-        labels: bool = True,
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, reads: Sequence[Path] = (), labels: bool = True
     ) -> None:
         self._overwrite, self._reads, self._labels = overwrite, {file.absolute() for file in reads}, labels
         wanted = Path(path)

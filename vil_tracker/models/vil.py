@@ -312,10 +312,7 @@ def build_vil(
         pos_embed=PositionEmbedding(initial_position_embedding(dim) if position_1HWD is None else position_1HWD),
         sublayers=[
             ViLSublayer(
-                dim,
-                reverse=index % 2 == 1,
-                drop_path=drop_path * index / max(depth - 1, 1),
-                flip_all=scan == "flip",
+                dim, reverse=index % 2 == 1, drop_path=drop_path * index / max(depth - 1, 1), flip_all=scan == "flip"
             )
             for index in range(depth)
         ],
