@@ -87,11 +87,7 @@ def _clip_interval(low: float, high: float, limit: float, min_size: float) -> tu
 
 
 def parse_box(text: str) -> np.ndarray:
-    """Read ``"x,y,w,h"`` as typed on a command line.
-
-    Raises:
-        UserError: it is not four finite numbers.
-    """
+    """Read ``"x,y,w,h"`` as typed on a command line; UserError where it is not four finite numbers."""
     parts = text.replace(" ", ",").split(",")
     try:
         values = [float(part) for part in parts if part]

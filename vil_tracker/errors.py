@@ -70,11 +70,7 @@ def reason(error: BaseException) -> str:
 
 
 def read_text(path: str | os.PathLike[str], what: str) -> str:
-    """A text file as people have it, UTF-8 or UTF-16 with its mark; ``what`` names its kind in the error.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """A text file as people have it, UTF-8 or UTF-16 with its mark; UserError about ``what`` cannot be read."""
     try:
         data = Path(path).read_bytes()
         return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -157,10 +153,8 @@ def write_json(path: str | os.PathLike[str], content: Any, **options: Any) -> No
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:
-    """Find out, without making anything, that files can be written to a folder, which need not exist yet.
-
-    Raises:
-        UserError: a file stands in the way, or the place is read-only.
+    """Find out, without making anything, that files can be written to a folder, which need not exist yet; UserError if
+    a file stands in the way, or the place is read-only.
     """
     folder = Path(path)
     with writing(folder):
@@ -172,11 +166,7 @@ def check_folder(path: str | os.PathLike[str]) -> None:
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Create a folder with its parents and return it.
-
-    Raises:
-        UserError: it cannot be made, or a file of that name stands in the way.
-    """
+    """Create a folder with its parents and return it; UserError where that cannot be, as a file stands in the way."""
     folder = Path(path)
     with writing(folder):
         if folder.exists() and not folder.is_dir():

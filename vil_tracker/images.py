@@ -92,10 +92,8 @@ def read_image(path: str | os.PathLike[str], values: ValueRange | None = None) -
     """Decode one image file, or one packed in its folder's archive, to (H, W, 3) uint8 RGB, upright as EXIF says.
 
     Grey images are repeated over three channels, alpha is dropped, and of an animation it is the first picture. More
-    than 8 bits are stretched to 8: by the picture's own range, or by ``values``, the sequence's.
-
-    Raises:
-        UserError: the file is missing, is no image, is damaged, or exceeds :data:`MAX_PIXELS`.
+    than 8 bits are stretched to 8: by the picture's own range, or by ``values``, the sequence's. UserError where the
+    file is missing, is no image, is damaged, or exceeds :data:`MAX_PIXELS`.
     """
     try:
         data = read_file(path)
@@ -156,10 +154,8 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _check_header(data: bytes, name: str) -> int:
-    """Refuse oversized images by their header. Pillow only parses it here; no pixel is decoded.
-
-    Returns:
-        The EXIF orientation that OpenCV leaves to us.
+    """Refuse oversized images by their header; returns the EXIF orientation that OpenCV leaves to us. Pillow only
+    parses it here; no pixel is decoded.
     """
     orientation = 1
     try:

@@ -42,10 +42,8 @@ class Engine:
     gpu: bool = False  # whether a process wants a GPU, on a cluster that has any
 
     def run(self, build: Builder, pieces: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Do all pieces; yields position and result as they are done, in any order.
-
-        Raises:
-            UserError: from a piece, or its process was killed (on Ray, several times).
+        """Do all pieces; yields position and result as they are done, in any order. UserError as of a piece, or where
+        its process was killed (on Ray, several times).
         """
         if not pieces:
             return iter(())

@@ -44,13 +44,9 @@ class VideoReader:
     scaled down and transparency is dropped. Pixels are those stored; where they are not square, :attr:`pixel_aspect`
     says so. A part that cannot be decoded is left out, with a warning that names the frame.
 
-    Args:
-        source: a file's path, or an address with ``://``.
-        timeout: seconds that opening a stream may take, and twice what a read may take (files: no limit).
-        max_pixels: a larger frame is refused before it is decoded.
-
-    Raises:
-        UserError: the source is missing, holds no video, or its frames have more than ``max_pixels``.
+    The source is a file's path, or an address with ``://``. ``timeout`` is in seconds: what opening a stream may take,
+    and twice what a read may take (files: no limit). UserError where the source is missing, holds no video, or has
+    frames of more than ``max_pixels``; a later one is refused before it is decoded.
     """
 
     def __init__(

@@ -48,14 +48,10 @@ class Settings:
 
 
 def measure(settings: Settings, log: Callable[[str], object] | None = None) -> dict[str, Any]:
-    """Run all measurements; ``log`` is told what is being measured.
+    """Run all measurements; ``log`` is told what is being measured. UserError where something of it is not here.
 
-    Returns:
-        JSON-ready: ``machine``, ``model``, per precision ``dtypes`` (parts, operations, rates, ``end_to_end`` and,
-        with peers, ``against_vit``), ``peers``, ``peak_memory_mib``.
-
-    Raises:
-        UserError: no such weights, or a device or precision that this machine has not.
+    JSON-ready: ``machine``, ``model``, per precision ``dtypes`` (parts, operations, rates, ``end_to_end`` and, with
+    peers, ``against_vit``), ``peers``, ``peak_memory_mib``.
     """
     say = log or (lambda line: None)
     keep_freed_memory()

@@ -53,9 +53,8 @@ class FrameGraph(nn.Module):
             context_valid: how far each token's place has been seen, (B, S, 1) in [0, 1].
             window: weights of the score map, (B, h, w).
 
-        Returns:
-            boxes (B, 4) x1 y1 x2 y2 in units of the crop, scores (B,); the maps and features of
-            :class:`vil_tracker.models.network.NetworkOutput`; the context after this frame (B, S, D), valid all over.
+        Returns boxes (B, 4) x1 y1 x2 y2 in units of the crop, scores (B,); the maps and features of
+        :class:`vil_tracker.models.network.NetworkOutput`; the context after this frame (B, S, D), valid all over.
         """
         # The crop's place in the image matters to registration alone, which is the caller's.
         known = TemporalContext(context, context_valid, self.grid, context.new_zeros(1, 3))

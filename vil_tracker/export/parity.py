@@ -125,10 +125,8 @@ def compare(
 ) -> Parity:
     """Track with the first model, show the second, of the same configuration, the same, and track with the second.
 
-    The frames are two RGB images or more, read one after the other; the box is x, y, w, h on the first one.
-
-    Raises:
-        UserError: fewer than two frames, or the box cannot be tracked.
+    The frames are two RGB images or more, read one after the other; the box is x, y, w, h on the first one. UserError
+    where there are fewer, or the box cannot be tracked.
     """
     pair = Pair(prepare_for_inference(first) if isinstance(first, ViLTrackerNet) else first, second)
     sessions = [Tracker(pair, config), Tracker(second, config)]

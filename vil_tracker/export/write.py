@@ -37,14 +37,9 @@ OPSET = 18
 def export_network(network: ViLTrackerNet, folder: str | os.PathLike[str], format: Format = "onnx") -> Path:
     """Write both graphs, for any batch size, and return the folder.
 
-    Args:
-        network: on the CPU, in float32.
-        folder: made, or replaced if an earlier export is in it; nothing is left behind by a failure.
-        format: "onnx" and "openvino" need the export extra.
-
-    Raises:
-        UserError: the folder holds something else or cannot be written, the extra is missing, or the network has
-            no template memory.
+    The network is on the CPU, in float32. The folder is made, or replaced if an earlier export is in it; nothing is
+    left behind by a failure. UserError where it holds something else or cannot be written, the export extra is missing,
+    which "onnx" and "openvino" need, or the network has no template memory.
     """
     target = Path(folder)
     if network.config.scan != "prefix":

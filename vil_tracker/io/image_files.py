@@ -47,9 +47,7 @@ class ImageSource(Source):
 
 def images_in(folder: Path) -> tuple[Path, ...]:
     """The pictures of a folder; of its only subfolder with pictures, such as ``img`` or ``color``, if it has none.
-
-    Raises:
-        UserError: there are none, or several subfolders have some; or one is a link to nowhere.
+    UserError where there are none, several subfolders have some, or one is a link to nowhere.
     """
     try:
         paths = _only_images(folder.iterdir())

@@ -62,13 +62,10 @@ class _Bytes:
 
 
 def split_images(stream: io.RawIOBase) -> Iterator[bytes]:
-    """Give the JPEG and PNG files that a stream holds, one after another.
+    """Give the JPEG and PNG files that a stream holds, one after another; UserError where something else begins.
 
     The structure of each file is followed (segments, chunks), so that an end marker inside a thumbnail or a colour
     profile does not cut a file short. A last image that is cut off ends the iteration with a warning.
-
-    Raises:
-        UserError: something else than a JPEG or PNG begins where an image should.
     """
     data = _Bytes(stream)
     count = 0

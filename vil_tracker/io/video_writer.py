@@ -68,9 +68,7 @@ def _encoder(codec: str) -> str | None:
 
 def choose_codec(wanted: str = "auto", sound: Sound | None = None) -> str:
     """Settle the codec: ``auto`` is VP9, which every browser plays, or H.264 where only an MP4 file takes the sound.
-
-    Raises:
-        UserError: there is no such codec, or this build of PyAV has no encoder for it.
+    UserError where there is no such codec, or this build of PyAV has no encoder for it.
     """
     if wanted not in CODECS:
         raise UserError(f"there is no video codec {wanted!r}: choose one of {', '.join(CODECS)}")
@@ -140,7 +138,7 @@ class _SoundTrack:
 
 
 class VideoSink:
-    """A video file of one size, whatever the sizes of the frames.
+    """A video file of one size, whatever the sizes of the frames; UserError where the codec cannot be written here.
 
     The first frame sets the size (rounded up to even numbers, as chroma subsampling needs, with the edge repeated). A
     later frame of another size is scaled to fit and padded with black.
@@ -151,9 +149,6 @@ class VideoSink:
         codec: one of :data:`CODECS`.
         pixel_aspect: width of a frame's pixel divided by its height; the file's are square.
         sound: what is to be heard; needs the times of the frames in the source.
-
-    Raises:
-        UserError: the codec cannot be written here.
     """
 
     def __init__(

@@ -40,10 +40,8 @@ Graph = Callable[[Sequence[Tensor]], list[Tensor]]
 
 class ExportedModel:
     """A tracker that :func:`vil_tracker.export.write.export_network` wrote, with what a session needs of a network; see
-    :class:`vil_tracker.models.inference.SearchModel`. ``threads`` None is the runtime's own choice.
-
-    Raises:
-        UserError: no exported tracker is there, a file is damaged, or the runtime is not installed.
+    :class:`vil_tracker.models.inference.SearchModel`. ``threads`` None is the runtime's own choice. UserError where
+    there is none, a file is damaged, or the runtime is not installed.
     """
 
     device = torch.device("cpu")

@@ -115,16 +115,14 @@ class TemporalModulationManager(nn.Module):
     def update_temporal_context(
         self, features: Tensor, *, grid: tuple[int, int] | None = None, weight: float = 1.0
     ) -> None:
-        """Take a frame's search features (B, S, D) into the running context of the one video.
+        """Take a frame's search features (B, S, D) into the running context of the one video; no gradient is kept.
 
         Args:
-            features: raw features; no gradient is kept.
             grid: their (rows, columns); a square by default.
             weight: how far the frame is trusted, in [0, 1]; 0 leaves the context as it is.
 
         Raises:
-            ValueError: another batch size than the running context's, or a token count that is no square without
-                ``grid``.
+            ValueError: another batch size than the running context's, or no square of tokens without ``grid``.
         """
         grid = _grid_of(features, grid)
         self._check_batch(features)
@@ -198,13 +196,8 @@ def resize_context(context: TemporalContext, grid: tuple[int, int]) -> TemporalC
 def register_context(context: TemporalContext, crops: Tensor, grid: tuple[int, int]) -> TemporalContext:
     """Resample a context to where the tokens of another search crop lie in the image.
 
-    Args:
-        context: features seen in ``context.crops``.
-        crops: geometry of the crop to come, (B, 3): centre x, centre y, side in image pixels.
-        grid: the grid to come.
-
-    Returns:
-        The context over ``grid`` in ``crops``, as it is if these are its own; places out of view have ``valid`` 0.
+    ``crops`` is the geometry of the crop to come, (B, 3): centre x, centre y, side in image pixels; ``grid`` its grid.
+    Places that were out of view have ``valid`` 0. A context whose own ``crops`` these are is returned as it is.
     """
     if crops is context.crops and grid == context.grid:
         return context

@@ -154,13 +154,10 @@ class InferenceNetwork:
     processor multiplies bfloat16. Residuals, norms, gates, decays and all sums stay in float32.
 
     Args:
-        precision: "float32" is the weights' own; "int8" quantises the projections and leaves the rest, on a CPU.
+        precision: "float32" is the weights' own; "int8" quantises the projections and leaves the rest; UserError where
+            that is not on a CPU.
         compiled: let torch.compile make programs of the sublayers, at the first frame of each crop and batch size.
-        kernel: let C++ programs run what lies between their projections and the norms, on a CPU where they can be
-            compiled.
-
-    Raises:
-        UserError: int8 somewhere else than on a CPU.
+        kernel: let C++ programs run what lies between their projections and the norms, on a CPU that has a compiler.
     """
 
     def __init__(

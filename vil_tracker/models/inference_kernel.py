@@ -136,11 +136,7 @@ class GroupNormGelu:
 
 
 class LinearKernel:
-    """A linear map whose weights lie in panels, as native/linear.cpp reads them.
-
-    Args:
-        weight, bias: (O, I) and (O), float32.
-    """
+    """A linear map whose weights (O, I), in float32, lie in panels, as native/linear.cpp reads them."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         program = load_program("linear")

@@ -118,10 +118,8 @@ def time_frames(network: ViLTrackerNet, precisions: list[Precision]) -> dict[Pre
 
 
 def warm_up(network: InferenceNetwork) -> Callable[[], None]:
-    """Run a frame without and one with a context, so that whatever happens at the first ones has happened.
-
-    Returns:
-        What runs both again.
+    """Run a frame without and one with a context, so that whatever happens at the first ones has happened; returns what
+    runs both again.
     """
     size, side = network.config.template_size, network.config.search_size
     kind: dict[str, Any] = {"device": network.device, "dtype": network.io_dtype}

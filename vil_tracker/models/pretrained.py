@@ -149,15 +149,9 @@ def save_model(
 
 
 def add_metadata(source: str | os.PathLike[str], target: str | os.PathLike[str], extra: Mapping[str, str]) -> None:
-    """Copy a weights file of ours, adding to its metadata; the tensors stay as they are, bit for bit.
+    """Copy a weights file of ours, by name or path, adding to or replacing its metadata, to ``target``, all or nothing.
 
-    Args:
-        source: name of shipped weights, or a file.
-        target: file to write, all or nothing; may be the source.
-        extra: what to add or to replace.
-
-    Raises:
-        UserError: the source cannot be read, or the target not written.
+    The tensors stay as they are, bit for bit. UserError where the one cannot be read, or the other not written.
     """
     tensors, metadata = _read_own(_find(source))
     content = safetensors.torch.save(tensors, metadata={**metadata, **extra})

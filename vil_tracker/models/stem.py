@@ -157,10 +157,8 @@ def build_stem(kind: str, dim: int, patch_size: int = 16) -> nn.Module:
 def load_mobile_stem(stem: MobileStem, path: Path) -> None:
     """Read the weights of NanoTrack V3's backbone, an ONNX file, into all of a stem but its projection.
 
-    The file takes BGR pixels of 0 to 255; the first convolution is turned to RGB in [0, 1].
-
-    Raises:
-        UserError: the package ``onnx`` is missing, or the file is not that network.
+    The file takes BGR pixels of 0 to 255; the first convolution is turned to RGB in [0, 1]. UserError where the
+    package ``onnx`` is missing, or the file is not that network.
     """
     onnx = require_extra("onnx", "export", "read NanoTrack's backbone")
     try:

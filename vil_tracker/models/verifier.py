@@ -36,10 +36,8 @@ SCAN_STEP = PATCH_MARGIN / _CELLS  # distance of neighbouring boxes of a scan, i
 
 
 def scan_grid(width: int, height: int, box_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The boxes of a size (2,) all over a picture, about :data:`SCAN_STEP` of it apart.
-
-    Returns:
-        How many stand side by side and above each other (2,), and their centres (N, 2) in pixels, row by row.
+    """The boxes of a size (2,) all over a picture, about :data:`SCAN_STEP` of it apart: how many stand side by side and
+    above each other (2,), and their centres (N, 2) in pixels, row by row.
     """
     length = np.array([width, height])
     cells = np.maximum(np.round(length / (box_size * SCAN_STEP)), 1).astype(int)

@@ -70,10 +70,7 @@ class OutputSettings:
         """Begin the outputs in a folder, of a source of which every stride-th frame is given.
 
         They have the names of :func:`vil_tracker.io.output_folder.partial_name`. A table of the boxes is among them in
-        any case, for a run that is killed.
-
-        Raises:
-            UserError: one of them cannot be written here; none is left open.
+        any case, for a run that is killed. UserError where one cannot be written here; none is left open.
         """
         outputs: list[Output] = []
         fps = source.fps / stride
@@ -141,19 +138,16 @@ class Summary:
 
 
 class TargetGroup:
-    """One tracker per target; a target may join at a later frame.
+    """One tracker per target, made by ``make_tracker``; a target may join at a later frame.
 
     Args:
-        make_tracker: gives a new tracker; they may share one network.
-        targets: what to follow.
         first: the first frame, on which targets without a frame of their own begin.
         corrections: boxes from which a target goes on, each on its frame (or the first one tracked after it).
         known: results of an earlier run by target id and frame, which are taken over; a target that is not known on a
             frame must have been tracked since its last box.
 
     Raises:
-        UserError: a target's box does not fit the first frame, or belongs to an earlier one; a correction is for no
-            target, or for a frame on which its target is not tracked yet.
+        UserError: a box does not fit its frame or comes too early, or a correction is for no target.
     """
 
     def __init__(

@@ -52,9 +52,7 @@ def read_targets(path: str | os.PathLike[str], start: int = 0, text: str | None 
     Either one ``x,y,w,h`` per line, all on the first frame; or a table with a header that names ``frame,id,x,y,w,h``
     (more columns are ignored), such as a ``boxes.csv`` written before, of which each id's first row from frame
     ``start`` on counts on which the target is not lost. Semicolons and tabs separate as well, with decimal commas.
-
-    Raises:
-        UserError: the file cannot be read, holds no box, too many, or for a target none from ``start`` on.
+    UserError where it cannot be read, or holds no box, too many, or for a target none from ``start`` on.
     """
     path = Path(path)
     text = read_text(path, "box file") if text is None else text

@@ -236,12 +236,9 @@ class Tracker:
         """Look for the target elsewhere in the frame, with the first template alone, and keep the likeliest place as
         the candidate. With one crop to spare, the candidate and new places take turns.
 
-        Args:
-            here: what the ordinary crop of this frame shows.
-            least: likeness, as :meth:`ConfidenceEstimator.liken` gives it, from which on a place is looked at.
-
-        Returns:
-            The candidate and its output in this frame; None if it was not looked at.
+        ``here`` is what the ordinary crop of this frame shows; ``followed``: its box is followed, and in doubt. Places
+        of a likeness from ``least`` on, as of :meth:`ConfidenceEstimator.liken`, are looked at. Returns the candidate
+        and its output in this frame; None if it was not looked at.
         """
         estimator, known = self._confidence(state)
         settings, spare = self.model.config, self.config.max_crops - 1
@@ -345,16 +342,9 @@ class Tracker:
 
 
 def update_together(trackers: Sequence[Tracker], frame: np.ndarray) -> list[Result]:
-    """Update trackers of one video, which share a network and its window, with the next frame.
+    """Update trackers of one video, at least one, which share a network and its window, with the next frame.
 
     Every tracker does exactly what its own ``update`` does; only their crops go through the network together.
-
-    Args:
-        trackers: at least one, all started.
-        frame: (H, W, 3) uint8 RGB.
-
-    Returns:
-        One result per tracker.
 
     Raises:
         UserError: the frame is no RGB image, or a tracker has no target.

@@ -56,11 +56,8 @@ class WorkerProcess:
             self._ensure()
 
     def call(self, request: Any, *, timeout: float, on_event: Callable[[Any], None] | None = None) -> Any:
-        """Send a request and wait for the reply; one at a time.
-
-        Raises:
-            UserError: as the handler.
-            ChildFailure: no reply within ``timeout`` seconds (the process is killed), it died, or the handler failed.
+        """Send a request and wait for the reply; one at a time. UserError as of the handler; ChildFailure where it
+        failed or died, or did not reply within ``timeout`` seconds, after which it is killed.
         """
         with self._calling:
             connection = self._ensure()

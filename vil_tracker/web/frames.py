@@ -32,10 +32,8 @@ class FrameService:
     async def ask(self, video: Video, frame: int, **wish: Any) -> Any:
         """A frame as ``{"jpeg": base64}``; with ``point=[x, y]`` the boxes of a click on it, ``{"boxes": [...]}``.
 
-        Raises:
-            UserError: the video has no such frame.
-            QuotaExceeded: the visitor asked for too many at once.
-            RequestError: it cannot be decoded.
+        UserError where the video has no such frame, RequestError where it cannot be decoded, QuotaExceeded where the
+        visitor asked for too many at once.
         """
         if frame >= self._limits.frames:
             raise RequestError(400, "no video may have that many frames")

@@ -37,12 +37,7 @@ class Jobs:
             thread.start()
 
     def submit(self, video: Video, targets: list[dict[str, Any]]) -> None:
-        """Put a run into the queue.
-
-        Raises:
-            UserError: the video has a run already.
-            QuotaExceeded: the queue, or the visitor's share of it, is full.
-        """
+        """Put a run into the queue; UserError where the video has one, QuotaExceeded where there is no place."""
         with self._changed:
             if video.busy:
                 raise UserError("this video is being tracked already: wait, or stop it first")
