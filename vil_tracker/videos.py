@@ -22,7 +22,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from vil_tracker.errors import UserError
+from vil_tracker.errors import UserError, reason
 from vil_tracker.images import MAX_PIXELS, check_pixels
 
 log = logging.getLogger(__name__)
@@ -87,16 +87,15 @@ class VideoReader:
             return av.open(target, options=options, timeout=timeout, metadata_errors="replace")
         except (av.error.FFmpegError, OSError, ValueError) as error:
             self._close_file()
-            reason = getattr(error, "strerror", None) or str(error)
             if not self._network:
                 raise UserError(
                     f"video {self._name} cannot be opened, it is damaged, empty or of an unsupported format "
-                    f"({reason}): see whether a player shows it, or convert it to MP4"
+                    f"({reason(error)}): see whether a player shows it, or convert it to MP4"
                 ) from error
             cure = "check the address and the network"
             if isinstance(error, av.error.InvalidDataError):
                 cure = "if it is a video whose index lies at its end, download it first, then track the file"
-            raise UserError(f"stream {self._name} cannot be opened ({reason}): {cure}") from error
+            raise UserError(f"stream {self._name} cannot be opened ({reason(error)}): {cure}") from error
 
     def _choose_stream(self) -> Any:
         videos = self._container.streams.video
@@ -155,13 +154,13 @@ class VideoReader:
                 packet = next(packets, None)
             except (av.error.FFmpegError, OSError) as error:
                 if not isinstance(error, av.error.EOFError):
-                    self.broken = error.strerror or str(error)
+                    self.broken = reason(error)
             try:
                 frames = self._stream.codec_context.decode(packet)  # None draws what the decoder holds back
             except (av.error.FFmpegError, OSError) as error:
                 frames = []
                 if not isinstance(error, av.error.EOFError):
-                    damage = damage or (self._decoded, error.strerror or str(error))
+                    damage = damage or (self._decoded, reason(error))
             for frame in frames:
                 if frame.width * frame.height > self._max_pixels:
                     damage = damage or (self._decoded, f"grows to {frame.width}x{frame.height}")

@@ -46,7 +46,10 @@ def export_network(network: ViLTrackerNet, folder: str | os.PathLike[str], forma
         raise UserError(f"a network with scan: {network.config.scan} has no template memory to export")
     if target.exists() and not (target / DESCRIPTION).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is no earlier export: choose another --output, or empty it")
-    _require_libraries(format)
+    for module in () if format == "torch-export" else ("onnx", "onnxscript"):
+        require_extra(module, "export", f"export to {format}")
+    if format == "openvino":
+        require_extra("openvino", "openvino", "export to openvino")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -64,14 +67,6 @@ def export_network(network: ViLTrackerNet, folder: str | os.PathLike[str], forma
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return target
-
-
-def _require_libraries(format: Format) -> None:
-    if format in ("onnx", "openvino"):
-        for module in ("onnx", "onnxscript"):
-            require_extra(module, "export", f"export to {format}")
-    if format == "openvino":
-        require_extra("openvino", "openvino", "export to openvino")
 
 
 def _write(network: ViLTrackerNet, folder: Path, format: Format) -> None:

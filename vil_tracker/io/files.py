@@ -59,7 +59,7 @@ def open_source(
         raise UserError(f"stride {stride} is below 1: give 1 for every frame, 2 for every second one")
     if fps is not None and not 0.01 < fps < 10_000:
         raise UserError(f"{fps:g} frames per second is out of range: give a number such as 25 or 29.97")
-    exists = bool(text) and _exists(path)
+    exists = bool(text) and os.path.exists(path)  # False, too, for a name that no file can have
     pictures: dict[str, Any] = {"start": start, "stride": stride, "fps": fps or IMAGE_FPS, "value_range": value_range}
     if text == "-":
         return StdinSource(**pictures)
@@ -91,13 +91,6 @@ def open_source(
             "such as rtsp://…, or - for images on standard input"
         )
     return VideoSource(path, start=start, stride=stride, max_pixels=max_pixels)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that no file can have: too long, or with a null byte
-        return False
 
 
 class VideoSource(Source):

@@ -139,12 +139,7 @@ def _feed(path: Path, names: list[str], inputs: Sequence[Tensor]) -> dict[str, n
 
 def _open_program(path: Path, threads: int | None) -> Graph:
     program = torch.export.load(path).module()
-
-    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        with torch.no_grad():
-            return list(program(*inputs))
-
-    return run
+    return torch.no_grad()(lambda inputs: list(program(*inputs)))
 
 
 def _open_openvino(path: Path, threads: int | None) -> Graph:

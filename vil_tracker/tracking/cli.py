@@ -210,18 +210,15 @@ def track(
         if args.select or args.show:
             window = (open_window or OpenCVWindow)()
             stack.callback(window.close)
+        same = ("target_clip", "strip", "contact_sheet", "score_plot", "overwrite")
         settings = OutputSettings(
             folder=Path(args.output or f"{_file_name(source.name)}_tracked"),
             formats=formats,
             video=not args.no_video,
             codec=args.video_codec,
             sound=not args.no_audio,
-            target_clip=args.target_clip,
-            strip=args.strip,
-            contact_sheet=args.contact_sheet,
-            score_plot=args.score_plot,
-            overwrite=args.overwrite,
             reads=(Path(args.boxes),) if args.boxes else (),
+            **{name: getattr(args, name) for name in same},
         )
         check_folder(settings.folder)  # again when it is made, but after the weights are loaded
         viewer = Viewer(window, source.fps / args.stride) if args.show and window is not None else None

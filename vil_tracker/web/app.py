@@ -102,8 +102,6 @@ class Application:
             await run_in_threadpool(self._store.sweep)
             await self._frames.rest()
 
-    # --- the page ---------------------------------------------------------------------------------------------------
-
     async def _index(self, request: Request) -> Response:
         response = self._page_file("index.html")
         if not self._store.known_visitor(request.cookies.get(self._cookie)):
@@ -151,8 +149,6 @@ class Application:
         if video is None:  # somebody else's videos do not exist either
             raise RequestError(404, "there is no such video: it was removed after its time, or is not yours")
         return video
-
-    # --- bringing a video -------------------------------------------------------------------------------------------
 
     async def _upload(self, request: Request, visitor: str) -> Response:
         claimed = request.headers.get("content-length", "")
@@ -265,16 +261,13 @@ class Application:
         return JSONResponse(video.snapshot(), 201, _HEADERS)
 
     def _paint_sample(self, origin: Path) -> dict[str, Any]:
-        painter = WorkerProcess(partial(probe_setup, self._limits), "painting process")  # uploads go on meanwhile
+        process = WorkerProcess(partial(probe_setup, self._limits), "painting process")  # uploads go on meanwhile
         try:
-            return painter.call({"sample": str(origin)}, timeout=300)
+            with contextlib.closing(process):
+                return process.call({"sample": str(origin)}, timeout=300)
         except ChildFailure as error:
             log.error("%s", error)
             raise RequestError(500, "the sample clip could not be painted: bring a video of your own") from error
-        finally:
-            painter.close()
-
-    # --- tracking it ------------------------------------------------------------------------------------------------
 
     async def _track(self, request: Request, visitor: str) -> Response:
         video = self._video(request, visitor)
@@ -289,8 +282,7 @@ class Application:
         return JSONResponse({"edits": video.edits}, headers=_HEADERS)
 
     async def _status(self, request: Request, visitor: str) -> Response:
-        after = request.query_params.get("after", "0")
-        return self._shown(self._video(request, visitor), after=number(after))
+        return self._shown(self._video(request, visitor), after=number(request.query_params.get("after", "0")))
 
     def _shown(self, video: Video, status: int = 200, after: int = 0) -> Response:
         content = video.snapshot(after) | {"ahead": self._jobs.position(video)}

@@ -97,24 +97,14 @@ class Video:
     def snapshot(self, after: int = 0) -> dict[str, Any]:
         """What the page shows; of the rows those from ``after`` on."""
         with self.lock:
-            result = self.result or {}
-            elapsed = time.monotonic() - self.started if self.status == "running" else result.get("seconds", 0.0)
+            own = ("id", "title", "draft", "edits", "status", "run", "targets", "tracked", "error")
+            result = {"seconds": None, "limited": False, "note": "", "files": {}, **(self.result or {})}
+            elapsed = time.monotonic() - self.started if self.status == "running" else result["seconds"] or 0.0
             return {
-                "id": self.id,
-                "title": self.title,
+                **{name: getattr(self, name) for name in own},
                 **self.info,
-                "draft": self.draft,
-                "edits": self.edits,
-                "status": self.status,
-                "run": self.run,
-                "targets": self.targets,
-                "tracked": self.tracked,
+                **{name: result[name] for name in ("seconds", "limited", "note", "files")},
                 "speed": round(self.tracked / elapsed, 2) if elapsed > 0.2 else None,
-                "seconds": result.get("seconds"),
-                "limited": result.get("limited", False),
-                "note": result.get("note", ""),
-                "files": result.get("files", {}),
-                "error": self.error,
                 "rows": self.rows[after:],
                 "next": len(self.rows),
             }
@@ -146,8 +136,6 @@ class Store:
         self._sizes: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    # --- visitors ---------------------------------------------------------------------------------------------------
-
     def new_visitor(self) -> str:
         """A new signed token."""
         name = secrets.token_urlsafe(24)
@@ -160,8 +148,6 @@ class Store:
 
     def _sign(self, name: str) -> str:
         return hmac.new(self._secret, name.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
-
-    # --- videos -----------------------------------------------------------------------------------------------------
 
     def new_folder(self) -> Path:
         """A folder for a video to come, named by its id."""
