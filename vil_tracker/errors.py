@@ -23,15 +23,10 @@ class UserError(Exception):
 
 
 def require_extra(module: str, extra: str, purpose: str) -> ModuleType:
-    """Import an optional dependency.
+    """Import an optional dependency, such as ``"matplotlib"``, that an extra of pyproject.toml installs.
 
-    Args:
-        module: name of the module to import, such as ``"matplotlib"``.
-        extra: the extra of pyproject.toml that installs it.
-        purpose: what it is needed for; ends the sentence "... is needed to".
-
-    Raises:
-        UserError: the module is not installed; the message holds the command that installs it.
+    ``purpose`` ends the sentence "... is needed to" of the UserError where it is missing, with the command that
+    installs it.
     """
     try:
         return importlib.import_module(module)
@@ -116,11 +111,9 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """Write a file so that ``path`` holds either the old content or the whole new one, whatever happens.
 
-    The content goes to a temporary file in the same folder, is flushed to the disk and then renamed. On an
-    exception the temporary file is removed and ``path`` stays as it was. Missing parent folders are made.
-
-    Raises:
-        UserError: the disk is full or the place cannot be written.
+    The content goes to a temporary file in the same folder, is flushed to the disk and then renamed. On an exception
+    the temporary file is removed and ``path`` stays as it was. Missing parent folders are made. UserError where the
+    disk is full or the place cannot be written.
     """
     target = Path(path)
     with writing(target):

@@ -129,19 +129,12 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.name), "data.sources[].name", self.name, "the name of a data set")
-        validate(self, f"data.sources[{self.name}]")
-        _require(
-            not (self.names and self.name in ("synthetic_pairs", "synthetic_clips")),
-            f"data.sources[{self.name}].names",
-            self.names,
-            "nothing: composed samples have no sequences",
-        )
-        _require(
-            not self.kinds or self.name == "synthetic_pairs",
-            f"data.sources[{self.name}].kinds",
-            self.kinds,
-            "nothing: only synthetic_pairs has kinds",
-        )
+        where = f"data.sources[{self.name}]"
+        validate(self, where)
+        whole = not self.names or self.name not in ("synthetic_pairs", "synthetic_clips")
+        _require(whole, f"{where}.names", self.names, "nothing: composed samples have no sequences")
+        fits = not self.kinds or self.name == "synthetic_pairs"
+        _require(fits, f"{where}.kinds", self.kinds, "nothing: only synthetic_pairs has kinds")
 
 
 @dataclass(frozen=True)

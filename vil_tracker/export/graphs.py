@@ -80,8 +80,3 @@ def example_inputs(config: ModelConfig, batch: int) -> tuple[tuple[Tensor, ...],
         torch.ones(batch, side, side),
     )
     return template, frame
-
-
-def batch_axes(names: tuple[str, ...]) -> tuple[int, ...]:
-    """Which axis of each input is the batch: the second of memories, the first of everything else."""
-    return tuple(1 if name in ("C", "n", "m") else 0 for name in names)

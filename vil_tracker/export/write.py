@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vil_tracker import __version__
 from vil_tracker.config import config_to_dict
 from vil_tracker.errors import UserError, require_extra, write_json
-from vil_tracker.export.graphs import FrameGraph, TemplateGraph, batch_axes, example_inputs
+from vil_tracker.export.graphs import FrameGraph, TemplateGraph, example_inputs
 from vil_tracker.models.exported import (
     DESCRIPTION,
     FRAME_INPUTS,
@@ -78,7 +78,7 @@ def _write(network: ViLTrackerNet, folder: Path, format: Format) -> None:
     ]
     for name, graph, inputs, input_names, output_names in graphs:
         batch = torch.export.Dim("batch", min=1, max=1024)
-        shapes = tuple({axis: batch} for axis in batch_axes(input_names))
+        shapes = tuple({int(name in ("C", "n", "m")): batch} for name in input_names)  # memories have sublayers first
         with torch.no_grad():
             program = torch.export.export(graph.eval(), inputs, dynamic_shapes=shapes, strict=False)
         path = folder / f"{name}{SUFFIXES[format]}"

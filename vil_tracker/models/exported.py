@@ -25,7 +25,6 @@ Format = Literal["onnx", "torch-export", "openvino"]
 FORMATS: tuple[Format, ...] = ("onnx", "torch-export", "openvino")
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "openvino": ".xml"}
 DESCRIPTION = "model.json"
-BACKENDS = {"onnxruntime": "onnx", "torch-export": "torch-export", "openvino": "openvino"}
 
 EMPTY = -1e30  # logarithm of a weight that is no weight; infinity minus infinity would be no number
 

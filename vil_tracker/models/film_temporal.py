@@ -239,8 +239,7 @@ def updated_context(
 
     Args:
         context: the context so far, in whatever crop; None before the first frame.
-        features: raw search features of the frame, (B, S, D) over ``grid``; no gradient is kept.
-        grid: (rows, columns) of the features.
+        features: raw search features of the frame, (B, S, D) over ``grid`` (rows, columns); no gradient is kept.
         crops: geometry of the frame's search crop, (B, 3): centre x, centre y, side in image pixels.
         weight_B: how far each frame is trusted, (B,) in [0, 1]; None is 1. An unconfident tracker passes 0, which
             leaves that video's context as it was, in its old crop.

@@ -25,10 +25,8 @@ def grow_network(small: ViLTrackerNet, config: ModelConfig) -> ViLTrackerNet:
     """A network of twice the depth that gives the maps of ``small``, which stays as it is.
 
     FiLM layers move along with the sublayer that they follow; new ones start as the identity. Where the crops differ
-    in size, position embeddings are resized, and the maps are those of ``small`` with resized embeddings.
-
-    Raises:
-        UserError: ``config`` differs from ``small``'s in more than twice the depth, name, sizes of crops and drop path.
+    in size, position embeddings are resized, and the maps are those of ``small`` with resized embeddings. UserError
+    where ``config`` differs in more than the depth, name, sizes of crops and drop path.
     """
     check_growth(small.config, config)
     grown = build_network(config)

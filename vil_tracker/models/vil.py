@@ -300,10 +300,8 @@ def build_vil(
     """A backbone with the reference's initialisation; the defaults after ``depth`` are the official architecture.
 
     Args:
-        dim, depth: width and number of sublayers.
         position_1HWD: initial position embedding; None draws the official one of 14 × 14.
-        patch_size: pixels per token along each side, for the "patch" stem.
-        stem: "patch", "conv" or "mobile".
+        patch_size: pixels per token along each side, for the stem "patch"; others are "conv" and "mobile".
         drop_path: stochastic depth rate of the last sublayer, rising linearly from 0.
         scan: "prefix", or "flip": odd sublayers reverse the whole sequence, regions included.
     """

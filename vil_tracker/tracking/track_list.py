@@ -32,7 +32,7 @@ COLUMNS = ("video", "x", "y", "w", "h", "start")
 
 @dataclass(frozen=True)
 class Video:
-    """One line of a list: a source, the box on its first frame, where to begin, and the name of its results."""
+    """A line of a list: a source, the box on its first frame, where to begin, and the name of its results."""
 
     source: str
     box: str
