@@ -55,7 +55,6 @@ class ValueRange:
         self._samples, self._name = samples, name
 
     def stretch(self, image: np.ndarray) -> np.ndarray:
-        """A picture of any type in uint8."""
         if self._chosen is None:
             pictures = [] if self._samples is None else [_opaque(p) for p in self._samples() if p.dtype != np.uint8]
             values = np.concatenate([p.ravel()[:: 1 + p.size // 200_000] for p in pictures or [image]])
@@ -194,7 +193,6 @@ def check_pixels(width: int, height: int, name: str, limit: int = MAX_PIXELS) ->
 
 
 def _opaque(image: np.ndarray) -> np.ndarray:
-    """Without the alpha channel."""
     return image[..., :-1] if image.ndim == 3 and image.shape[2] in (2, 4) else image
 
 

@@ -78,7 +78,6 @@ class Ranks:
 
     @staticmethod
     def from_environment() -> Ranks:
-        """Read RANK, WORLD_SIZE and LOCAL_RANK."""
         names = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
         return Ranks(*(int(os.environ.get(*name)) for name in names))
 
@@ -145,7 +144,6 @@ class StageTimer:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent in the ``with`` block to part ``name``."""
         begin = time.perf_counter()
         try:
             yield

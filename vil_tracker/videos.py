@@ -61,7 +61,6 @@ class VideoReader:
         self._open()
 
     def _open(self) -> None:
-        """Open the source at its first frame."""
         self._file: BinaryIO | None = None
         self._container = self._open_container()
         try:
@@ -108,7 +107,6 @@ class VideoReader:
         return pictures[0]
 
     def _prepare(self) -> None:
-        """Read what the header states, and set up decoding."""
         stream, container = self._stream, self._container
         self.width, self.height = stream.codec_context.width, stream.codec_context.height  # later of the upright frames
         check_pixels(self.width, self.height, f"video {self._name}", self._max_pixels)

@@ -90,7 +90,6 @@ def count_bytes(network: ViLTrackerNet, precision: str) -> float:
 
 
 def _convolution_operations(module: nn.Module, image: Tensor) -> float:
-    """Operations of a module's convolutions on an image."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(image.to(next(module.parameters())))
     return float(counter.get_total_flops())

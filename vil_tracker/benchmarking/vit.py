@@ -46,7 +46,6 @@ class OneStreamViT:
         return self.network.decode(self.network.predict(x, self.grid))
 
     def operations(self, templates: int) -> float:
-        """Floating-point operations of the blocks for a frame."""
         tokens, dim = self.search_tokens + templates * self.template_tokens, self.network.config.dim
         per_block = 2 * tokens * dim * (4 * dim + 2 * MLP_RATIO * dim) + 4 * tokens**2 * dim
         return float(len(self.blocks) * per_block)

@@ -35,12 +35,10 @@ class Agreement:
 
     @property
     def mean(self) -> float:
-        """Of all pairs."""
         return float(self.overlaps.mean())
 
     @property
     def least(self) -> float:
-        """Of the worst pair."""
         return float(self.overlaps.min())
 
 
@@ -55,17 +53,14 @@ class Parity:
 
     @property
     def frames(self) -> int:
-        """Of the sequence, without the first."""
         return self.tracks.shape[1]
 
     @property
     def same_crops(self) -> Agreement:
-        """On the same crops."""
         return Agreement(iou(*self.crops))
 
     @property
     def own_tracks(self) -> Agreement:
-        """Of sessions that each follow their own boxes."""
         return Agreement(iou(*self.tracks))
 
     @property
@@ -90,7 +85,6 @@ class Pair:
         self._answers: tuple[NetworkOutput, NetworkOutput] | None = None  # of the last crops, until they are decoded
 
     def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory:
-        """Both models' memories, joined."""
         own = (None, None) if memory is None else self._parts(memory)
         first = self.first.encode_templates(templates, template_boxes, own[0])
         return first + self.second.encode_templates(templates, template_boxes, own[1])

@@ -35,7 +35,6 @@ class _Bytes:
         return data
 
     def skip_past(self, byte: int) -> None:
-        """Move just behind the next ``byte``."""
         while True:
             found = self._buffer.find(byte, self.position)
             if found >= 0:

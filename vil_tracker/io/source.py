@@ -61,7 +61,6 @@ class Source(Protocol):
     def __iter__(self) -> Iterator[Frame]: ...
 
     def close(self) -> None:
-        """Let go of what is open."""
         return
 
 

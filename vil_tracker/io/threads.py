@@ -79,7 +79,6 @@ class BackgroundWriter:
         self._queue.put((frame, results))
 
     def finish(self) -> None:
-        """Write what is queued and complete the outputs."""
         self._queue.put(None)
         self._thread.join()
         if self._failure is not None:
@@ -89,7 +88,6 @@ class BackgroundWriter:
                 output.finish()
 
     def abandon(self) -> None:
-        """Drop what is queued and let go of the outputs."""
         self._abandoned = True
         if self._thread.is_alive():
             self._queue.put(None)

@@ -71,7 +71,6 @@ class ExportedModel:
         return ExportedModel, (self.folder.absolute(), self._threads)
 
     def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory:
-        """As :meth:`vil_tracker.models.network.ViLTrackerNet.encode_templates`."""
         stacked = empty_memory(self.config, len(templates)) if memory is None else stack_memory(memory)
         for index in range(templates.shape[1]):
             C, n, m = self._template([templates[:, index], template_boxes[:, index], *stacked])
@@ -93,7 +92,6 @@ class ExportedModel:
         return NetworkOutput(score, offset, size, found)
 
     def decode(self, output: NetworkOutput, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As :meth:`vil_tracker.models.network.ViLTrackerNet.decode`."""
         return decode_maps(output.score_logits, output.offset, output.size, window)
 
 

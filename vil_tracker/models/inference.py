@@ -195,7 +195,6 @@ class InferenceNetwork:
 
     @property
     def calibration(self) -> str | None:
-        """The network's calibration."""
         return self._network.calibration
 
     @torch.no_grad()
@@ -205,7 +204,6 @@ class InferenceNetwork:
 
     @torch.no_grad()
     def forward_search(self, search: Tensor, memory: Memory, context: TemporalContext | None = None) -> NetworkOutput:
-        """As :meth:`ViLTrackerNet.forward_search`."""
         grid = self._grid(search)
         condition = None if context is None else self.condition(context, grid)
         x_BSD = self._scan(self.embed(search), grid, memory, condition)
@@ -237,7 +235,6 @@ class InferenceNetwork:
         return scan(None)
 
     def decode(self, output: NetworkOutput, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As :meth:`ViLTrackerNet.decode`."""
         return decode_maps(output.score_logits, output.offset, output.size, window)
 
     @torch.no_grad()

@@ -195,7 +195,6 @@ class FastSublayer:
             self.kernel = SublayerKernel(maps, tensors, self.outnorm_eps, self.reverse)
 
     def __call__(self, x_BSD: Tensor, grid: Grid, state: MLSTMState) -> Tensor:
-        """Search tokens after this sublayer."""
         if self.kernel is not None:
             normed = normalise(x_BSD, self.norm_eps, self.dtype)
             return self.down.add_to(x_BSD, self.kernel(self.up(normed), grid, state))

@@ -93,7 +93,6 @@ class VerifierNet(nn.Module):
         return self.answers(torch.cat([F.relu(self.hidden(pairs)), 4 * cosine], dim=1))
 
     def to_text(self) -> str:
-        """Weights as base64 of a safetensors file in float16, to stand in a JSON document."""
         tensors = {
             name: value.detach().cpu().half() if value.is_floating_point() else value.cpu()
             for name, value in self.state_dict().items()

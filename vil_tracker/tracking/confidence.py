@@ -276,7 +276,6 @@ def _cells(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _centre(view: SearchOutput) -> tuple[float, float]:
-    """Centre of an output's box, in crops."""
     x1, y1, x2, y2 = (float(v) for v in view.box_in_crop)
     return (x1 + x2) / 2, (y1 + y2) / 2
 

@@ -32,7 +32,6 @@ class RedetectionCandidate:
 
     @staticmethod
     def first_seen(box: np.ndarray, score: float) -> RedetectionCandidate:
-        """A new place, with its ``score``."""
         odds = log_odds(score, _MOST) - math.log(RIVALS)
         return RedetectionCandidate(box, odds, probability(odds))
 
@@ -48,7 +47,6 @@ class RedetectionCandidate:
 
     @property
     def probability(self) -> float:
-        """That the target is there, in [0, 1]."""
         return probability(self.log_odds)
 
 

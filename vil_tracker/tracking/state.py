@@ -77,7 +77,6 @@ class TemplateMemory:
     later: deque[tuple[Tensor, Tensor]] = field(default_factory=deque)
 
     def __len__(self) -> int:
-        """Number of templates."""
         return 1 + len(self.later)
 
     def add(self, model: SearchModel, crop: Tensor, box: Tensor, limit: int) -> None:

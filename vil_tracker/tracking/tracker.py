@@ -321,7 +321,6 @@ class Tracker:
         return search_crop(box, self.model.config, state.sure_size if doubtful else None)
 
     def _update_context(self, state: TrackState, view: SearchOutput) -> None:
-        """Take the frame's features into the temporal context."""
         if not self.config.temporal or not self.model.uses_context:
             return
         crops_13 = self._placed(view.geometry) if view.context is None else view.context.crops

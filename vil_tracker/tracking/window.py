@@ -58,7 +58,6 @@ class BoxDrawing:
         self._from: tuple[int, int] | None = None
 
     def on_mouse(self, event: int, x: int, y: int, *_: object) -> None:
-        """Take one of OpenCV's mouse events."""
         if event == cv2.EVENT_LBUTTONDOWN:
             self._from = (x, y)
         if self._from is not None and event in (cv2.EVENT_MOUSEMOVE, cv2.EVENT_LBUTTONUP):

@@ -90,7 +90,6 @@ class Application:
             self.close()
 
     def close(self) -> None:
-        """End the processes and delete all files."""
         self._jobs.close()
         self._prober.close()
         self._frames.close()
@@ -305,12 +304,10 @@ class Application:
         return JSONResponse({}, headers=_HEADERS)
 
     async def _frame(self, request: Request, visitor: str) -> Response:
-        """One frame of the video, as it is."""
         answer = await self._frames.ask(self._video(request, visitor), number(request.path_params["frame"]))
         return Response(base64.b64decode(answer["jpeg"]), media_type="image/jpeg", headers=_HEADERS)
 
     async def _propose(self, request: Request, visitor: str) -> Response:
-        """Boxes for a click, best first."""
         video, content = self._video(request, visitor), await json_body(request)
         frame, point = content.get("frame"), content.get("point")
         if type(frame) is not int or frame < 0 or not isinstance(point, list) or len(point) != 2:

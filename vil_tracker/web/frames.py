@@ -60,5 +60,4 @@ class FrameService:
                     await run_in_threadpool(self._process.call, {"rest": True}, timeout=self._limits.probe_seconds)
 
     def close(self) -> None:
-        """End the process."""
         self._process.close()

@@ -137,7 +137,6 @@ class Store:
         self._lock = threading.Lock()
 
     def new_visitor(self) -> str:
-        """A new signed token."""
         name = secrets.token_urlsafe(24)
         return f"{name}.{self._sign(name)}"
 
@@ -177,19 +176,16 @@ class Store:
             self._videos[video.id] = video
 
     def get(self, video_id: str, visitor: str) -> Video | None:
-        """The video, if it is this visitor's."""
         with self._lock:
             video = self._videos.get(video_id)
         return video if video is not None and hmac.compare_digest(video.visitor, visitor) else None
 
     def of(self, visitor: str) -> list[Video]:
-        """A visitor's videos, the latest first."""
         with self._lock:
             mine = [video for video in self._videos.values() if hmac.compare_digest(video.visitor, visitor)]
         return sorted(mine, key=lambda video: -video.touched)
 
     def remove(self, video: Video) -> None:
-        """Forget a video and delete its files."""
         with self._lock:
             self._videos.pop(video.id, None)
         video.removed = True
