@@ -5,19 +5,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vil_tracker.boxes import BoxLike
-from vil_tracker.config import DEFAULT_WEIGHTS
+from vil_tracker.config import DEFAULT_WEIGHTS, TrackConfig
 from vil_tracker.errors import UserError
+from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.results import Result
 from vil_tracker.tracking.tracker import Tracker
-
-if TYPE_CHECKING:
-    from vil_tracker.config import TrackConfig
-    from vil_tracker.models.network import ViLTrackerNet
 
 
 def track(

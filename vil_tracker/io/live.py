@@ -66,9 +66,7 @@ class LiveSource(Source):
             self.live, self.pixel_aspect = capture.endless, capture.pixel_aspect
             if not self.live and capture.frames_claimed:
                 self.total = -(-capture.frames_claimed // stride)
-        self.received = 0
-        self.dropped = 0
-        self.reconnections = 0
+        self.received = self.dropped = self.reconnections = 0
         self._changed = threading.Condition()
         self._newest: Frame | None = None
         self._ended = False

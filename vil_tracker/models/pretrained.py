@@ -328,12 +328,11 @@ def _stored_config(path: Path, metadata: dict[str, str]) -> ModelConfig:
     cure = "save it again with vil-tracker train"
     try:
         content = json.loads(metadata["config"])
+        if not isinstance(content, dict):
+            raise ValueError
+        return model_config_from_dict(content)
     except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path} holds no readable model configuration: {cure}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no readable model configuration: {cure}")
-    try:
-        return model_config_from_dict(content)
     except UserError as error:
         raise UserError(f"{path} holds a wrong model configuration ({error}): {cure}") from error
 

@@ -240,8 +240,7 @@ class Interrupted(KeyboardInterrupt):
 class Gate:
     """Decides what a signal does: end the loop while open, nothing once the files are being completed."""
 
-    def __init__(self) -> None:
-        self.open = True
+    open = True
 
     def __call__(self, number: int, _: FrameType | None) -> None:
         if self.open:

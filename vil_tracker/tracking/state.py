@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vil_tracker.config import TrackConfig
+from vil_tracker.models.film_temporal import TemporalContext
 from vil_tracker.models.inference import SearchModel
 from vil_tracker.models.vil import Memory
-
-if TYPE_CHECKING:
-    from vil_tracker.models.film_temporal import TemporalContext
-    from vil_tracker.tracking.confidence import ConfidenceState
-    from vil_tracker.tracking.motion import BoxFilter, MotionModel
-    from vil_tracker.tracking.redetect import PlaceSearch, RedetectionCandidate
+from vil_tracker.tracking.confidence import ConfidenceState
+from vil_tracker.tracking.motion import BoxFilter, MotionModel
+from vil_tracker.tracking.redetect import PlaceSearch, RedetectionCandidate
 
 
 @dataclass

@@ -15,17 +15,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vil_tracker.boxes import parse_box
+from vil_tracker.config import TrackConfig
 from vil_tracker.config.command_line import check_engine_options
 from vil_tracker.errors import UserError, make_folder, read_text, reason
+from vil_tracker.results import TrackerLike
 from vil_tracker.runtime import device_of_process, set_threads
 from vil_tracker.tasks import Engine
-
-if TYPE_CHECKING:
-    from vil_tracker.config import TrackConfig
-    from vil_tracker.results import TrackerLike
 
 COLUMNS = ("video", "x", "y", "w", "h", "start")
 

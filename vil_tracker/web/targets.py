@@ -11,17 +11,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vil_tracker.boxes import check_box
 from vil_tracker.errors import UserError
+from vil_tracker.io.source import Frame
+from vil_tracker.results import Result
 from vil_tracker.web.limits import Limits
-
-if TYPE_CHECKING:
-    from vil_tracker.io.source import Frame
-    from vil_tracker.results import Result
 
 _FILE = "results.json"
 _NAME_LENGTH = 40
@@ -79,8 +77,6 @@ def known_results(folder: Path, targets: Sequence[Any]) -> dict[int, dict[int, R
     """The results by target number and frame that a run with ``targets`` would give again, from the folder of an
     earlier run on the same video, which may be gone.
     """
-    from vil_tracker.results import Result
-
     try:
         earlier = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     except OSError:
