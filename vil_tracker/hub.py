@@ -93,10 +93,7 @@ def save_pretrained(network: ViLTrackerNet, folder: str | os.PathLike[str]) -> P
 
     An existing README.md stays as it is: it may have been written by hand. Otherwise the card is the weights' own, with
     the hub's front matter: the licence "other" that the card explains. Weights without a card get one that claims no
-    licence.
-
-    Raises:
-        UserError: the folder cannot be written.
+    licence. UserError where the folder cannot be written.
     """
     target = make_folder(folder)
     calibration = getattr(network, "calibration", None)

@@ -56,8 +56,7 @@ def measure(settings: Settings, log: Callable[[str], object] | None = None) -> d
     say = log or (lambda line: None)
     keep_freed_memory()
     before = torch.get_num_threads()
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or before)
     try:
         return _measure(settings, say)
     finally:

@@ -42,11 +42,7 @@ POSITION_NAMES = ("backbone.pos_embed.embed", "template_pos_embed.embed")
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """The device to run on; "auto" takes CUDA, else MPS, else the CPU.
-
-    Raises:
-        UserError: no such device, or not on this machine.
-    """
+    """The device to run on, UserError where it is not here; "auto" takes CUDA, else MPS, else the CPU."""
     if str(device) == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -163,10 +159,8 @@ def load_weights(network: ViLTrackerNet, name_or_path: str | os.PathLike[str]) -
     """Start a network from other weights: the project's own, or an official Vision-LSTM checkpoint.
 
     Position embeddings of another grid are resized. An optional part, such as the temporal modulation, of which the
-    file has nothing stays as it is, and that is logged; anything else that does not match is an error.
-
-    Raises:
-        UserError: no such file, a damaged one, or weights of another architecture.
+    file has nothing stays as it is, and that is logged; anything else that does not match, or cannot be read, is a
+    UserError.
     """
     path = _find(name_or_path)
     if not _is_own(path):

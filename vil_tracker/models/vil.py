@@ -227,11 +227,7 @@ def reverse_regions(x_BSD: Tensor, regions: Sequence[Grid]) -> Tensor:
 
 
 class ViL(nn.Module):
-    """Stem (images to a (B, D, h, w) grid), position embedding, alternating sublayers from the top left, and norm.
-
-    Attributes:
-        grad_checkpointing: recompute each sublayer in the backward pass instead of keeping its activations.
-    """
+    """Stem (images to a (B, D, h, w) grid), position embedding, alternating sublayers from the top left, and norm."""
 
     def __init__(
         self, *, stem: nn.Module, pos_embed: PositionEmbedding, sublayers: Sequence[ViLSublayer], dim: int
@@ -241,7 +237,7 @@ class ViL(nn.Module):
         self.pos_embed = pos_embed
         self.sublayers = nn.ModuleList(sublayers)
         self.norm = OffsetLayerNorm(dim, eps=1e-6)
-        self.grad_checkpointing = False
+        self.grad_checkpointing = False  # recompute each sublayer in the backward pass, keep no activations
 
     def embed(self, image: Tensor, pos_embed: PositionEmbedding | None = None) -> tuple[Tensor, Grid]:
         """Stem and position embedding (the image's own by default): tokens (B, h * w, D) and their grid (h, w)."""

@@ -176,12 +176,7 @@ def add_distractor(distractors: Distractors, verifier: FastVerifier, view: Searc
 
 @dataclass
 class ConfidenceState:
-    """What the confidence of one video knows.
-
-    Attributes:
-        judged: boxes (4,) that the last frame gave a score to, in turn, each with its features (F,) of
-            :data:`vil_tracker.tracking.confidence_model.CONFIDENCE_FEATURES`.
-    """
+    """What the confidence of one video knows."""
 
     first: Appearance  # of the target in the first frame, or in the last one corrected by hand
     sought: np.ndarray | None = None  # (E,) the verifier's embedding of it in its surroundings, to find it by
@@ -190,6 +185,7 @@ class ConfidenceState:
     distractors: Distractors = ()  # what stood beside the target in sure frames
     last_distractors: int = 0  # frame of their last update
     similarity_ema: float | None = None  # exponential mean of the logit "same" over sure frames; None before any
+    #: Boxes (4,) that the last frame gave a score to, in turn, each with its features (F,), CONFIDENCE_FEATURES.
     judged: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
 

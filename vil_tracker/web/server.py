@@ -75,10 +75,8 @@ def build(
     Args:
         load: as of :func:`vil_tracker.tracking.cli.load_tracker_factory`, with its arguments bound; called in every
             tracking process, so it must be a function of a module.
-        limits: what visitors may do.
-        listener: from :func:`listen`.
-        host: as given to it; a loopback address may only be called by its own names, another one also by any address
-            and this computer's names.
+        host: as given to :func:`listen`; a loopback address may only be called by its own names, another one also by
+            any address and this computer's names.
         parent: where the folder of the uploads is made; the system's temporary folder by default.
         token: that the page asks for; "" for none.
         allow_hosts: further names of the page, such as a proxy's.

@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vil_tracker.errors import UserError
 from vil_tracker.web.child import Emit, Handler, Stopped
 from vil_tracker.web.limits import Limits
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from vil_tracker.io.source import Frame, Source
     from vil_tracker.results import Result, TrackerLike
     from vil_tracker.tracking.run import OutputSettings
@@ -230,8 +230,6 @@ def run_track(
 
     Returns frames tracked, seconds, files by role, whether it was stopped, and whether the frame limit ended it.
     """
-    import numpy as np
-
     from vil_tracker.io.box_writers import BOX_FORMATS
     from vil_tracker.io.files import open_source
     from vil_tracker.io.source import Start
