@@ -58,8 +58,7 @@ def prepare_environment() -> None:
 
     ``VIL_ISA`` limits the processor's instructions. And OpenMP's threads wait for one another for some 1,000 turns of a
     loop before they sleep, not GNU's 300,000: one that waits keeps its core from the very thread that it waits for once
-    another process wants the cores, too. On two cores of an Intel Xeon beside one busy process, two threads took 17
-    times one's time, with 1,000 turns 1.3 times; on idle cores they pay a sixth of their speed, against 10,000 turns.
+    another process wants the cores, too. On idle cores two threads pay a sixth of their speed for it.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")

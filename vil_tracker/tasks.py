@@ -28,7 +28,6 @@ class Builder(Protocol):
 
     def __call__(self, place: int) -> Callable[[Any], Any]:
         """The function of one piece; ``place`` numbers the processes of a machine, and is 0 on Ray."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,7 @@ def track_config(args: argparse.Namespace) -> TrackConfig:
 
 
 def add_engine_options(group: argparse._ActionsContainer, workers: int | None, help: str) -> None:
-    """Add ``--workers`` with its default and help, ``--threads``, ``--engine`` and ``--address``: where many videos are
-    tracked.
-    """
+    """Add ``--workers`` with its default and help, ``--threads``, ``--engine`` and ``--address``, for many videos."""
     group.add_argument("--workers", type=int, default=workers, metavar="N", help=help)
     group.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each process (default 1)")
     group.add_argument(

@@ -73,15 +73,14 @@ class Pair:
     """Two models behind the interface of one, :class:`vil_tracker.models.inference.SearchModel`.
 
     A session gets the answers of the first. The second is shown the same crops, templates and contexts with a memory
-    of its own, and both boxes are noted: ``boxes`` (2, 4) for every crop so far, x1 y1 x2 y2 in units of the crop. A
-    memory holds the first model's states, then the second's.
+    of its own, and both boxes are noted, (2, 4) for every crop. A memory holds the first model's states first.
     """
 
     def __init__(self, first: SearchModel, second: SearchModel) -> None:
         self.first, self.second = first, second
         self.config, self.calibration, self.uses_context = first.config, first.calibration, first.uses_context
         self.device, self.io_dtype = first.device, first.io_dtype
-        self.boxes: list[np.ndarray] = []
+        self.boxes: list[np.ndarray] = []  # x1 y1 x2 y2 in units of the crop
         self._answers: tuple[NetworkOutput, NetworkOutput] | None = None  # of the last crops, until they are decoded
 
     def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory:

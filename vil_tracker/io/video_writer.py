@@ -75,9 +75,8 @@ def choose_codec(wanted: str = "auto", sound: Sound | None = None) -> str:
     choices = ["vp9", "h264"] if wanted == "auto" else [wanted]
     if wanted == "auto" and sound is not None and (name := _sound_codec(sound)):
         choices.sort(key=lambda codec: name not in _KINDS[codec].sounds)
-    for codec in choices:
-        if _encoder(codec):
-            return codec
+    if codec := next(filter(_encoder, choices), None):
+        return codec
     raise UserError(f"this build of PyAV cannot encode {' or '.join(choices)}: pip install av, or use --no-video")
 
 

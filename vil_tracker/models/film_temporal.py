@@ -98,10 +98,8 @@ class TemporalModulationManager(nn.Module):
         return self.film_layers[block_idx // self.modulation_interval]  # type: ignore[return-value]
 
     def condition(self, context: TemporalContext, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Project a context for the tokens of ``grid``: features (B, S, D) and reliability (B, S, 1).
-
-        A context on another grid is resized in two dimensions. It must lie in the current crop already: see
-        :func:`register_context`.
+        """Project a context, which must lie in the current crop (:func:`register_context`), for the tokens of ``grid``:
+        features (B, S, D) and reliability (B, S, 1). One on another grid is resized in two dimensions.
         """
         context = resize_context(context, grid)
         projected = self.context_proj(context.features)

@@ -53,10 +53,9 @@ class RedetectionCandidate:
 class PlaceSearch:
     """Chooses the places of a frame to look at, a part of the frame at a time.
 
-    A part is compared with the target by the verifier, and the places most like it are looked at by the tracker. In a
-    frame of no more than :data:`PART` boxes along each axis the part is the whole frame; otherwise the parts take
-    turns, the nearest to the last known place first, so that the search widens step by step to the whole frame. A
-    place that was looked at rests for :data:`REST` frames, so that others get their turn.
+    A part is compared with the target by the verifier, and the places most like it are looked at by the tracker. Parts
+    of :data:`PART` boxes along each axis take turns, the nearest to the last known place first, so that the search
+    widens step by step to the whole frame. A place that was looked at rests for :data:`REST` frames.
     """
 
     def __init__(self) -> None:

@@ -51,7 +51,7 @@ class SearchOutput:
 def search_crop(box: np.ndarray, model: ModelConfig, sure_size: float | None = None) -> CropGeometry:
     """The crop to see a box (4,) xywh in, on the grid of :meth:`CropGeometry.snapped`.
 
-    With ``sure_size``, √(w·h) in pixels of the last box that was sure, it is made for a target within a factor of
+    With ``sure_size``, √(w·h) in pixels of the last sure box, it is made for a target within a factor of
     :data:`MAX_RESIZE` of that: the size of an uncertain box is not relied on.
     """
     if sure_size is not None:
