@@ -113,7 +113,7 @@ def save_pretrained(network: ViLTrackerNet, folder: str | os.PathLike[str]) -> P
 
 
 def from_pretrained(name: str | os.PathLike[str], device: str = "auto", **options: Any) -> ViLTrackerNet:
-    """An evaluating network from a folder of :func:`save_pretrained` or a repository of the hub, ``owner/name``.
+    """A network in evaluation mode, from a folder of :func:`save_pretrained` or a repository ``owner/name``.
 
     ``device`` is as of :func:`vil_tracker.load_model`, ``options`` as of :func:`fetch_weights`; UserError as of both.
     """
