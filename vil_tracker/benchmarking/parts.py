@@ -141,7 +141,6 @@ Layers = list[tuple[FastSublayer, MLSTMState]]
 
 
 def _kernel_parts(network: InferenceNetwork, x: Tensor, grid: Grid, layers: Layers) -> dict[str, Callable[[], object]]:
-    """Parts of sublayers that the C++ program runs between their projections."""
     xm_and_z = torch.randn(1, x.shape[1], 4 * x.shape[2]).to(network.dtype)
     y = torch.randn(1, x.shape[1], 2 * x.shape[2]).to(network.dtype)
 
@@ -160,7 +159,6 @@ def _kernel_parts(network: InferenceNetwork, x: Tensor, grid: Grid, layers: Laye
 def _operator_parts(
     network: InferenceNetwork, x: Tensor, grid: Grid, layers: Layers
 ) -> dict[str, Callable[[], object]]:
-    """Parts of sublayers that run as PyTorch's operations."""
     S, E = x.shape[1], 2 * x.shape[2]
     xm = torch.randn(1, S, E, device=x.device, dtype=x.dtype)
     a = F.silu(xm)

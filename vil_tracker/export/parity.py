@@ -89,7 +89,6 @@ class Pair:
         return first + self.second.encode_templates(templates, template_boxes, own[1])
 
     def forward_search(self, search: Tensor, memory: Memory, context: TemporalContext | None = None) -> NetworkOutput:
-        """The first model's answer; the second's is kept for :meth:`decode`."""
         first, second = self._parts(memory)
         answer = self.first.forward_search(search, first, context)
         self._answers = answer, self.second.forward_search(search, second, context)
@@ -118,8 +117,8 @@ def compare(
 ) -> Parity:
     """Track with the first model, show the second, of the same configuration, the same, and track with the second.
 
-    The frames are two RGB images or more, read one after the other; the box is x, y, w, h on the first one. UserError
-    where there are fewer, or the box cannot be tracked.
+    The frames are RGB images, read one after the other; the box is x, y, w, h on the first. UserError for less than
+    two.
     """
     pair = Pair(prepare_for_inference(first) if isinstance(first, ViLTrackerNet) else first, second)
     sessions = [Tracker(pair, config), Tracker(second, config)]

@@ -68,7 +68,7 @@ def _encoder(codec: str) -> str | None:
 
 def choose_codec(wanted: str = "auto", sound: Sound | None = None) -> str:
     """Settle the codec: ``auto`` is VP9, which every browser plays, or H.264 where only an MP4 file takes the sound.
-    UserError where there is no such codec, or this build of PyAV has no encoder for it.
+    UserError where there is none such, or this build of PyAV has no encoder for it.
     """
     if wanted not in CODECS:
         raise UserError(f"there is no video codec {wanted!r}: choose one of {', '.join(CODECS)}")
@@ -231,7 +231,6 @@ class VideoSink:
             self._close()
 
     def abandon(self) -> None:
-        """Let go of the file without completing it."""
         with contextlib.suppress(av.error.FFmpegError, OSError):
             self._close()
 

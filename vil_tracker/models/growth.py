@@ -24,9 +24,9 @@ POSITIONS = {"backbone.pos_embed.embed": "search_size", "template_pos_embed.embe
 def grow_network(small: ViLTrackerNet, config: ModelConfig) -> ViLTrackerNet:
     """A network of twice the depth that gives the maps of ``small``, which stays as it is.
 
-    FiLM layers move along with the sublayer that they follow; new ones start as the identity. Where the crops differ
-    in size, position embeddings are resized, and the maps are those of ``small`` with resized embeddings. UserError
-    where ``config`` differs in more than the depth, name, sizes of crops and drop path.
+    FiLM layers move along with the sublayer that they follow; new ones start as the identity. Position embeddings are
+    resized where the crops differ in size. UserError where ``config`` differs in more than the depth, name, sizes of
+    crops and drop path.
     """
     check_growth(small.config, config)
     grown = build_network(config)

@@ -55,7 +55,6 @@ def fast_stem(stem: nn.Module, dtype: torch.dtype, *, kernel: bool) -> Stage:
 
 
 def _fast_conv(layer: nn.Conv2d, dtype: torch.dtype) -> FastConv:
-    """A convolution with square stride and padding."""
     return FastConv(
         layer.weight.to(dtype),
         None if layer.bias is None else layer.bias.to(dtype),

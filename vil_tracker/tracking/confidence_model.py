@@ -65,7 +65,6 @@ class ConfidenceModel:
         return 1.0 / (1.0 + np.exp(-np.clip(self.logit(evidence) / self.temperature, -30, 30)))
 
     def to_json(self) -> str:
-        """As stored with the weights."""
         content: dict[str, object] = {"evidence": list(CONFIDENCE_FEATURES)}
         content |= {name: getattr(self, name).tolist() for name in ("mean", "scale", "hidden", "output")}
         verifier = None if self.verifier is None else self.verifier.to_text()

@@ -141,7 +141,6 @@ class Store:
         return f"{name}.{self._sign(name)}"
 
     def known_visitor(self, token: str | None) -> bool:
-        """Whether this server made the token."""
         name, _, signature = (token or "").partition(".")
         return hmac.compare_digest(signature.encode(), self._sign(name).encode())
 
@@ -165,7 +164,6 @@ class Store:
             self._sizes[folder.name] = self._sizes.get(folder.name, 0) + size
 
     def recount(self, video: Video) -> None:
-        """Account for what a run left on the disk."""
         size = sum(path.stat().st_size for path in video.folder.rglob("*") if path.is_file())
         with self._lock:
             if video.id in self._sizes:
@@ -208,7 +206,6 @@ class Store:
         return len(old)
 
     def close(self) -> None:
-        """Delete everything."""
         shutil.rmtree(self.root, ignore_errors=True)
 
 
