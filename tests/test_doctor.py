@@ -124,14 +124,14 @@ def test_no_codec_is_a_failure_and_one_missing_is_not(monkeypatch: pytest.Monkey
     monkeypatch.setattr(doctor, "_codec_fault", lambda codec: "" if codec == "h264" else "cannot")
     assert {check.name: check.status for check in doctor.check_video()}["vp9"] == "note"
     monkeypatch.setattr(doctor, "_codec_fault", lambda codec: "cannot")
-    assert doctor.check_video()[-1].status == "fail"
+    assert list(doctor.check_video())[-1].status == "fail"
 
 
 def test_extras_name_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["torch>=2", 'matplotlib>=3.7; extra == "plots"', "gradio ; python_version > '3' and extra == 'demo'"]
     monkeypatch.setattr(doctor.importlib.metadata, "requires", lambda name: lines)
     monkeypatch.setattr(doctor, "_version", lambda name: "3.9" if name == "matplotlib" else None)
-    assert doctor.check_extras() == [
+    assert list(doctor.check_extras()) == [
         Check("extras", "demo", "note", "not installed (lacks gradio)", "pip install 'vil-tracker[demo]'"),
         Check("extras", "plots", "ok", "matplotlib 3.9"),
     ]
@@ -149,6 +149,6 @@ def test_shipped_weights_are_loaded_and_damage_is_a_failure(monkeypatch: pytest.
     monkeypatch.setattr(doctor, "_weights_folder", lambda: tmp_path / "weights")
     stub = types.SimpleNamespace(load_model=load_model)
     monkeypatch.setitem(sys.modules, "vil_tracker.models.pretrained", stub)  # type: ignore[arg-type]
-    checks = doctor.check_weights()
+    checks = list(doctor.check_weights())
     assert [(check.name, check.status) for check in checks] == [("nano", "ok"), ("tiny", "fail")]
     assert "--force-reinstall" in checks[1].cure

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from vil_tracker.boxes import BoxLike
-from vil_tracker.config import DEFAULT_WEIGHTS
+from vil_tracker.config import DEFAULT_WEIGHTS, TrackConfig
 from vil_tracker.errors import UserError
+from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.results import Result
 from vil_tracker.tracking.tracker import Tracker
-
-if TYPE_CHECKING:
-    from vil_tracker.config import TrackConfig
-    from vil_tracker.models.network import ViLTrackerNet
 
 
 def track(
@@ -57,33 +54,26 @@ def track(
     from vil_tracker.io.source import parse_start
     from vil_tracker.models.pretrained import load_model
 
-    close: Callable[[], None] = lambda: None  # noqa: E731 - an iterable is its owner's to close
-    if isinstance(source, (str, os.PathLike, int)):
-        name = str(source) if isinstance(source, int) else source
-        opened = open_source(name, start=parse_start(str(start)), stride=stride)
-        frames: Iterator[tuple[int, np.ndarray]] = ((frame.number, frame.image) for frame in opened)
-        close = opened.close
-    elif not hasattr(source, "__iter__"):
-        raise UserError(f"a source is a path, a camera's index or an iterable of frames, not {source!r:.80}")
-    else:
-        if str(start) != "0" or stride < 1:
-            raise UserError(
-                "start and stride of an iterable of frames: cut it yourself, and give a stride of 1 or more"
-            )
-        frames = (item for item in enumerate(source) if item[0] % stride == 0)
-    try:
+    with contextlib.ExitStack() as stack:
+        if isinstance(source, (str, os.PathLike, int)):
+            name = str(source) if isinstance(source, int) else source
+            opened = open_source(name, start=parse_start(str(start)), stride=stride)
+            stack.callback(opened.close)
+            frames: Iterator[tuple[int, np.ndarray]] = ((frame.number, frame.image) for frame in opened)
+        elif not hasattr(source, "__iter__"):
+            raise UserError(f"a source is a path, a camera's index or an iterable of frames, not {source!r:.80}")
+        elif str(start) != "0" or stride < 1:
+            cure = "cut it yourself, and give a stride of 1 or more"
+            raise UserError(f"start and stride of an iterable of frames: {cure}")
+        else:  # the iterable is its owner's to close
+            frames = (item for item in enumerate(source) if item[0] % stride == 0)
         network = load_model(model, device) if isinstance(model, (str, os.PathLike)) else model
-    except BaseException:
-        close()
-        raise
-    return _run(frames, Tracker(network, config), box, close)
+        return _run(frames, Tracker(network, config), box, stack.pop_all())
 
 
 def _run(
-    frames: Iterator[tuple[int, np.ndarray]], tracker: Tracker, box: BoxLike, close: Callable[[], None]
+    frames: Iterator[tuple[int, np.ndarray]], tracker: Tracker, box: BoxLike, stack: contextlib.ExitStack
 ) -> Iterator[tuple[int, Result]]:
-    try:
+    with stack:
         for count, (index, image) in enumerate(frames):
             yield index, tracker.update(image) if count else tracker.init(image, box)
-    finally:
-        close()

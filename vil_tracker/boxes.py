@@ -47,13 +47,9 @@ def convert(boxes: Array, source: BoxFormat, target: BoxFormat) -> Array:
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Intersection over union of boxes a and b, element by element.
+    """Intersection over union of boxes a and b, (..., 4) xywh in the same unit, broadcast against each other.
 
-    Args:
-        a, b: (..., 4) xywh in the same unit, broadcast against each other.
-
-    Returns:
-        (...) float64 in [0, 1]; 0 where either box is empty or not finite.
+    (...) float64 in [0, 1]; 0 where either box is empty or not finite.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -87,11 +83,7 @@ def _clip_interval(low: float, high: float, limit: float, min_size: float) -> tu
 
 
 def parse_box(text: str) -> np.ndarray:
-    """Read ``"x,y,w,h"`` as typed on a command line.
-
-    Raises:
-        UserError: it is not four finite numbers.
-    """
+    """Read ``"x,y,w,h"`` as typed on a command line; UserError where it is not four finite numbers."""
     parts = text.replace(" ", ",").split(",")
     try:
         values = [float(part) for part in parts if part]
@@ -105,10 +97,8 @@ def parse_box(text: str) -> np.ndarray:
 def check_box(box: BoxLike, width: int, height: int) -> np.ndarray:
     """Return ``box`` as a float64 array (4,) xywh after checking that a tracker can start on it.
 
-    A box that is partly outside the frame is accepted as it is: targets do stand at the frame's edge.
-
-    Raises:
-        UserError: wrong number of values, not finite, no area, or wholly outside the frame.
+    A box that is partly outside the frame is accepted as it is: targets do stand at the frame's edge. UserError for a
+    wrong number of values, not finite ones, no area, or one wholly outside the frame.
     """
     try:
         array = np.asarray(box, np.float64)

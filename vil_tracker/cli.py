@@ -228,17 +228,11 @@ def guarded(action: Callable[[], int]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except (MemoryError, RuntimeError) as error:
-        if not _is_out_of_memory(error):
+        kind = type(error).__name__  # PyTorch's error on the CPU has no type of its own
+        if not isinstance(error, MemoryError) and kind != "OutOfMemoryError" and "allocate memory" not in str(error):
             raise
         print(f"{PROGRAM}: the memory is not enough: give smaller pictures, batches or networks", file=sys.stderr)
         return 2
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Also PyTorch's, whose error on the CPU has no type of its own."""
-    return (
-        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "allocate memory" in str(error)
-    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -31,11 +31,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def run(folder: Path, seed: int = 0, weights: str = DEFAULT_WEIGHTS) -> int:
-    """Run the demo into ``folder``; returns the exit status of the tracking.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+    """Run the demo into ``folder``; returns the exit status of the tracking. UserError where it cannot be written."""
     clip = DemoClip(seed)
     video = write_video(clip, make_folder(folder), f".clip-{os.getpid()}", FPS)
     video = video.replace(folder / f"clip{video.suffix}")

@@ -13,6 +13,7 @@ import re
 import sys
 import tempfile
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,21 +28,13 @@ _AREAS = ("packages", "device", "video", "weights", "extras", "data")
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report.
+    """One line of the report."""
 
-    Attributes:
-        area: heading that it stands under.
-        name: what was looked at.
-        status: "ok", "note" (works, but something could be better) or "fail" (something that was asked for is broken).
-        text: what was found.
-        cure: what to do about it, "" if nothing.
-    """
-
-    area: str
-    name: str
-    status: Status
-    text: str
-    cure: str = ""
+    area: str  # heading that it stands under
+    name: str  # what was looked at
+    status: Status  # "note": works, but something could be better; "fail": something that was asked for is broken
+    text: str  # what was found
+    cure: str = ""  # what to do about it, "" if nothing
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -63,7 +56,7 @@ def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParse
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; 0 if all that was asked for works, else 1."""
-    checks = check_packages()
+    checks = [*check_packages()]
     found: list[dict[str, Any]] = []
     if not any(check.status == "fail" for check in checks):  # without a package, nothing else works
         checks += [*check_device(), *check_video(), *check_weights(), *check_extras()]
@@ -71,8 +64,7 @@ def run(args: argparse.Namespace) -> int:
         checks += data_checks
     failed = [check for check in checks if check.status == "fail"]
     if args.json:
-        content = {"ok": not failed, "checks": [asdict(check) for check in checks], "data": found}
-        print(json.dumps(content, indent=2, default=str))
+        print(json.dumps({"ok": not failed, "checks": [*map(asdict, checks)], "data": found}, indent=2, default=str))
     else:
         _print(checks, found, args.layouts)
     return 1 if failed else 0
@@ -114,18 +106,17 @@ def _print_layouts(found: set[str]) -> None:
             print("\n".join(f"    {line}" for line in reader.layout.splitlines()) + "\n")
 
 
-def check_packages() -> list[Check]:
+def check_packages() -> Iterator[Check]:
     """Python and the packages that the project cannot do without."""
-    checks = [Check("packages", "python", "ok", f"{platform.python_version()}, {platform.platform()}")]
-    checks.append(Check("packages", _PACKAGE, "ok", _version(_PACKAGE) or "not installed, run from its sources"))
+    yield Check("packages", "python", "ok", f"{platform.python_version()}, {platform.platform()}")
+    yield Check("packages", _PACKAGE, "ok", _version(_PACKAGE) or "not installed, run from its sources")
     for module in ("torch", "torchvision", "cv2", "numpy", "timm", "einops", "safetensors", "yaml", "PIL", "tqdm"):
         try:
             version = str(getattr(importlib.import_module(module), "__version__", "present"))
-            checks.append(Check("packages", module, "ok", version))
+            yield Check("packages", module, "ok", version)
         except (ImportError, OSError) as error:  # OSError: a shared library is missing
             cure = library_cure(error) or f"pip install --upgrade --force-reinstall {_PACKAGE}"
-            checks.append(Check("packages", module, "fail", f"cannot be imported ({error})", cure))
-    return checks
+            yield Check("packages", module, "fail", f"cannot be imported ({error})", cure)
 
 
 def _version(distribution: str) -> str | None:
@@ -135,13 +126,12 @@ def _version(distribution: str) -> str | None:
         return None
 
 
-def check_device() -> list[Check]:
+def check_device() -> Iterator[Check]:
     """The device that ``--device auto`` takes, and the threads of the CPU."""
     import torch
 
     from vil_tracker.native import PROGRAMS, unavailable_reason
 
-    checks = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         has_cuda = torch.cuda.is_available()
@@ -149,43 +139,40 @@ def check_device() -> list[Check]:
         for number in range(torch.cuda.device_count()):
             card = torch.cuda.get_device_properties(number)
             text = f"{card.name}, {card.total_memory / 2**30:.0f} GiB, compute {card.major}.{card.minor}"
-            checks.append(Check("device", f"cuda:{number}", "ok", text))
+            yield Check("device", f"cuda:{number}", "ok", text)
     elif torch.backends.mps.is_available():
-        checks.append(Check("device", "mps", "ok", "Apple GPU"))
+        yield Check("device", "mps", "ok", "Apple GPU")
     elif caught:
         reason = str(caught[0].message).splitlines()[0]
         cure = "update the driver, or install the PyTorch build that fits it (https://pytorch.org)"
-        checks.append(Check("device", "cuda", "note", f"not usable: {reason}", cure))
+        yield Check("device", "cuda", "note", f"not usable: {reason}", cure)
     else:
         build = f"this PyTorch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "PyTorch CPU build"
-        checks.append(Check("device", "cuda", "note", f"no GPU ({build}); the CPU is used"))
+        yield Check("device", "cuda", "note", f"no GPU ({build}); the CPU is used")
     cores = os.cpu_count() or 1
-    checks.append(Check("device", "cpu", "ok", f"{torch.get_num_threads()} threads on {cores} cores"))
+    yield Check("device", "cpu", "ok", f"{torch.get_num_threads()} threads on {cores} cores")
     fault = next(filter(None, map(unavailable_reason, PROGRAMS)), None)
     text = "compiled" if fault is None else f"not compiled ({fault}); PyTorch's operations are used, slower by a half"
     cure = "install a C++ compiler, such as g++" if fault is not None and sys.platform == "linux" else ""
     if fault is not None and "cache folder" in fault:
         cure = "set VIL_CACHE to a folder that can be written"
-    checks.append(Check("device", "cpu kernel", "ok" if fault is None else "note", text, cure))
+    yield Check("device", "cpu kernel", "ok" if fault is None else "note", text, cure)
     limit = os.environ.get("OMP_NUM_THREADS")
     if limit and limit.isdigit() and int(limit) < cores // 2:
         cure = "unset it for full speed, unless several processes share the cores"
-        checks.append(Check("device", "OMP_NUM_THREADS", "note", limit, cure))
-    return checks
+        yield Check("device", "OMP_NUM_THREADS", "note", limit, cure)
 
 
-def check_video() -> list[Check]:
+def check_video() -> Iterator[Check]:
     """Write a short video with each codec and read it back."""
     from vil_tracker.io.video_writer import CODECS
 
-    checks = []
     works = {codec: _codec_fault(codec) for codec in CODECS if codec != "auto"}
     for codec, fault in works.items():
-        checks.append(Check("video", codec, "note" if fault else "ok", fault or "written and read back"))
+        yield Check("video", codec, "note" if fault else "ok", fault or "written and read back")
     if all(works.values()):
-        cure = "pip install --force-reinstall av"
-        checks.append(Check("video", "output", "fail", "no codec works, so no video can be written", cure))
-    return checks
+        what = "no codec works, so no video can be written"
+        yield Check("video", "output", "fail", what, "pip install --force-reinstall av")
 
 
 def _codec_fault(codec: str) -> str:
@@ -209,54 +196,47 @@ def _weights_folder() -> Path:
     return Path(str(importlib.resources.files("vil_tracker"))) / "weights"
 
 
-def check_weights() -> list[Check]:
+def check_weights() -> Iterator[Check]:
     """Load every set of weights that comes with the package; loading verifies its checksum."""
-    checks = []
-    for path in sorted(_weights_folder().glob("*.safetensors")):
+    paths = sorted(_weights_folder().glob("*.safetensors"))
+    for path in paths:
         from vil_tracker.models.pretrained import load_model
 
         try:
             load_model(path.stem, device="cpu")
-            checks.append(Check("weights", path.stem, "ok", f"{path}, checksum verified"))
+            yield Check("weights", path.stem, "ok", f"{path}, checksum verified")
         except UserError as error:
-            cure = f"pip install --force-reinstall {_PACKAGE}"
-            checks.append(Check("weights", path.stem, "fail", str(error), cure))
-    if not checks:
+            yield Check("weights", path.stem, "fail", str(error), f"pip install --force-reinstall {_PACKAGE}")
+    if not paths:
         cure = "train a network and give its file: --weights FILE.safetensors"
-        checks.append(Check("weights", "shipped weights", "note", "none in this installation", cure))
-    return checks
+        yield Check("weights", "shipped weights", "note", "none in this installation", cure)
 
 
-def check_extras() -> list[Check]:
+def check_extras() -> Iterator[Check]:
     """The package's optional extras, as its metadata lists them."""
     try:
         requirements = importlib.metadata.requires(_PACKAGE) or []
     except importlib.metadata.PackageNotFoundError:
-        return [Check("extras", "extras", "note", f"{_PACKAGE} is not installed", "pip install -e . in its sources")]
+        yield Check("extras", "extras", "note", f"{_PACKAGE} is not installed", "pip install -e . in its sources")
+        return
     extras: dict[str, list[str]] = {}
     for requirement in requirements:
         match = re.match(r"([A-Za-z0-9._-]+).*;.*extra\s*==\s*['\"]([\w-]+)['\"]", requirement)
         if match and match[1].lower() != _PACKAGE:
             extras.setdefault(match[2], []).append(match[1])
-    checks = []
     for extra, packages in sorted(extras.items()):
         lacking = [package for package in packages if _version(package) is None]
         if lacking:
             text, cure = f"not installed (lacks {', '.join(lacking)})", f"pip install '{_PACKAGE}[{extra}]'"
-            checks.append(Check("extras", extra, "note", text, cure))
+            yield Check("extras", extra, "note", text, cure)
         else:
-            checks.append(Check("extras", extra, "ok", ", ".join(f"{p} {_version(p)}" for p in packages)))
-    return checks
+            yield Check("extras", extra, "ok", ", ".join(f"{p} {_version(p)}" for p in packages))
 
 
 def check_data(
     choice: str | None, scan: bool = False, cache_dir: str | None = None
 ) -> tuple[list[dict[str, Any]], list[Check]]:
-    """The data sets below the data root.
-
-    Returns:
-        What was found, ready for JSON, and the checks.
-    """
+    """The data sets below the data root: what was found, ready for JSON, and the checks."""
     from vil_tracker.data.root import VARIABLE, data_root
     from vil_tracker.data.survey import survey
 
@@ -268,14 +248,11 @@ def check_data(
     except UserError as error:
         return [], [Check("data", "data root", "fail", str(error))]
     reports = survey(root, scan, cache_dir)
-    checks = [Check("data", "data root", "ok", str(root))]
     if not reports:
         cure = "lay the data sets out as below; links to folders elsewhere are followed"
-        checks = [Check("data", "data root", "fail", f"{root} holds no data set that is recognised", cure)]
-    for report in reports:
-        for part in report.splits:
-            checks.append(_data_check(report.name, report.folder, part))
-    return [asdict(report) for report in reports], checks
+        return [], [Check("data", "data root", "fail", f"{root} holds no data set that is recognised", cure)]
+    checks = [_data_check(report.name, report.folder, part) for report in reports for part in report.splits]
+    return [asdict(report) for report in reports], [Check("data", "data root", "ok", str(root)), *checks]
 
 
 def _data_check(name: str, folder: Path, part: Any) -> Check:

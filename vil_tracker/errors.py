@@ -23,15 +23,10 @@ class UserError(Exception):
 
 
 def require_extra(module: str, extra: str, purpose: str) -> ModuleType:
-    """Import an optional dependency.
+    """Import an optional dependency, such as ``"matplotlib"``, that an extra of pyproject.toml installs.
 
-    Args:
-        module: name of the module to import, such as ``"matplotlib"``.
-        extra: the extra of pyproject.toml that installs it.
-        purpose: what it is needed for; ends the sentence "... is needed to".
-
-    Raises:
-        UserError: the module is not installed; the message holds the command that installs it.
+    ``purpose`` ends the sentence "... is needed to" of the UserError where it is missing, with the command that
+    installs it.
     """
     try:
         return importlib.import_module(module)
@@ -70,11 +65,7 @@ def reason(error: BaseException) -> str:
 
 
 def read_text(path: str | os.PathLike[str], what: str) -> str:
-    """A text file as people have it, UTF-8 or UTF-16 with its mark; ``what`` names its kind in the error.
-
-    Raises:
-        UserError: it cannot be read.
-    """
+    """A text file as people have it, UTF-8 or UTF-16 with its mark; UserError about ``what`` cannot be read."""
     try:
         data = Path(path).read_bytes()
         return data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
@@ -120,11 +111,9 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
     """Write a file so that ``path`` holds either the old content or the whole new one, whatever happens.
 
-    The content goes to a temporary file in the same folder, is flushed to the disk and then renamed. On an
-    exception the temporary file is removed and ``path`` stays as it was. Missing parent folders are made.
-
-    Raises:
-        UserError: the disk is full or the place cannot be written.
+    The content goes to a temporary file in the same folder, is flushed to the disk and then renamed. On an exception
+    the temporary file is removed and ``path`` stays as it was. Missing parent folders are made. UserError where the
+    disk is full or the place cannot be written.
     """
     target = Path(path)
     with writing(target):
@@ -157,10 +146,8 @@ def write_json(path: str | os.PathLike[str], content: Any, **options: Any) -> No
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:
-    """Find out, without making anything, that files can be written to a folder, which need not exist yet.
-
-    Raises:
-        UserError: a file stands in the way, or the place is read-only.
+    """Find out, without making anything, that files can be written to a folder, which need not exist yet; UserError if
+    a file stands in the way, or the place is read-only.
     """
     folder = Path(path)
     with writing(folder):
@@ -172,11 +159,7 @@ def check_folder(path: str | os.PathLike[str]) -> None:
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Create a folder with its parents and return it.
-
-    Raises:
-        UserError: it cannot be made, or a file of that name stands in the way.
-    """
+    """Create a folder with its parents and return it; UserError where that cannot be, as a file stands in the way."""
     folder = Path(path)
     with writing(folder):
         if folder.exists() and not folder.is_dir():

@@ -47,14 +47,11 @@ Write here what the weights were trained on, and under which licence they may be
 
 
 def fetch_weights(hub_id: str, **options: Any) -> Path:
-    """The weights file of a repository: from the cache where it is unchanged, else downloaded into it.
+    """The weights file of a repository, ``owner/name`` or ``owner/name@revision``: from the cache where it is
+    unchanged, else downloaded into it.
 
-    Args:
-        hub_id: ``owner/name`` or ``owner/name@revision``.
-        options: for :func:`huggingface_hub.hf_hub_download`, such as ``cache_dir`` or ``local_files_only``.
-
-    Raises:
-        UserError: there is no such repository or file, or no network and no copy in the cache.
+    ``options`` are :func:`huggingface_hub.hf_hub_download`'s, such as ``cache_dir`` or ``local_files_only``. UserError
+    where there is no such repository or file, or no network and no copy in the cache.
     """
     name, _, revision = hub_id.partition("@")
     options = {"revision": revision or None} | options
@@ -93,10 +90,7 @@ def save_pretrained(network: ViLTrackerNet, folder: str | os.PathLike[str]) -> P
 
     An existing README.md stays as it is: it may have been written by hand. Otherwise the card is the weights' own, with
     the hub's front matter: the licence "other" that the card explains. Weights without a card get one that claims no
-    licence.
-
-    Raises:
-        UserError: the folder cannot be written.
+    licence. UserError where the folder cannot be written.
     """
     target = make_folder(folder)
     calibration = getattr(network, "calibration", None)
@@ -119,15 +113,9 @@ def save_pretrained(network: ViLTrackerNet, folder: str | os.PathLike[str]) -> P
 
 
 def from_pretrained(name: str | os.PathLike[str], device: str = "auto", **options: Any) -> ViLTrackerNet:
-    """A network from a folder of :func:`save_pretrained` or from a repository of the hub, in evaluation mode.
+    """A network in evaluation mode, from a folder of :func:`save_pretrained` or a repository ``owner/name``.
 
-    Args:
-        name: a folder, or ``owner/name``.
-        device: as of :func:`vil_tracker.load_model`.
-        options: as of :func:`fetch_weights`.
-
-    Raises:
-        UserError: as :func:`fetch_weights` and :func:`vil_tracker.load_model`.
+    ``device`` is as of :func:`vil_tracker.load_model`, ``options`` as of :func:`fetch_weights`; UserError as of both.
     """
     folder = Path(name)
     if folder.is_dir():

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -34,18 +35,19 @@ def natural_key(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((1, int(part), part) if i % 2 else (0, 0, part) for i, part in enumerate(parts))
 
 
+Range = tuple[float, float]
+
+
 class ValueRange:
     """What values of pictures of more than 8 bits become black and white: the same ones for a whole sequence.
 
-    Args:
-        given: (low, high); None takes nearly the whole range of ``samples``, or of the first picture without.
-        samples: gives some pictures of the sequence, as decoded.
-        name: of the sequence, for a line that says what was chosen; None says nothing.
+    They are the ``given`` ones, low and high, or else nearly the whole range of ``samples``, some pictures as decoded,
+    or of the first picture without. What was chosen is said in a line with the sequence's ``name``, if there is one.
     """
 
     def __init__(
         self,
-        given: tuple[float, float] | None = None,
+        given: Range | None = None,
         samples: Callable[[], Iterable[np.ndarray]] | None = None,
         name: str | None = None,
     ) -> None:
@@ -53,7 +55,6 @@ class ValueRange:
         self._samples, self._name = samples, name
 
     def stretch(self, image: np.ndarray) -> np.ndarray:
-        """A picture of any type in uint8."""
         if self._chosen is None:
             pictures = [] if self._samples is None else [_opaque(p) for p in self._samples() if p.dtype != np.uint8]
             values = np.concatenate([p.ravel()[:: 1 + p.size // 200_000] for p in pictures or [image]])
@@ -72,11 +73,16 @@ class ValueRange:
         return np.clip(values + 0.5, 0, 255).astype(np.uint8)
 
 
-def sample_pictures(paths: Sequence[Path], count: int = 16) -> Iterator[np.ndarray]:
-    """Up to ``count`` pictures from all over a sequence, as decoded; those that cannot be read are left out."""
-    for index in sorted(set(np.linspace(0, len(paths) - 1, count).astype(int).tolist())):
+def sample_pictures(
+    items: Sequence[Any], read: Callable[[Any], np.ndarray] | None = None, count: int = 16
+) -> Iterator[np.ndarray]:
+    """Up to ``count`` pictures from all over a sequence of files, or of what ``read`` reads, as decoded; those that
+    cannot be read are left out.
+    """
+    read = read or (lambda path: _decode(read_file(path), os.fspath(path)))
+    for index in sorted(set(np.linspace(0, len(items) - 1, count).astype(int).tolist())):
         try:
-            yield _decode(read_file(paths[index]), os.fspath(paths[index]))
+            yield read(items[index])
         except (OSError, UserError):
             continue
 
@@ -85,10 +91,8 @@ def read_image(path: str | os.PathLike[str], values: ValueRange | None = None) -
     """Decode one image file, or one packed in its folder's archive, to (H, W, 3) uint8 RGB, upright as EXIF says.
 
     Grey images are repeated over three channels, alpha is dropped, and of an animation it is the first picture. More
-    than 8 bits are stretched to 8: by the picture's own range, or by ``values``, the sequence's.
-
-    Raises:
-        UserError: the file is missing, is no image, is damaged, or exceeds :data:`MAX_PIXELS`.
+    than 8 bits are stretched to 8: by the picture's own range, or by ``values``, the sequence's. UserError where the
+    file is missing, is no image, is damaged, or exceeds :data:`MAX_PIXELS`.
     """
     try:
         data = read_file(path)
@@ -98,11 +102,7 @@ def read_image(path: str | os.PathLike[str], values: ValueRange | None = None) -
 
 
 def decode_image(data: bytes, name: str, values: ValueRange | None = None) -> np.ndarray:
-    """Decode one image held in memory to (H, W, 3) uint8 RGB; ``name`` stands in the error messages.
-
-    Raises:
-        UserError: as :func:`read_image`.
-    """
+    """Decode one image in memory, ``name`` in error messages, to (H, W, 3) uint8 RGB; raises as :func:`read_image`."""
     size = jpeg_size(data)
     if size is None:
         return to_rgb8(_decode(data, name), values)
@@ -153,10 +153,8 @@ def jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _check_header(data: bytes, name: str) -> int:
-    """Refuse oversized images by their header. Pillow only parses it here; no pixel is decoded.
-
-    Returns:
-        The EXIF orientation that OpenCV leaves to us.
+    """Refuse oversized images by their header; returns the EXIF orientation that OpenCV leaves to us. Pillow only
+    parses it here; no pixel is decoded.
     """
     orientation = 1
     try:
@@ -195,7 +193,6 @@ def check_pixels(width: int, height: int, name: str, limit: int = MAX_PIXELS) ->
 
 
 def _opaque(image: np.ndarray) -> np.ndarray:
-    """Without the alpha channel."""
     return image[..., :-1] if image.ndim == 3 and image.shape[2] in (2, 4) else image
 
 
@@ -218,11 +215,7 @@ def check_frame(frame: np.ndarray) -> None:
 
 
 def write_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
-    """Write (H, W, 3) uint8 RGB to a file whose ending names the format, atomically.
-
-    Raises:
-        UserError: unknown ending, or the place cannot be written.
-    """
+    """Write (H, W, 3) uint8 RGB to a file whose ending names the format, atomically; UserError where that cannot be."""
     suffix = Path(path).suffix.lower()
     if suffix not in IMAGE_EXTENSIONS:
         raise UserError(f"cannot write {os.fspath(path)}: end the name in one of {', '.join(sorted(IMAGE_EXTENSIONS))}")

@@ -26,10 +26,8 @@ _OPEN_ARCHIVES = 128  # kept open per process, with tables of up to a few megaby
 
 
 def write_archive(folder: Path, names: Iterable[str], target: Path) -> None:
-    """Pack the named files of ``folder``, in this order, into the archive ``target``.
-
-    Raises:
-        UserError: a file cannot be read, a name is longer than 99 bytes, or the place cannot be written.
+    """Pack the named files of ``folder``, in this order, into the archive ``target``; UserError where one cannot be
+    read, has a name longer than 99 bytes, or the place cannot be written.
     """
     names = list(names)
     sizes = []
@@ -100,11 +98,7 @@ def _archive(folder: str) -> Archive:
 
 
 def packed_names(folder: Path) -> list[str]:
-    """The pictures in a folder's archive, in its order; none where it has no archive.
-
-    Raises:
-        UserError: the archive is damaged.
-    """
+    """The pictures in a folder's archive, in its order, none where it has no archive; UserError where it is damaged."""
     try:
         return list(_archive(os.fspath(folder)).places)
     except OSError:
@@ -112,11 +106,8 @@ def packed_names(folder: Path) -> list[str]:
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """The content of a file, or of the picture of that name in its folder's archive.
-
-    Raises:
-        OSError: neither is there.
-        UserError: the archive is damaged.
+    """The content of a file, or of the picture of that name in its folder's archive; OSError where neither is there,
+    UserError where the archive is damaged.
     """
     folder, name = os.path.split(os.fspath(path))
     if folder not in _packed:
@@ -144,18 +135,9 @@ _packed: set[str] = set()  # folders whose pictures are in their archive: no loo
 def pack_tree(source: Path, target: Path, endings: frozenset[str], workers: int = 8) -> tuple[int, int]:
     """Copy a data set to ``target``: each folder's pictures as one archive, all other files as they are.
 
-    What is in ``target`` already is left alone, so that an interrupted copy goes on where it stopped.
-
-    Args:
-        source: the data set's folder.
-        endings: lower-case endings of pictures, with their dots.
-        workers: folders packed at the same time.
-
-    Returns:
-        Number of pictures and of archives.
-
-    Raises:
-        UserError: a file cannot be read or written, or one folder lies inside the other.
+    What is in ``target`` already is left alone, so that an interrupted copy goes on where it stopped. ``endings`` are
+    those of pictures in lower case, with their dots. Returns the number of pictures and of archives. UserError where a
+    file cannot be read or written, or one folder lies inside the other.
     """
     source, target = source.resolve(), target.resolve()
     if source == target or source in target.parents or target in source.parents:

@@ -48,17 +48,10 @@ class TrackerLike(Protocol):
 
 
 def to_detections(results: Mapping[int, Result]) -> supervision.Detections:
-    """Convert the results of one frame.
+    """The results of one frame, by target id, as ``supervision.Detections``.
 
-    Args:
-        results: by target id.
-
-    Returns:
-        One detection per target that is not lost: xyxy in pixels, the score as confidence, class 0, the id as tracker
-        id, and the state in ``data["state"]``.
-
-    Raises:
-        UserError: supervision is not installed.
+    One detection per target that is not lost: xyxy in pixels, the score as confidence, class 0, the id as tracker id,
+    and the state in ``data["state"]``. UserError where supervision is not installed.
     """
     module = require_extra("supervision", "supervision", "convert results to supervision's Detections")
     shown = {number: result for number, result in results.items() if result.state != "lost"}

@@ -19,29 +19,21 @@ _HALF_GIB = 1 << 29
 
 
 class InstructionSet(NamedTuple):
-    """What ``VIL_ISA`` may name.
+    """What ``VIL_ISA`` may name."""
 
-    Attributes:
-        march: by machine, the compiler's name of it.
-        flags: of /proc/cpuinfo that it needs.
-        settings: environment variables that limit PyTorch, oneDNN and MKL to it.
-    """
-
-    march: Mapping[str, str]
-    flags: tuple[str, ...]
-    settings: Mapping[str, str]
+    march: Mapping[str, str]  # by machine, the compiler's name of it
+    flags: tuple[str, ...]  # of /proc/cpuinfo that it needs
+    limits: tuple[str, str, str]  # values of LIMITED_BY, which limit PyTorch, oneDNN and MKL to it
 
 
-def _instruction_set(march: Mapping[str, str], flags: str, torch: str, onednn: str, mkl: str) -> InstructionSet:
-    names = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
-    return InstructionSet(march, tuple(flags.split()), dict(zip(names, (torch, onednn, mkl), strict=True)))
-
-
+LIMITED_BY = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 INSTRUCTION_SETS = {
-    "generic": _instruction_set({"x86_64": "x86-64", "aarch64": "armv8-a"}, "", "default", "SSE41", "SSE4_2"),
-    "avx2": _instruction_set({"x86_64": "x86-64-v3"}, "avx2 fma bmi2 f16c movbe", "avx2", "AVX2", "AVX2"),
-    "avx512": _instruction_set(
-        {"x86_64": "x86-64-v4"}, "avx512f avx512bw avx512cd avx512dq avx512vl", "avx512", "AVX512_CORE", "AVX512"
+    "generic": InstructionSet({"x86_64": "x86-64", "aarch64": "armv8-a"}, (), ("default", "SSE41", "SSE4_2")),
+    "avx2": InstructionSet({"x86_64": "x86-64-v3"}, ("avx2", "fma", "bmi2", "f16c", "movbe"), ("avx2", "AVX2", "AVX2")),
+    "avx512": InstructionSet(
+        {"x86_64": "x86-64-v4"},
+        ("avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"),
+        ("avx512", "AVX512_CORE", "AVX512"),
     ),
 }
 STAGES = ("decode", "crop", "network", "track", "write")
@@ -50,12 +42,9 @@ STAGES = ("decode", "crop", "network", "track", "write")
 def keep_freed_memory() -> bool:
     """Let the C library keep freed memory for the next tensor instead of returning it to the system.
 
-    glibc gives every block above 32 MiB, and the top of the heap, back to the kernel when it is freed; the next tensor
-    of that size is then cleared and mapped in again page by page. Networks free and allocate the same sizes at every
-    step, so that this took a third of a training step on a CPU. Other C libraries are left as they are.
-
-    Returns:
-        Whether the setting was made.
+    glibc gives every block above 32 MiB, and the top of the heap, back to the kernel when it is freed, and the next
+    tensor of that size is cleared and mapped in again page by page: a third of a training step on a CPU. Other C
+    libraries are left as they are. Returns whether the setting was made.
     """
     if not sys.platform.startswith("linux") or platform.libc_ver()[0] != "glibc":
         return False
@@ -65,45 +54,31 @@ def keep_freed_memory() -> bool:
 
 
 def prepare_environment() -> None:
-    """Set what libraries read from the environment when torch is imported; what the user has set stays."""
-    limit_openmp_spin()
-    chosen = INSTRUCTION_SETS.get(os.environ.get("VIL_ISA", ""))
-    for name, value in (chosen.settings if chosen else {}).items():
-        os.environ.setdefault(name, value)
+    """Set what libraries read from the environment when torch is imported; what the user has set stays.
 
-
-def limit_openmp_spin() -> None:
-    """Let OpenMP's threads wait for one another for some 1,000 turns of a loop before they sleep, not 300,000.
-
-    A thread that waits keeps its core from the very thread that it waits for once another process wants the cores, too.
-    On two cores of an Intel Xeon beside one busy process, two threads took 17 times one's time; with 10,000 turns 1.8,
-    with 1,000 turns 1.3. On idle cores two threads pay a sixth of their speed for it, against 10,000 turns. GNU OpenMP
-    reads the setting when torch is imported: importing this package first makes it, and what the user has set stays.
+    ``VIL_ISA`` limits the processor's instructions. And OpenMP's threads wait for one another for some 1,000 turns of a
+    loop before they sleep, not GNU's 300,000: one that waits keeps its core from the very thread that it waits for once
+    another process wants the cores, too. On idle cores two threads pay a sixth of their speed for it.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+    if chosen := INSTRUCTION_SETS.get(os.environ.get("VIL_ISA", "")):
+        for name, value in zip(LIMITED_BY, chosen.limits, strict=True):
+            os.environ.setdefault(name, value)
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that torchrun started; alone without torchrun.
+    """This process among those that torchrun started; alone without torchrun."""
 
-    Attributes:
-        rank: 0 … world - 1; rank 0 logs, averages weights and writes.
-        world: number of processes.
-        local: rank among the processes of this machine.
-    """
-
-    rank: int = 0
-    world: int = 1
-    local: int = 0
+    rank: int = 0  # 0 … world - 1; rank 0 logs, averages weights and writes
+    world: int = 1  # number of processes
+    local: int = 0  # rank among the processes of this machine
 
     @staticmethod
     def from_environment() -> Ranks:
-        """Read RANK, WORLD_SIZE and LOCAL_RANK."""
-        return Ranks(
-            *(int(os.environ.get(*entry)) for entry in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))
-        )
+        names = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+        return Ranks(*(int(os.environ.get(*name)) for name in names))
 
     @property
     def main(self) -> bool:
@@ -168,7 +143,6 @@ class StageTimer:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Add the time spent in the ``with`` block to part ``name``."""
         begin = time.perf_counter()
         try:
             yield

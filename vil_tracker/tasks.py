@@ -28,32 +28,21 @@ class Builder(Protocol):
 
     def __call__(self, place: int) -> Callable[[Any], Any]:
         """The function of one piece; ``place`` numbers the processes of a machine, and is 0 on Ray."""
-        ...
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Where pieces are done.
+    """Where pieces are done."""
 
-    Attributes:
-        name: one of :data:`ENGINES`.
-        workers: processes on this machine; one is this process itself. On Ray the cluster decides.
-        address: of the Ray cluster, as ``ray.init`` takes it; None starts one on this machine.
-        threads: CPU threads of a process, which a cluster keeps free for it.
-        gpu: whether a process wants a GPU, on a cluster that has any.
-    """
-
-    name: str = "processes"
-    workers: int = 1
-    address: str | None = None
-    threads: int = 1
-    gpu: bool = False
+    name: str = "processes"  # one of ENGINES
+    workers: int = 1  # processes on this machine; one is this process itself. On Ray the cluster decides
+    address: str | None = None  # of the Ray cluster, as ``ray.init`` takes it; None starts one on this machine
+    threads: int = 1  # CPU threads of a process, which a cluster keeps free for it
+    gpu: bool = False  # whether a process wants a GPU, on a cluster that has any
 
     def run(self, build: Builder, pieces: Sequence[Any]) -> Iterator[tuple[int, Any]]:
-        """Do all pieces; yields position and result as they are done, in any order.
-
-        Raises:
-            UserError: from a piece, or its process was killed (on Ray, several times).
+        """Do all pieces; yields position and result as they are done, in any order. UserError as of a piece, or where
+        its process was killed (on Ray, several times).
         """
         if not pieces:
             return iter(())

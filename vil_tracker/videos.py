@@ -22,7 +22,7 @@ import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
 
-from vil_tracker.errors import UserError
+from vil_tracker.errors import UserError, reason
 from vil_tracker.images import MAX_PIXELS, check_pixels
 
 log = logging.getLogger(__name__)
@@ -44,24 +44,9 @@ class VideoReader:
     scaled down and transparency is dropped. Pixels are those stored; where they are not square, :attr:`pixel_aspect`
     says so. A part that cannot be decoded is left out, with a warning that names the frame.
 
-    Args:
-        source: a file's path, or an address with ``://``.
-        timeout: seconds that opening a stream may take, and twice what a read may take (files: no limit).
-        max_pixels: a larger frame is refused before it is decoded.
-
-    Attributes:
-        fps: frames per second on average, as the container states it (25.0 where it states none).
-        frames_claimed: how many frames the header lets expect, or None. For progress bars: it is often wrong.
-        width, height: size of the upright frames in pixels.
-        pixel_aspect: width of an upright frame's pixel divided by its height.
-        time: seconds from the first frame to the last one read, by the container's clock.
-        endless: the source is a stream without a known end.
-        broken: why a read failed for good, or None.
-        origin: the container's time of the first frame in seconds.
-        has_sound: there is sound with the pictures.
-
-    Raises:
-        UserError: the source is missing, holds no video, or its frames have more than ``max_pixels``.
+    The source is a file's path, or an address with ``://``. ``timeout`` is in seconds: what opening a stream may take,
+    and twice what a read may take (files: no limit). UserError where the source is missing, holds no video, or has
+    frames of more than ``max_pixels``; a later one is refused before it is decoded.
     """
 
     def __init__(
@@ -76,7 +61,6 @@ class VideoReader:
         self._open()
 
     def _open(self) -> None:
-        """Open the source at its first frame."""
         self._file: BinaryIO | None = None
         self._container = self._open_container()
         try:
@@ -102,16 +86,15 @@ class VideoReader:
             return av.open(target, options=options, timeout=timeout, metadata_errors="replace")
         except (av.error.FFmpegError, OSError, ValueError) as error:
             self._close_file()
-            reason = getattr(error, "strerror", None) or str(error)
             if not self._network:
                 raise UserError(
                     f"video {self._name} cannot be opened, it is damaged, empty or of an unsupported format "
-                    f"({reason}): see whether a player shows it, or convert it to MP4"
+                    f"({reason(error)}): see whether a player shows it, or convert it to MP4"
                 ) from error
             cure = "check the address and the network"
             if isinstance(error, av.error.InvalidDataError):
                 cure = "if it is a video whose index lies at its end, download it first, then track the file"
-            raise UserError(f"stream {self._name} cannot be opened ({reason}): {cure}") from error
+            raise UserError(f"stream {self._name} cannot be opened ({reason(error)}): {cure}") from error
 
     def _choose_stream(self) -> Any:
         videos = self._container.streams.video
@@ -124,29 +107,30 @@ class VideoReader:
         return pictures[0]
 
     def _prepare(self) -> None:
-        """Read what the header states, and set up decoding."""
         stream, container = self._stream, self._container
-        self.width, self.height = stream.codec_context.width, stream.codec_context.height
+        self.width, self.height = stream.codec_context.width, stream.codec_context.height  # later of the upright frames
         check_pixels(self.width, self.height, f"video {self._name}", self._max_pixels)
         # Frames may grow on the way. FFmpeg rounds their size up before it compares, so each is looked at again.
         stream.codec_context.options = {"max_pixels": str(self._max_pixels + (1 << 20))}
         stream.thread_type = "SLICE" if self._network else "AUTO"  # threads by frames would delay a live picture
         rate = float(stream.average_rate or stream.guessed_rate or 0)
-        self.fps = rate if 0.01 < rate < 10_000 else 25.0
+        self.fps = rate if 0.01 < rate < 10_000 else 25.0  # on average
         seconds = float(stream.duration * stream.time_base) if stream.duration else (container.duration or 0) / 1e6
-        self.frames_claimed = stream.frames or round(max(seconds, 0) * self.fps) or None
+        self.frames_claimed = (
+            stream.frames or round(max(seconds, 0) * self.fps) or None
+        )  # for progress bars: often wrong
         formats = set(container.format.name.split(","))
         size = 0 if formats & {"hls", "dash"} else container.size  # theirs is the playlist's
         self.endless = self._network and not formats.isdisjoint(_STREAMED) and size <= 0 and seconds <= 0
         self._timeless = not formats.isdisjoint(_NO_TIMES)
         self.has_sound = bool(container.streams.audio)
-        self.time = 0.0
-        self.broken: str | None = None
+        self.time = 0.0  # seconds from the first frame to the last one read, by the container's clock
+        self.broken: str | None = None  # why a read failed for good
         self._decoded = 0
         self._position = 0  # frames read or passed over
         self._latest = 0.0
         self._offset: float | None = None  # from the container's time to ours
-        self.origin = 0.0
+        self.origin = 0.0  # the container's time of the first frame in seconds
         self._reformatter = VideoReformatter()
         self._graph: av.filter.Graph | None = None
         self._graph_kind: tuple[object, ...] = ()
@@ -154,7 +138,7 @@ class VideoReader:
         self._frames = self._decode()
         self._ahead = next(self._frames, None)  # its side data say how the picture is turned
         aspect = stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio
-        self.pixel_aspect = Fraction(aspect) if aspect and aspect > 0 else Fraction(1)
+        self.pixel_aspect = Fraction(aspect) if aspect and aspect > 0 else Fraction(1)  # width of a pixel by its height
         if self._turn[0]:
             self.width, self.height, self.pixel_aspect = self.height, self.width, 1 / self.pixel_aspect
 
@@ -168,13 +152,13 @@ class VideoReader:
                 packet = next(packets, None)
             except (av.error.FFmpegError, OSError) as error:
                 if not isinstance(error, av.error.EOFError):
-                    self.broken = error.strerror or str(error)
+                    self.broken = reason(error)
             try:
                 frames = self._stream.codec_context.decode(packet)  # None draws what the decoder holds back
             except (av.error.FFmpegError, OSError) as error:
                 frames = []
                 if not isinstance(error, av.error.EOFError):
-                    damage = damage or (self._decoded, error.strerror or str(error))
+                    damage = damage or (self._decoded, reason(error))
             for frame in frames:
                 if frame.width * frame.height > self._max_pixels:
                     damage = damage or (self._decoded, f"grows to {frame.width}x{frame.height}")
@@ -287,11 +271,7 @@ class VideoReader:
 
 
 def count_frames(path: str | os.PathLike[str]) -> int:
-    """Frames of a video file, by decoding all of it.
-
-    Raises:
-        UserError: as :class:`VideoReader`.
-    """
+    """Frames of a video file, by decoding all of it; raises as :class:`VideoReader`."""
     with VideoReader(path) as reader:
         count = 0
         while reader.skip():

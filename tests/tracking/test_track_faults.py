@@ -18,10 +18,10 @@ import numpy as np
 import pytest
 from tracking_fakes import FakeTracker, numbered_frame, read_number, read_video, rows, track
 
-from vil_tracker.errors import UserError
+from vil_tracker.errors import UserError, writing
 from vil_tracker.images import write_image
 from vil_tracker.io import files
-from vil_tracker.io.box_writers import CsvBoxes
+from vil_tracker.io.box_writers import BoxLines, CsvBoxes
 from vil_tracker.io.output_folder import OutputFolder, partial_name
 from vil_tracker.io.source import Frame
 from vil_tracker.tracking import cli
@@ -70,13 +70,13 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
 
 
 def test_interruption_while_the_files_are_completed_changes_nothing(tmp_path, clip, monkeypatch) -> None:
-    finish = CsvBoxes.finish
+    finish = BoxLines.finish
 
     def interrupted_finish(self) -> None:
         signal.raise_signal(signal.SIGINT)
         finish(self)
 
-    monkeypatch.setattr(CsvBoxes, "finish", interrupted_finish)
+    monkeypatch.setattr(BoxLines, "finish", interrupted_finish)
     assert track(clip, "--box", BOX, "-o", tmp_path, "--no-video") == 0
     assert len(rows(tmp_path / "boxes.csv")) == 30
 
@@ -199,15 +199,16 @@ def test_fault_in_mid_run_keeps_the_results_before(tmp_path: Path, clip: Path, m
     assert track(clip, "--box", BOX, "-o", out, "--frames", 3) == 0
     before = {p.name: p.read_bytes() for p in out.iterdir()}
 
-    write = CsvBoxes.write
+    write = BoxLines.write
 
     def full(self, frame, results):
         if frame.number == 9:
-            raise OSError(28, "No space left on device")
+            with writing(self.path):
+                raise OSError(28, "No space left on device")
         write(self, frame, results)
 
     with monkeypatch.context() as patch:
-        patch.setattr(CsvBoxes, "_line", lambda self, frame, *_: full(self, frame, {}) or "")
+        patch.setattr(BoxLines, "write", full)
         assert track(clip, "--box", BOX, "-o", out, "--overwrite") == 2
     assert "the disk is full" in capsys.readouterr().err
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before

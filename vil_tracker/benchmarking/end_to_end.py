@@ -38,16 +38,10 @@ def paint_clip(frames: int) -> tuple[list[np.ndarray], np.ndarray]:
 def run_video(
     network: InferenceNetwork, frames: Sequence[np.ndarray], box: np.ndarray, *, write: bool
 ) -> dict[str, float | dict[str, float]]:
-    """Track the frames from a file, as ``vil-tracker track`` does.
+    """Track the frames from a file, as ``vil-tracker track`` does; writing the file is not timed.
 
-    Args:
-        network: of the tracker.
-        frames: they are written to a temporary file first; that is not timed.
-        box: of the target on the first frame.
-        write: write the annotated video, too, and not the boxes alone.
-
-    Returns:
-        ``frames_per_second``, and ``milliseconds`` per frame of the parts, which overlap.
+    With ``write`` the annotated video is written, too, and not the boxes alone. Returns ``frames_per_second``, and
+    ``milliseconds`` per frame of the parts, which overlap.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

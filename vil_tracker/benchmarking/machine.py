@@ -36,10 +36,8 @@ def describe_machine(device: torch.device) -> dict[str, str | int]:
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.is_file():
-        found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text(errors="replace"))
-        if found:
-            return found[1].strip()
+    if cpuinfo.is_file() and (found := re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text(errors="replace"))):
+        return found[1].strip()
     return platform.processor() or platform.machine()
 
 
@@ -106,8 +104,6 @@ def peak_memory() -> float:
 def resident_memory() -> float:
     """Resident memory of this process now, in MiB (its peak where the system does not tell)."""
     status = Path("/proc/self/status")
-    if status.is_file():
-        found = re.search(r"VmRSS:\s*(\d+) kB", status.read_text())
-        if found:
-            return int(found[1]) / 1024
+    if status.is_file() and (found := re.search(r"VmRSS:\s*(\d+) kB", status.read_text())):
+        return int(found[1]) / 1024
     return peak_memory()

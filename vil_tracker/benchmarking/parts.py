@@ -90,7 +90,6 @@ def count_bytes(network: ViLTrackerNet, precision: str) -> float:
 
 
 def _convolution_operations(module: nn.Module, image: Tensor) -> float:
-    """Operations of a module's convolutions on an image."""
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         module(image.to(next(module.parameters())))
     return float(counter.get_total_flops())
@@ -142,7 +141,6 @@ Layers = list[tuple[FastSublayer, MLSTMState]]
 
 
 def _kernel_parts(network: InferenceNetwork, x: Tensor, grid: Grid, layers: Layers) -> dict[str, Callable[[], object]]:
-    """Parts of sublayers that the C++ program runs between their projections."""
     xm_and_z = torch.randn(1, x.shape[1], 4 * x.shape[2]).to(network.dtype)
     y = torch.randn(1, x.shape[1], 2 * x.shape[2]).to(network.dtype)
 
@@ -161,7 +159,6 @@ def _kernel_parts(network: InferenceNetwork, x: Tensor, grid: Grid, layers: Laye
 def _operator_parts(
     network: InferenceNetwork, x: Tensor, grid: Grid, layers: Layers
 ) -> dict[str, Callable[[], object]]:
-    """Parts of sublayers that run as PyTorch's operations."""
     S, E = x.shape[1], 2 * x.shape[2]
     xm = torch.randn(1, S, E, device=x.device, dtype=x.dtype)
     a = F.silu(xm)

@@ -11,13 +11,7 @@ from typing import Any
 import torch
 
 from vil_tracker.benchmarking.end_to_end import paint_clip, run_peers, run_tracker, run_video, time_states
-from vil_tracker.benchmarking.machine import (
-    copy_rate,
-    describe_machine,
-    matmul_rate,
-    peak_memory,
-    time_interleaved,
-)
+from vil_tracker.benchmarking.machine import copy_rate, describe_machine, matmul_rate, peak_memory, time_interleaved
 from vil_tracker.benchmarking.parts import count_bytes, count_operations, frame_inputs, time_parts
 from vil_tracker.benchmarking.vit import OneStreamViT
 from vil_tracker.config import MODEL_SIZES
@@ -54,24 +48,15 @@ class Settings:
 
 
 def measure(settings: Settings, log: Callable[[str], object] | None = None) -> dict[str, Any]:
-    """Run all measurements.
+    """Run all measurements; ``log`` is told what is being measured. UserError where something of it is not here.
 
-    Args:
-        settings: what to measure.
-        log: told what is being measured.
-
-    Returns:
-        JSON-ready: ``machine``, ``model``, per precision ``dtypes`` (parts, operations, rates, ``end_to_end`` and,
-        with peers, ``against_vit``), ``peers``, ``peak_memory_mib``.
-
-    Raises:
-        UserError: no such weights, or a device or precision that this machine has not.
+    JSON-ready: ``machine``, ``model``, per precision ``dtypes`` (parts, operations, rates, ``end_to_end`` and, with
+    peers, ``against_vit``), ``peers``, ``peak_memory_mib``.
     """
     say = log or (lambda line: None)
     keep_freed_memory()
     before = torch.get_num_threads()
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
+    torch.set_num_threads(settings.threads or before)
     try:
         return _measure(settings, say)
     finally:

@@ -19,11 +19,7 @@ MLP_RATIO = 4
 
 
 class OneStreamViT:
-    """Blocks of the same width as ``network``, on its tokens.
-
-    Args:
-        network: lends stem and head.
-    """
+    """Blocks of the same width as ``network``, on its tokens; it lends stem and head."""
 
     def __init__(self, network: InferenceNetwork) -> None:
         config = network.config
@@ -50,7 +46,6 @@ class OneStreamViT:
         return self.network.decode(self.network.predict(x, self.grid))
 
     def operations(self, templates: int) -> float:
-        """Floating-point operations of the blocks for a frame."""
         tokens, dim = self.search_tokens + templates * self.template_tokens, self.network.config.dim
         per_block = 2 * tokens * dim * (4 * dim + 2 * MLP_RATIO * dim) + 4 * tokens**2 * dim
         return float(len(self.blocks) * per_block)

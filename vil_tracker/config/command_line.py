@@ -28,11 +28,7 @@ def add_track_options(parser: argparse._ActionsContainer) -> None:
 
 
 def track_config(args: argparse.Namespace) -> TrackConfig:
-    """What the options of :func:`add_track_options` say.
-
-    Raises:
-        UserError: a file that cannot be read, an unknown key, a value out of range, or a key of another section.
-    """
+    """What the options of :func:`add_track_options` say; UserError where they make no sense, or are not ``track``'s."""
     for assignment in args.set:
         if "=" in assignment and not assignment.startswith("track."):
             raise UserError(f"--set {assignment}: only track.KEY=VALUE acts on a session; train reads the others")
@@ -40,9 +36,7 @@ def track_config(args: argparse.Namespace) -> TrackConfig:
 
 
 def add_engine_options(group: argparse._ActionsContainer, workers: int | None, help: str) -> None:
-    """Add ``--workers`` with its default and help, ``--threads``, ``--engine`` and ``--address``: where many videos are
-    tracked.
-    """
+    """Add ``--workers`` with its default and help, ``--threads``, ``--engine`` and ``--address``, for many videos."""
     group.add_argument("--workers", type=int, default=workers, metavar="N", help=help)
     group.add_argument("--threads", type=int, default=1, metavar="N", help="CPU threads of each process (default 1)")
     group.add_argument(

@@ -35,10 +35,8 @@ RENAMED = {
 
 
 def load_config(path: str | os.PathLike[str]) -> Config:
-    """Read a YAML file.
-
-    Raises:
-        UserError: unreadable file, unknown key (the nearest one is named), wrong type or value out of range.
+    """Read a YAML file; UserError where it cannot be read, for an unknown key (it names the nearest), a wrong type or a
+    value out of range.
     """
     text = read_text(path, "config")
     try:
@@ -57,11 +55,7 @@ def load_config(path: str | os.PathLike[str]) -> Config:
 
 
 def config_from_dict(content: object) -> Config:
-    """Build a :class:`Config` from nested mappings; the inverse of :func:`config_to_dict`.
-
-    Raises:
-        UserError: as :func:`load_config`.
-    """
+    """Build a :class:`Config` from nested mappings, as :func:`config_to_dict` makes; raises as :func:`load_config`."""
     if not isinstance(content, dict):
         raise UserError(f"expected sections model, data, train, track, found {_kind(content)}")
     _check_keys(content, Config, "")
@@ -78,14 +72,8 @@ def config_to_dict(config: Any) -> dict[str, Any]:
 
 
 def override(config: Config, assignments: Sequence[str]) -> Config:
-    """A configuration with some values replaced.
-
-    Args:
-        config: where to start from.
-        assignments: ``section.key=value`` each, the value as in YAML.
-
-    Raises:
-        UserError: not of that form, or as :func:`load_config`.
+    """A configuration with some values replaced by ``section.key=value`` each, the value as in YAML; UserError where it
+    is not of that form, or as :func:`load_config`.
     """
     content = config_to_dict(config)
     for assignment in assignments:
@@ -110,11 +98,7 @@ def dump_config(config: Any) -> str:
 
 
 def model_config_from_dict(content: dict[str, Any]) -> ModelConfig:
-    """Build a :class:`ModelConfig` as it is stored beside weights.
-
-    Raises:
-        UserError: unknown key, wrong type or value out of range.
-    """
+    """Build a :class:`ModelConfig` as it is stored beside weights; raises as :func:`load_config`."""
     return _build(ModelConfig, content, "model")
 
 

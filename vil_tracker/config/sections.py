@@ -36,17 +36,10 @@ def _whole(low: int, high: int) -> Check:
     return Check(lambda value: low <= value <= high, f"from {low} to {high}")
 
 
-def _checks(section: type) -> dict[str, tuple[Check, ...]]:
-    hints = typing.get_type_hints(section, include_extras=True)
-    return {
-        key: tuple(x for x in getattr(hint, "__metadata__", ()) if isinstance(x, Check)) for key, hint in hints.items()
-    }
-
-
 def validate(section: Any, name: str) -> None:
     """Raise UserError for the first field that does not satisfy the checks in its annotation."""
-    for key, checks in _checks(type(section)).items():
-        for check in checks:
+    for key, hint in typing.get_type_hints(type(section), include_extras=True).items():
+        for check in getattr(hint, "__metadata__", ()):
             value = getattr(section, key)
             _require(check.holds(value), f"{name}.{key}", value, check.expected)
 
@@ -136,19 +129,12 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.name), "data.sources[].name", self.name, "the name of a data set")
-        validate(self, f"data.sources[{self.name}]")
-        _require(
-            not (self.names and self.name in ("synthetic_pairs", "synthetic_clips")),
-            f"data.sources[{self.name}].names",
-            self.names,
-            "nothing: composed samples have no sequences",
-        )
-        _require(
-            not self.kinds or self.name == "synthetic_pairs",
-            f"data.sources[{self.name}].kinds",
-            self.kinds,
-            "nothing: only synthetic_pairs has kinds",
-        )
+        where = f"data.sources[{self.name}]"
+        validate(self, where)
+        whole = not self.names or self.name not in ("synthetic_pairs", "synthetic_clips")
+        _require(whole, f"{where}.names", self.names, "nothing: composed samples have no sequences")
+        fits = not self.kinds or self.name == "synthetic_pairs"
+        _require(fits, f"{where}.kinds", self.kinds, "nothing: only synthetic_pairs has kinds")
 
 
 @dataclass(frozen=True)

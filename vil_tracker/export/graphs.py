@@ -25,15 +25,9 @@ class TemplateGraph(nn.Module):
         self.network = network
 
     def forward(self, crop: Tensor, box: Tensor, C: Tensor, n: Tensor, m: Tensor) -> Stacked:
-        """Scan a template.
+        """The memory C, n, m with a template in it.
 
-        Args:
-            crop: normalised, (B, 3, Ht, Wt).
-            box: the target in it, (B, 4) x1 y1 x2 y2 in [0, 1] of the crop.
-            C, n, m: memory so far.
-
-        Returns:
-            The memory with the template in it.
+        The crop is normalised, (B, 3, Ht, Wt), the box of the target in it (B, 4) x1 y1 x2 y2 in [0, 1] of the crop.
         """
         return stack_memory(self.network.encode_templates(crop[:, None], box[:, None], unstack_memory(C, n, m)))
 
@@ -59,9 +53,8 @@ class FrameGraph(nn.Module):
             context_valid: how far each token's place has been seen, (B, S, 1) in [0, 1].
             window: weights of the score map, (B, h, w).
 
-        Returns:
-            boxes (B, 4) x1 y1 x2 y2 in units of the crop, scores (B,); the maps and features of
-            :class:`vil_tracker.models.network.NetworkOutput`; the context after this frame (B, S, D), valid all over.
+        Returns boxes (B, 4) x1 y1 x2 y2 in units of the crop, scores (B,); the maps and features of
+        :class:`vil_tracker.models.network.NetworkOutput`; the context after this frame (B, S, D), valid all over.
         """
         # The crop's place in the image matters to registration alone, which is the caller's.
         known = TemporalContext(context, context_valid, self.grid, context.new_zeros(1, 3))
@@ -87,8 +80,3 @@ def example_inputs(config: ModelConfig, batch: int) -> tuple[tuple[Tensor, ...],
         torch.ones(batch, side, side),
     )
     return template, frame
-
-
-def batch_axes(names: tuple[str, ...]) -> tuple[int, ...]:
-    """Which axis of each input is the batch: the second of memories, the first of everything else."""
-    return tuple(1 if name in ("C", "n", "m") else 0 for name in names)

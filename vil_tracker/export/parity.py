@@ -29,51 +29,38 @@ REQUIRED = 0.999
 
 @dataclass(frozen=True)
 class Agreement:
-    """Intersection over union of two models' boxes.
-
-    Attributes:
-        overlaps: one per pair of boxes, at least one.
-    """
+    """Intersection over union of two models' boxes, one per pair of boxes, at least one."""
 
     overlaps: np.ndarray
 
     @property
     def mean(self) -> float:
-        """Of all pairs."""
         return float(self.overlaps.mean())
 
     @property
     def least(self) -> float:
-        """Of the worst pair."""
         return float(self.overlaps.min())
 
 
 @dataclass(frozen=True)
 class Parity:
-    """Two models over a sequence.
+    """Two models over a sequence."""
 
-    Attributes:
-        crops: (2, N, 4) xywh in units of the crop, what both found in every crop that the first one's session looked
-            at; a lost target is looked for in several crops per frame.
-        tracks: (2, F, 4) xywh in pixels, what two sessions reported of every frame but the first.
-    """
-
+    #: (2, N, 4) xywh in units of the crop, what both found in every crop that the first one's session looked at; a lost
+    #: target is looked for in several crops per frame.
     crops: np.ndarray
-    tracks: np.ndarray
+    tracks: np.ndarray  # (2, F, 4) xywh in pixels, what two sessions reported of every frame but the first
 
     @property
     def frames(self) -> int:
-        """Of the sequence, without the first."""
         return self.tracks.shape[1]
 
     @property
     def same_crops(self) -> Agreement:
-        """On the same crops."""
         return Agreement(iou(*self.crops))
 
     @property
     def own_tracks(self) -> Agreement:
-        """Of sessions that each follow their own boxes."""
         return Agreement(iou(*self.tracks))
 
     @property
@@ -86,38 +73,29 @@ class Pair:
     """Two models behind the interface of one, :class:`vil_tracker.models.inference.SearchModel`.
 
     A session gets the answers of the first. The second is shown the same crops, templates and contexts with a memory
-    of its own, and both boxes are noted. A memory holds the first model's states, then the second's.
-
-    Attributes:
-        boxes: (2, 4) for every crop so far, x1 y1 x2 y2 in units of the crop.
+    of its own, and both boxes are noted, (2, 4) for every crop. A memory holds the first model's states first.
     """
 
     def __init__(self, first: SearchModel, second: SearchModel) -> None:
         self.first, self.second = first, second
         self.config, self.calibration, self.uses_context = first.config, first.calibration, first.uses_context
         self.device, self.io_dtype = first.device, first.io_dtype
-        self.boxes: list[np.ndarray] = []
+        self.boxes: list[np.ndarray] = []  # x1 y1 x2 y2 in units of the crop
         self._answers: tuple[NetworkOutput, NetworkOutput] | None = None  # of the last crops, until they are decoded
 
     def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory:
-        """Both models' memories, joined."""
         own = (None, None) if memory is None else self._parts(memory)
         first = self.first.encode_templates(templates, template_boxes, own[0])
         return first + self.second.encode_templates(templates, template_boxes, own[1])
 
     def forward_search(self, search: Tensor, memory: Memory, context: TemporalContext | None = None) -> NetworkOutput:
-        """The first model's answer; the second's is kept for :meth:`decode`."""
         first, second = self._parts(memory)
         answer = self.first.forward_search(search, first, context)
         self._answers = answer, self.second.forward_search(search, second, context)
         return answer
 
     def decode(self, output: NetworkOutput, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The first model's boxes and scores; both models' boxes are noted.
-
-        Raises:
-            ValueError: the maps are not those of the last crops.
-        """
+        """The first model's boxes and scores; both models' are noted. ValueError if the maps are not the last crops."""
         if self._answers is None or output is not self._answers[0]:
             raise ValueError("a pair decodes the maps of the crops that it saw last")
         boxes, scores = self.first.decode(output, window)
@@ -137,16 +115,10 @@ def compare(
     box: BoxLike,
     config: TrackConfig | None = None,
 ) -> Parity:
-    """Track with the first model, show the second the same, and track with the second.
+    """Track with the first model, show the second, of the same configuration, the same, and track with the second.
 
-    Args:
-        first, second: models of one configuration.
-        frames: RGB images, at least two; read one after the other.
-        box: x, y, w, h of the target on the first one.
-        config: of the sessions.
-
-    Raises:
-        UserError: fewer than two frames, or the box cannot be tracked.
+    The frames are RGB images, read one after the other; the box is x, y, w, h on the first. UserError for less than
+    two.
     """
     pair = Pair(prepare_for_inference(first) if isinstance(first, ViLTrackerNet) else first, second)
     sessions = [Tracker(pair, config), Tracker(second, config)]

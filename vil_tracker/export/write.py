@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vil_tracker import __version__
 from vil_tracker.config import config_to_dict
 from vil_tracker.errors import UserError, require_extra, write_json
-from vil_tracker.export.graphs import FrameGraph, TemplateGraph, batch_axes, example_inputs
+from vil_tracker.export.graphs import FrameGraph, TemplateGraph, example_inputs
 from vil_tracker.models.exported import (
     DESCRIPTION,
     FRAME_INPUTS,
@@ -35,26 +35,21 @@ OPSET = 18
 
 
 def export_network(network: ViLTrackerNet, folder: str | os.PathLike[str], format: Format = "onnx") -> Path:
-    """Write both graphs, for any batch size.
+    """Write both graphs, for any batch size, and return the folder.
 
-    Args:
-        network: on the CPU, in float32.
-        folder: made, or replaced if an earlier export is in it; nothing is left behind by a failure.
-        format: "onnx" and "openvino" need the export extra.
-
-    Returns:
-        The folder.
-
-    Raises:
-        UserError: the folder holds something else or cannot be written, the extra is missing, or the network has
-            no template memory.
+    The network is on the CPU, in float32. The folder is made, or replaced if an earlier export is in it; nothing is
+    left behind by a failure. UserError where it holds something else or cannot be written, the export extra is missing,
+    which "onnx" and "openvino" need, or the network has no template memory.
     """
     target = Path(folder)
     if network.config.scan != "prefix":
         raise UserError(f"a network with scan: {network.config.scan} has no template memory to export")
     if target.exists() and not (target / DESCRIPTION).is_file() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"{target} is no earlier export: choose another --output, or empty it")
-    _require_libraries(format)
+    for module in () if format == "torch-export" else ("onnx", "onnxscript"):
+        require_extra(module, "export", f"export to {format}")
+    if format == "openvino":
+        require_extra("openvino", "openvino", "export to openvino")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
@@ -74,14 +69,6 @@ def export_network(network: ViLTrackerNet, folder: str | os.PathLike[str], forma
     return target
 
 
-def _require_libraries(format: Format) -> None:
-    if format in ("onnx", "openvino"):
-        for module in ("onnx", "onnxscript"):
-            require_extra(module, "export", f"export to {format}")
-    if format == "openvino":
-        require_extra("openvino", "openvino", "export to openvino")
-
-
 def _write(network: ViLTrackerNet, folder: Path, format: Format) -> None:
     # Two examples in the batch: with one, the exporter would take the axis for a constant.
     template, frame = example_inputs(network.config, batch=2)
@@ -91,7 +78,7 @@ def _write(network: ViLTrackerNet, folder: Path, format: Format) -> None:
     ]
     for name, graph, inputs, input_names, output_names in graphs:
         batch = torch.export.Dim("batch", min=1, max=1024)
-        shapes = tuple({axis: batch} for axis in batch_axes(input_names))
+        shapes = tuple({int(name in ("C", "n", "m")): batch} for name in input_names)  # memories have sublayers first
         with torch.no_grad():
             program = torch.export.export(graph.eval(), inputs, dynamic_shapes=shapes, strict=False)
         path = folder / f"{name}{SUFFIXES[format]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import math
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from vil_tracker.errors import UserError, reason
-from vil_tracker.images import ValueRange, check_pixels, exif_orientation, to_rgb8, turn
+from vil_tracker.images import Range, ValueRange, check_pixels, exif_orientation, sample_pictures, to_rgb8, turn
 from vil_tracker.io.image_files import IMAGE_FPS
 from vil_tracker.io.source import Frame, Source, Start, beyond_the_end
 
@@ -27,36 +28,31 @@ _DEFAULT_DURATION = 0.1  # seconds; what browsers take where none is said
 class AnimationSource(Source):
     """The pictures of one file in turn, each composed as a viewer shows it, at the times that the file says.
 
-    Args:
-        path: the file; it must hold several pictures, see :func:`find_pictures`.
-        pictures: their positions in the file.
-        start, stride, fps, value_range: as for :func:`vil_tracker.io.files.open_source`.
+    ``pictures`` are their positions, of :func:`find_pictures`; the rest is :func:`vil_tracker.io.files.open_source`'s.
     """
-
-    live = False
 
     def __init__(
         self,
         path: Path,
         pictures: list[int],
         *,
-        start: Start | None = None,
-        stride: int = 1,
-        fps: float | None = None,
-        value_range: tuple[float, float] | None = None,
+        start: Start,
+        stride: int,
+        fps: float | None,
+        value_range: Range | None,
     ) -> None:
         data = path.read_bytes()
         self.name, self._path, self._pictures, self._stride = path.stem, path, pictures, stride
-        self._start, self._image = start or Start(), Image.open(io.BytesIO(data))
+        self._start, self._image = start, Image.open(io.BytesIO(data))
         self._pages = data if self._image.format == "TIFF" else None
         self._rate = fps or (IMAGE_FPS if self._pages else None)  # None: as the file says
-        self._values = ValueRange(value_range, self._samples, self.name)
+        self._values = ValueRange(value_range, functools.partial(sample_pictures, pictures, self._raw), self.name)
         self.fps = self._rate or 1 / self._seek(pictures[0])
         first = self._start.index(self.fps) if self._rate or self._start.seconds is None else 0
         if first >= len(pictures):
             raise beyond_the_end(str(path), first, len(pictures))
         self._first = first
-        self.total: int | None = -(-(len(pictures) - first) // stride)
+        self.total = -(-(len(pictures) - first) // stride)
 
     def __iter__(self) -> Iterator[Frame]:
         time, begun, begin = 0.0, None, self._start.seconds
@@ -99,14 +95,6 @@ class AnimationSource(Source):
             return turn(picture, exif_orientation(self._image))
         except Exception as error:  # as above, and OpenCV
             raise self._damaged(position, error) from error
-
-    def _samples(self) -> Iterator[np.ndarray]:
-        count = len(self._pictures)
-        for index in sorted(set(np.linspace(0, count - 1, 16).astype(int).tolist())):
-            try:
-                yield self._raw(self._pictures[index])
-            except UserError:
-                continue
 
     def _damaged(self, position: int, error: BaseException) -> UserError:
         why = "it cannot be decoded" if isinstance(error, cv2.error) else " ".join(reason(error).split())[:120]

@@ -4,13 +4,14 @@ frame after another and keeps nothing of it in memory.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 import numpy as np
 
@@ -22,17 +23,12 @@ from vil_tracker.results import Result
 LABEL = "target"
 
 
-class Output(Protocol):
-    """Something written frame by frame.
-
-    Attributes:
-        path: the file or folder that it makes.
-    """
-
-    path: Path
+class Output:
+    """Something written frame by frame."""
 
     def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
         """Take one frame with the results by target id."""
+        raise NotImplementedError
 
     def finish(self) -> None:
         """Complete what was written."""
@@ -41,7 +37,7 @@ class Output(Protocol):
         """Let go of the files without completing them."""
 
 
-class _TextFile:
+class _TextFile(Output):
     """A text file that grows frame by frame; parts of it wait in files of their own until it is complete."""
 
     def __init__(self, path: Path, buffering: int = -1) -> None:
@@ -83,11 +79,20 @@ class _TextFile:
                 pass  # what is left in the buffer does not fit on the disk; the file goes away anyhow
 
 
-class _Lines(_TextFile):
-    """A line per frame and target. Each reaches the system at once, so that a killed run leaves whole lines."""
+class BoxLines(_TextFile):
+    """A line per frame and target, of a function that may leave one out, below a heading.
 
-    def __init__(self, path: Path) -> None:
+    Each reaches the system at once, so that a killed run leaves whole lines. Without ``keep`` the file is only for such
+    a run, and removed when it is finished.
+    """
+
+    def __init__(
+        self, path: Path, line: Callable[[Frame, int, Result], str | None], heading: str = "", *, keep: bool = True
+    ) -> None:
         super().__init__(path, buffering=1)
+        self._line, self._keep = line, keep
+        with writing(path):
+            self._file.write(heading)
 
     def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
         with writing(self.path):
@@ -95,56 +100,31 @@ class _Lines(_TextFile):
                 if line := self._line(frame, number, result):
                     self._file.write(line + "\n")
 
-    def _line(self, frame: Frame, number: int, result: Result) -> str | None:
-        raise NotImplementedError
-
-
-class CsvBoxes(_Lines):
-    """A table with a row per frame and target, whose first line names the columns: :data:`COLUMNS`.
-
-    Args:
-        path: the file.
-        keep: leave the file there when it is finished; without, it is only for a run that is killed.
-    """
-
-    COLUMNS = "frame,id,x,y,w,h,score,time,state"
-
-    def __init__(self, path: Path, *, keep: bool = True) -> None:
-        super().__init__(path)
-        self._keep = keep
-        with writing(path):
-            self._file.write(f"{self.COLUMNS}\n")
-
-    def _line(self, frame: Frame, number: int, result: Result) -> str:
-        box = ",".join(f"{value:.3f}" for value in result.box)
-        return f"{frame.number},{number},{box},{result.score:.4f},{frame.time:.4f},{result.state}"
-
     def finish(self) -> None:
         super().finish()
         if not self._keep:
             self.path.unlink()
 
 
-class JsonLines(_Lines):
-    """One JSON object per frame and target: frame, time, id, x, y, w, h, score, state."""
-
-    def _line(self, frame: Frame, number: int, result: Result) -> str:
-        x, y, w, h = (round(float(value), 3) for value in result.box)
-        row = {"frame": frame.number, "time": round(frame.time, 4), "id": number, "x": x, "y": y, "w": w, "h": h}
-        return json.dumps(row | {"score": round(float(result.score), 4), "state": result.state})
+def _csv_line(frame: Frame, number: int, result: Result) -> str:
+    box = ",".join(f"{value:.3f}" for value in result.box)
+    return f"{frame.number},{number},{box},{result.score:.4f},{frame.time:.4f},{result.state}"
 
 
-class MotBoxes(_Lines):
-    """MOTChallenge: ``frame,id,left,top,width,height,confidence,-1,-1,-1``; frames and pixels are counted from 1.
+def _json_line(frame: Frame, number: int, result: Result) -> str:
+    x, y, w, h = (round(float(value), 3) for value in result.box)
+    row = {"frame": frame.number, "time": round(frame.time, 4), "id": number, "x": x, "y": y, "w": w, "h": h}
+    return json.dumps(row | {"score": round(float(result.score), 4), "state": result.state})
 
-    Lost targets are left out, as the format has no word for them.
-    """
 
-    def _line(self, frame: Frame, number: int, result: Result) -> str | None:
-        if result.state == "lost":
-            return None
-        x, y, w, h = result.box
-        return f"{frame.number + 1},{number},{x + 1:.3f},{y + 1:.3f},{w:.3f},{h:.3f},{result.score:.4f},-1,-1,-1"
+def _mot_line(frame: Frame, number: int, result: Result) -> str | None:
+    """MOTChallenge counts frames and pixels from 1, and has no word for lost targets."""
+    x, y, w, h = result.box
+    line = f"{frame.number + 1},{number},{x + 1:.3f},{y + 1:.3f},{w:.3f},{h:.3f},{result.score:.4f},-1,-1,-1"
+    return None if result.state == "lost" else line
+
+
+CsvBoxes = functools.partial(BoxLines, line=_csv_line, heading="frame,id,x,y,w,h,score,time,state\n")
 
 
 class CocoBoxes(_TextFile):
@@ -182,7 +162,7 @@ class CocoBoxes(_TextFile):
         self._file.write("\n]}\n")
 
 
-class YoloBoxes:
+class YoloBoxes(Output):
     """YOLO training labels: a folder with one text file per frame, ``class cx cy w h`` in units of the frame.
 
     The class is the target's id - 1. Boxes are clipped to the frame; a frame whose targets are lost has an empty file,
@@ -210,12 +190,6 @@ class YoloBoxes:
                 file = name.with_name(f"{name.name}.txt")
             file.write_text("".join(lines), encoding="utf-8")
 
-    def finish(self) -> None:
-        pass
-
-    def abandon(self) -> None:
-        pass
-
 
 class _TracksApart(_TextFile):
     """A draft for an annotation tool, in which a target's boxes follow one another."""
@@ -234,7 +208,7 @@ class _TracksApart(_TextFile):
                 box = self._box(frame, result, clip_box(result.box, width, height))
                 self._append(number, box, self._between)
 
-    _between = ""
+    _between = _tail = ""
 
     def _box(self, frame: Frame, result: Result, box: np.ndarray) -> str:
         raise NotImplementedError
@@ -246,9 +220,6 @@ class _TracksApart(_TextFile):
         """What stands before and behind a target's boxes."""
         raise NotImplementedError
 
-    def _tail(self) -> str:
-        raise NotImplementedError
-
     def _end(self) -> None:
         self._file.write(self._head())
         for position, number in enumerate(sorted(self._parts)):
@@ -256,11 +227,13 @@ class _TracksApart(_TextFile):
             self._file.write((self._between if position else "") + before)
             self._take_in(number)
             self._file.write(behind)
-        self._file.write(self._tail())
+        self._file.write(self._tail)
 
 
 class CvatTracks(_TracksApart):
     """CVAT for video 1.1: a track per target, every box a key frame, ``outside`` while the target is lost."""
+
+    _tail = "</annotations>\n"
 
     def _box(self, frame: Frame, result: Result, box: np.ndarray) -> str:
         names = zip(("xtl", "ytl", "xbr", "ybr"), convert(box, "xywh", "xyxy"), strict=True)
@@ -291,9 +264,6 @@ class CvatTracks(_TracksApart):
     def _around(self, number: int) -> tuple[str, str]:
         return f'  <track id="{number - 1}" label="{LABEL}" source="auto">\n', "  </track>\n"
 
-    def _tail(self) -> str:
-        return "</annotations>\n"
-
 
 class LabelStudioTracks(_TracksApart):
     """Label Studio, one task with a prediction: a ``videorectangle`` per target in percent of the frame.
@@ -302,7 +272,7 @@ class LabelStudioTracks(_TracksApart):
     address under which Label Studio finds the video.
     """
 
-    _between = ",\n"
+    _between, _tail = ",\n", "\n]}]}]\n"
 
     def _box(self, frame: Frame, result: Result, box: np.ndarray) -> str:
         width, height = self._size
@@ -319,14 +289,11 @@ class LabelStudioTracks(_TracksApart):
         value = json.dumps({"labels": [LABEL], "framesCount": self._count, "duration": round(self._time, 4)})
         return json.dumps(entry)[:-1] + f', "value": {value[:-1]}, "sequence": [\n', "\n]}}"
 
-    def _tail(self) -> str:
-        return "\n]}]}]\n"
-
 
 BOX_FORMATS: dict[str, tuple[str, Callable[[Path], Output]]] = {
     "csv": ("boxes.csv", CsvBoxes),
-    "jsonl": ("boxes.jsonl", JsonLines),
-    "mot": ("boxes.mot.txt", MotBoxes),
+    "jsonl": ("boxes.jsonl", functools.partial(BoxLines, line=_json_line)),
+    "mot": ("boxes.mot.txt", functools.partial(BoxLines, line=_mot_line)),
     "coco": ("boxes.coco.json", CocoBoxes),
     "yolo": ("labels", YoloBoxes),
     "cvat": ("boxes.cvat.xml", CvatTracks),
@@ -335,11 +302,7 @@ BOX_FORMATS: dict[str, tuple[str, Callable[[Path], Output]]] = {
 
 
 def parse_formats(text: str) -> tuple[str, ...]:
-    """Read ``csv,jsonl``.
-
-    Raises:
-        UserError: an unknown format.
-    """
+    """Read ``csv,jsonl``; UserError for an unknown format."""
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
     unknown = [name for name in names if name not in BOX_FORMATS]
     if unknown or not names:

@@ -24,16 +24,10 @@ _SHIFT = 4  # OpenCV draws at 1/16 pixel: boxes glide instead of jumping from pi
 
 
 def draw_results(image: np.ndarray, results: Mapping[int, Result]) -> np.ndarray:
-    """Draw each target's box with its id, score and, unless it is simply tracked, state.
+    """Draw each target's box with its id, score and, unless it is simply tracked, state, into a copy of the image.
 
-    A lost target shows the corners only of the place where it is looked for.
-
-    Args:
-        image: (H, W, 3) uint8 RGB; stays as it is.
-        results: by target id, boxes in pixels of this image.
-
-    Returns:
-        A new (H, W, 3) uint8 RGB image.
+    A lost target shows the corners only of the place where it is looked for. The image is (H, W, 3) uint8 RGB; results
+    are by target id, their boxes in its pixels.
     """
     picture = np.ascontiguousarray(image).copy()
     unit = min(image.shape[:2])

@@ -20,7 +20,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from vil_tracker.errors import UserError
-from vil_tracker.images import IMAGE_EXTENSIONS, MAX_PIXELS, ValueRange, decode_image
+from vil_tracker.images import IMAGE_EXTENSIONS, MAX_PIXELS, Range, ValueRange, decode_image
 from vil_tracker.io.animations import AnimationSource, find_pictures
 from vil_tracker.io.image_files import IMAGE_FPS, ImageSource, images_in, images_matching
 from vil_tracker.io.image_pipe import split_images
@@ -36,7 +36,7 @@ def open_source(
     fps: float | None = None,
     stream_timeout: float = 10.0,
     max_pixels: int = MAX_PIXELS,
-    value_range: tuple[float, float] | None = None,
+    value_range: Range | None = None,
 ) -> Source:
     """Open what ``source`` names.
 
@@ -59,7 +59,7 @@ def open_source(
         raise UserError(f"stride {stride} is below 1: give 1 for every frame, 2 for every second one")
     if fps is not None and not 0.01 < fps < 10_000:
         raise UserError(f"{fps:g} frames per second is out of range: give a number such as 25 or 29.97")
-    exists = bool(text) and _exists(path)
+    exists = bool(text) and os.path.exists(path)  # False, too, for a name that no file can have
     pictures: dict[str, Any] = {"start": start, "stride": stride, "fps": fps or IMAGE_FPS, "value_range": value_range}
     if text == "-":
         return StdinSource(**pictures)
@@ -93,23 +93,12 @@ def open_source(
     return VideoSource(path, start=start, stride=stride, max_pixels=max_pixels)
 
 
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except (OSError, ValueError):  # a name that no file can have: too long, or with a null byte
-        return False
-
-
 class VideoSource(Source):
     """A video file, to be read once from the start that was asked for."""
 
-    live = False
-
-    def __init__(
-        self, path: Path, *, start: Start | None = None, stride: int = 1, max_pixels: int = MAX_PIXELS
-    ) -> None:
+    def __init__(self, path: Path, *, start: Start, stride: int, max_pixels: int) -> None:
         self.name = path.stem
-        self._path, self._start, self._stride = path, start or Start(), stride
+        self._path, self._start, self._stride = path, start, stride
         self._lock = threading.Lock()  # closing must wait for a read in another thread
         self._reader = VideoReader(path, max_pixels=max_pixels)
         self.fps, self.pixel_aspect = self._reader.fps, self._reader.pixel_aspect
@@ -169,9 +158,7 @@ class VideoSource(Source):
 class StdinSource(Source):
     """Images one after another on standard input (JPEG or PNG), as ``ffmpeg -f image2pipe`` writes them."""
 
-    live = False
     name = "stdin"
-    total: int | None = None
 
     def __init__(
         self,
@@ -180,7 +167,7 @@ class StdinSource(Source):
         start: Start | None = None,
         stride: int = 1,
         fps: float = IMAGE_FPS,
-        value_range: tuple[float, float] | None = None,
+        value_range: Range | None = None,
     ) -> None:
         if stream is None:
             if sys.stdin is None or sys.stdin.isatty():
@@ -202,6 +189,3 @@ class StdinSource(Source):
             raise UserError("standard input holds no image: pipe JPEG or PNG images into it")
         if number < self._first:
             raise beyond_the_end("standard input", self._first, number + 1)
-
-    def close(self) -> None:
-        pass

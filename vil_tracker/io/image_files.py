@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vil_tracker.errors import UserError
-from vil_tracker.images import IMAGE_EXTENSIONS, ValueRange, natural_key, read_image, sample_pictures
+from vil_tracker.images import IMAGE_EXTENSIONS, Range, ValueRange, natural_key, read_image, sample_pictures
 from vil_tracker.io.source import Frame, Source, Start, beyond_the_end
 
 log = logging.getLogger(__name__)
@@ -23,32 +23,20 @@ IMAGE_FPS = 25.0  # pictures carry no rate; --fps replaces it
 class ImageSource(Source):
     """Image files, one per frame; a frame's name is the file's, with as much of its folder as tells them apart.
 
-    Args:
-        paths: in the order in which they follow one another; at least one.
-        name: of the source.
-        start, stride, fps, value_range: as for :func:`vil_tracker.io.files.open_source`.
+    At least one path; the rest is :func:`vil_tracker.io.files.open_source`'s.
     """
 
-    live = False
-
     def __init__(
-        self,
-        paths: tuple[Path, ...],
-        name: str,
-        *,
-        start: Start | None = None,
-        stride: int = 1,
-        fps: float = IMAGE_FPS,
-        value_range: tuple[float, float] | None = None,
+        self, paths: tuple[Path, ...], name: str, *, start: Start, stride: int, fps: float, value_range: Range | None
     ) -> None:
         self.name, self.fps = name, fps
-        first = (start or Start()).index(fps)
+        first = start.index(fps)
         if first >= len(paths):
             raise beyond_the_end(name, first, len(paths))
         self._paths, self._numbers = paths, range(first, len(paths), stride)
         self._common = os.path.commonpath([path.parent for path in paths])
         self._values = ValueRange(value_range, functools.partial(sample_pictures, paths), name)
-        self.total: int | None = len(self._numbers)
+        self.total = len(self._numbers)
 
     def __iter__(self) -> Iterator[Frame]:
         for number in self._numbers:
@@ -56,15 +44,10 @@ class ImageSource(Source):
             name = Path(os.path.relpath(path, self._common or ".")).as_posix()
             yield Frame(number, number / self.fps, read_image(path, self._values), name)
 
-    def close(self) -> None:
-        pass
-
 
 def images_in(folder: Path) -> tuple[Path, ...]:
     """The pictures of a folder; of its only subfolder with pictures, such as ``img`` or ``color``, if it has none.
-
-    Raises:
-        UserError: there are none, or several subfolders have some; or one is a link to nowhere.
+    UserError where there are none, several subfolders have some, or one is a link to nowhere.
     """
     try:
         paths = _only_images(folder.iterdir())
@@ -99,11 +82,7 @@ def images_in_one(folder: Path) -> tuple[Path, ...]:
 
 
 def images_matching(pattern: str) -> tuple[Path, ...]:
-    """The pictures that a glob names, in the natural order of their folders and names.
-
-    Raises:
-        UserError: there are none, or one is a link to nowhere.
-    """
+    """The pictures that a glob names, in the natural order of folders and names; UserError where there are none."""
     paths = _only_images(Path(p) for p in glob.iglob(_literal_folders(pattern), recursive=True))
     if not paths:
         raise UserError(f"no image matches {pattern}: check the pattern, and put it in quotes")

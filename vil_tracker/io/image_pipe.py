@@ -35,7 +35,6 @@ class _Bytes:
         return data
 
     def skip_past(self, byte: int) -> None:
-        """Move just behind the next ``byte``."""
         while True:
             found = self._buffer.find(byte, self.position)
             if found >= 0:
@@ -62,13 +61,10 @@ class _Bytes:
 
 
 def split_images(stream: io.RawIOBase) -> Iterator[bytes]:
-    """Give the JPEG and PNG files that a stream holds, one after another.
+    """Give the JPEG and PNG files that a stream holds, one after another; UserError where something else begins.
 
     The structure of each file is followed (segments, chunks), so that an end marker inside a thumbnail or a colour
     profile does not cut a file short. A last image that is cut off ends the iteration with a warning.
-
-    Raises:
-        UserError: something else than a JPEG or PNG begins where an image should.
     """
     data = _Bytes(stream)
     count = 0

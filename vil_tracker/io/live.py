@@ -44,22 +44,14 @@ class _Webcam:
 
 
 class LiveSource(Source):
-    """A webcam or a stream (RTSP, HTTP, ...).
+    """A webcam, by its index, or a stream (RTSP, HTTP, ...), by an address with ``://``; every stride-th frame.
 
     A thread receives frames and keeps only the newest, so that a tracker slower than the camera works on fresh frames
     and the memory stays bounded; frames that nobody fetched in time are counted in :attr:`dropped`. When the
     connection breaks or stalls, the thread connects again; after ``timeout`` seconds without a frame the source ends.
 
     An address that turns out to hold a finished video (its length is known, or its container is one of files) is read
-    frame by frame instead.
-
-    Args:
-        address: webcam index, or an address with ``://``.
-        stride: give every stride-th frame received.
-        timeout: seconds without a frame after which the source ends.
-
-    Raises:
-        UserError: it cannot be opened within ``timeout``.
+    frame by frame instead. UserError where it cannot be opened within ``timeout``.
     """
 
     def __init__(self, address: int | str, *, stride: int = 1, timeout: float = 10.0) -> None:
@@ -74,9 +66,7 @@ class LiveSource(Source):
             self.live, self.pixel_aspect = capture.endless, capture.pixel_aspect
             if not self.live and capture.frames_claimed:
                 self.total = -(-capture.frames_claimed // stride)
-        self.received = 0
-        self.dropped = 0
-        self.reconnections = 0
+        self.received = self.dropped = self.reconnections = 0
         self._changed = threading.Condition()
         self._newest: Frame | None = None
         self._ended = False

@@ -41,25 +41,17 @@ class OutputFolder:
 
     Args:
         path: the folder; made where it does not exist, and removed again by :meth:`discard`. Where it holds files of
-            another run, or another run writes to it, the first of ``path-2``, ``path-3`` … that does not.
+            another run, or another run writes to it, it is the first of ``path-2``, ``path-3`` … that does not.
         overwrite: take the place of another run's files in ``path``, once this run's are complete.
         reads: files that this run reads, which are not to be removed as a killed run's leftovers.
         labels: this run writes a folder ``labels``; without, one that is there alone is taken for a person's own.
-
-    Attributes:
-        path: the folder that was taken.
 
     Raises:
         UserError: it cannot be written, or ``overwrite`` and another run writes to it now.
     """
 
     def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        overwrite: bool = False,
-        reads: Sequence[Path] = (),
-        labels: bool = True,
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, reads: Sequence[Path] = (), labels: bool = True
     ) -> None:
         self._overwrite, self._reads, self._labels = overwrite, {file.absolute() for file in reads}, labels
         wanted = Path(path)
@@ -99,17 +91,13 @@ class OutputFolder:
 
     def publish(self) -> list[Path]:
         """Give the files their names, in place of another run's, and return the paths."""
-        final = []
         with writing(self.path):
             made = [child for child in sorted(self.path.iterdir()) if _PARTIAL.fullmatch(child.name)]
-            targets = [child.with_name(child.name.replace(".partial", "", 1)) for child in made]
             former = [child for child in self.path.iterdir() if _OUTPUT.fullmatch(child.name)]
             for child in former:
                 if self._labels or len(former) > 1 or child.name != "labels":
                     _remove(child)
-            for child, target in zip(made, targets, strict=True):
-                child.replace(target)
-                final.append(target)
+            final = [child.replace(child.with_name(child.name.replace(".partial", "", 1))) for child in made]
         self._release()
         return sorted(final, key=lambda file: (re.fullmatch(_MEDIA, file.name) is not None, file.name))
 

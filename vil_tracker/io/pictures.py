@@ -5,7 +5,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -14,36 +13,21 @@ import numpy as np
 from vil_tracker.data.crops import crop, geometry_for_box
 from vil_tracker.errors import atomic_write, require_extra
 from vil_tracker.images import write_image
+from vil_tracker.io.box_writers import Output
 from vil_tracker.io.draw import STATE_COLOURS, Colour, draw_results, text_image
-from vil_tracker.io.source import Frame, Sound
-from vil_tracker.io.video_writer import VideoSink
+from vil_tracker.io.source import Frame
+from vil_tracker.io.video_writer import VideoSink, choose_codec
 from vil_tracker.results import STATES, Result
 
 PAPER: Colour = (248, 249, 250)
 INK: Colour = (52, 58, 64)
 
 
-class AnnotatedVideo:
-    """The source with the results drawn in.
+class AnnotatedVideo(Output):
+    """The source with the results drawn in, as a video file."""
 
-    Args:
-        folder: where ``annotated.webm`` (or ``.mp4``) is written.
-        fps: frames per second of the result: the source's, divided by the stride.
-        codec: one of :data:`vil_tracker.io.video_writer.CODECS`.
-        pixel_aspect: width of a frame's pixel divided by its height.
-        sound: what is to be heard with it.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        fps: float,
-        codec: str = "auto",
-        pixel_aspect: Fraction = Fraction(1),
-        sound: Sound | None = None,
-    ) -> None:
-        self._sink = VideoSink(folder, "annotated.partial", fps, codec, pixel_aspect=pixel_aspect, sound=sound)
-        self.path = self._sink.path
+    def __init__(self, sink: VideoSink) -> None:
+        self._sink = sink
 
     def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
         self._sink.write(draw_results(frame.image, results), frame.time)
@@ -55,17 +39,16 @@ class AnnotatedVideo:
         self._sink.abandon()
 
 
-class TargetClips:
+class TargetClips(Output):
     """One square video per target, ``target-1.webm`` and so on, that stays on the target.
 
     The clip shows twice the target's size in 256 pixels; its zoom follows the target's size smoothly.
     """
 
     def __init__(self, folder: Path, fps: float, codec: str = "auto") -> None:
-        self._folder, self._fps, self._codec = folder, fps, codec
+        self._folder, self._fps, self._codec = folder, fps, choose_codec(codec)
         self._sinks: dict[int, VideoSink] = {}
         self._sides: dict[int, float] = {}
-        self.path = folder / f"target.partial{VideoSink(folder, 'target', fps, codec).path.suffix}"
 
     def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
         for number, result in results.items():
@@ -132,21 +115,15 @@ def contact_sheet(thumbnails: Sequence[Thumbnail], columns: int, gap: int = 12) 
     return sheet
 
 
-class KeyFrames:
-    """One picture with evenly spaced frames of the run.
+class KeyFrames(Output):
+    """One picture with up to ``count`` evenly spaced frames of the run, ``columns`` in a row, each of so many pixels.
 
     The length of a run is not known beforehand, so up to four times as many frames as needed are kept, at growing
     distances; the memory stays constant.
-
-    Args:
-        path: the picture to write.
-        count: how many frames it shows at most.
-        columns: frames per row.
-        width: width of each frame in pixels.
     """
 
     def __init__(self, path: Path, count: int = 8, columns: int = 8, width: int = 320) -> None:
-        self.path = path
+        self._path = path
         self._count, self._columns, self._width = count, columns, width
         self._kept: list[tuple[int, Thumbnail]] = []
         self._every, self._seen = 1, 0
@@ -169,40 +146,35 @@ class KeyFrames:
             positions = np.array([position for position, _ in self._kept])
             wanted = np.linspace(0, positions[-1], min(self._count, len(positions)))
             shown = np.unique(np.abs(positions[:, None] - wanted).argmin(0))
-            write_image(self.path, contact_sheet([self._kept[i][1] for i in shown], self._columns))
-
-    def abandon(self) -> None:
-        pass
+            write_image(self._path, contact_sheet([self._kept[i][1] for i in shown], self._columns))
 
 
-class ScorePlot:
+class ScorePlot(Output):
     """The score of each target over time as a picture, with the states as a coloured band (extra ``plots``)."""
 
     def __init__(self, path: Path) -> None:
         require_extra("matplotlib", "plots", "draw the score plot")
-        self.path = path
-        self._times: dict[int, array[float]] = {}
-        self._scores: dict[int, array[float]] = {}
-        self._states: dict[int, array[int]] = {}
+        self._path = path
+        self._seen: dict[int, tuple[array[float], array[float], array[int]]] = {}  # times, scores, states by target
 
     def write(self, frame: Frame, results: Mapping[int, Result]) -> None:
         for number, result in results.items():  # nine bytes per frame: an hour of video takes one megabyte
-            self._times.setdefault(number, array("f")).append(frame.time)
-            self._scores.setdefault(number, array("f")).append(result.score)
-            self._states.setdefault(number, array("b")).append(STATES.index(result.state))
+            times, scores, states = self._seen.setdefault(number, (array("f"), array("f"), array("b")))
+            times.append(frame.time)
+            scores.append(result.score)
+            states.append(STATES.index(result.state))
 
     def finish(self) -> None:
-        if not self._times:
+        if not self._seen:
             return
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        figure = Figure(figsize=(9, 0.6 + 1.9 * len(self._times)), layout="constrained", dpi=110)
+        figure = Figure(figsize=(9, 0.6 + 1.9 * len(self._seen)), layout="constrained", dpi=110)
         canvas = FigureCanvasAgg(figure)
-        axes = figure.subplots(len(self._times), 1, sharex=True, squeeze=False)[:, 0]
-        for axis, number in zip(axes, self._times, strict=True):
-            times, scores = np.array(self._times[number]), np.array(self._scores[number])
-            states = np.array(self._states[number])
+        axes = figure.subplots(len(self._seen), 1, sharex=True, squeeze=False)[:, 0]
+        for axis, (number, seen) in zip(axes, self._seen.items(), strict=True):
+            times, scores, states = map(np.array, seen)
             edges = np.append(times, times[-1] + (times[-1] - times[0]) / max(len(times) - 1, 1))
             for index, state in enumerate(STATES):
                 colour = np.array(STATE_COLOURS[state]) / 255
@@ -217,8 +189,5 @@ class ScorePlot:
         axes[-1].set_xlabel("time in seconds")
         handles, labels = axes[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper right", ncols=len(STATES), frameon=False)
-        with atomic_write(self.path) as stream:
+        with atomic_write(self._path) as stream:
             canvas.print_png(stream)
-
-    def abandon(self) -> None:
-        pass

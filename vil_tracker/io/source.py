@@ -33,12 +33,7 @@ class Frame:
 
 @dataclass(frozen=True)
 class Sound:
-    """The sound that belongs to a source.
-
-    Attributes:
-        path: the video file that holds it.
-        origin: that file's time of the source's first frame, in seconds.
-    """
+    """The sound of a source: the video file that holds it, and that file's time of the first frame in seconds."""
 
     path: str
     origin: float
@@ -58,14 +53,15 @@ class Source(Protocol):
 
     name: str
     fps: float
-    total: int | None
-    live: bool
+    total: int | None = None
+    live: bool = False
     pixel_aspect: Fraction = Fraction(1)
     sound: Sound | None = None
 
     def __iter__(self) -> Iterator[Frame]: ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        return
 
 
 @dataclass(frozen=True)
@@ -81,11 +77,7 @@ class Start:
 
 
 def parse_start(text: str) -> Start:
-    """Read ``37`` (frame), ``1.5s``, ``01:02`` or ``00:01:02.5`` (times).
-
-    Raises:
-        UserError: it is neither, or negative.
-    """
+    """Read ``37`` (frame), ``1.5s``, ``01:02`` or ``00:01:02.5`` (times); UserError where it is neither."""
     if re.fullmatch(r"\d{1,12}", text, re.ASCII):
         return Start(frame=int(text))
     if match := re.fullmatch(r"(\d{1,9}(?:\.\d*)?|\.\d+)s", text, re.ASCII):

@@ -15,9 +15,9 @@ from vil_tracker.runtime import StageTimer
 _DEPTH = 4  # frames waiting between two threads
 
 
-def prefetch(frames: Iterable[Frame], timer: StageTimer, depth: int = _DEPTH) -> Iterator[Frame]:
-    """Decode in another thread, at most ``depth`` frames ahead; its exceptions are raised here."""
-    handed: queue.Queue[Frame | BaseException | None] = queue.Queue(depth)
+def prefetch(frames: Iterable[Frame], timer: StageTimer) -> Iterator[Frame]:
+    """Decode in another thread, a few frames ahead; its exceptions are raised here."""
+    handed: queue.Queue[Frame | BaseException | None] = queue.Queue(_DEPTH)
     stop = threading.Event()
 
     def hand_over(item: Frame | BaseException | None) -> None:
@@ -79,7 +79,6 @@ class BackgroundWriter:
         self._queue.put((frame, results))
 
     def finish(self) -> None:
-        """Write what is queued and complete the outputs."""
         self._queue.put(None)
         self._thread.join()
         if self._failure is not None:
@@ -89,7 +88,6 @@ class BackgroundWriter:
                 output.finish()
 
     def abandon(self) -> None:
-        """Drop what is queued and let go of the outputs."""
         self._abandoned = True
         if self._thread.is_alive():
             self._queue.put(None)

@@ -20,7 +20,7 @@ import av.error
 import cv2
 import numpy as np
 
-from vil_tracker.errors import UserError
+from vil_tracker.errors import UserError, reason
 from vil_tracker.io.source import Sound
 
 log = logging.getLogger(__name__)
@@ -31,21 +31,13 @@ _MIN_SIDE = 16  # encoders refuse smaller pictures
 
 @dataclass(frozen=True)
 class _Kind:
-    """How one codec is written.
+    """How one codec is written."""
 
-    Attributes:
-        encoders: FFmpeg's names, best first.
-        suffix: ending of the file.
-        options: the encoder's.
-        container: the file's: pieces of a second, each complete on the disk as soon as it is written.
-        sounds: audio codecs that players expect in such a file.
-    """
-
-    encoders: tuple[str, ...]
-    suffix: str
-    options: dict[str, str]
-    container: dict[str, str]
-    sounds: frozenset[str]
+    encoders: tuple[str, ...]  # FFmpeg's names, best first
+    suffix: str  # ending of the file
+    options: dict[str, str]  # the encoder's
+    container: dict[str, str]  # the file's: pieces of a second, each complete on the disk as soon as it is written
+    sounds: frozenset[str]  # audio codecs that players expect in such a file
 
 
 _KINDS = {
@@ -76,18 +68,15 @@ def _encoder(codec: str) -> str | None:
 
 def choose_codec(wanted: str = "auto", sound: Sound | None = None) -> str:
     """Settle the codec: ``auto`` is VP9, which every browser plays, or H.264 where only an MP4 file takes the sound.
-
-    Raises:
-        UserError: there is no such codec, or this build of PyAV has no encoder for it.
+    UserError where there is none such, or this build of PyAV has no encoder for it.
     """
     if wanted not in CODECS:
         raise UserError(f"there is no video codec {wanted!r}: choose one of {', '.join(CODECS)}")
     choices = ["vp9", "h264"] if wanted == "auto" else [wanted]
     if wanted == "auto" and sound is not None and (name := _sound_codec(sound)):
         choices.sort(key=lambda codec: name not in _KINDS[codec].sounds)
-    for codec in choices:
-        if _encoder(codec):
-            return codec
+    if codec := next(filter(_encoder, choices), None):
+        return codec
     raise UserError(f"this build of PyAV cannot encode {' or '.join(choices)}: pip install av, or use --no-video")
 
 
@@ -99,13 +88,9 @@ def _sound_codec(sound: Sound) -> str | None:
 
 
 class _SoundTrack:
-    """Copies a source's sound into a video file, packet by packet, as the pictures come.
+    """Copies a source's sound into a file to which nothing has been written yet, packet by packet with the pictures.
 
-    Args:
-        sound: the source's.
-        kind: of the file that is written.
-        output: that file, to which nothing has been written yet.
-        start: seconds from the source's first picture to the first one that is written.
+    ``start`` is the seconds from the source's first picture to the first one that is written.
     """
 
     def __init__(self, sound: Sound, kind: _Kind, output: Any, start: float) -> None:
@@ -143,7 +128,7 @@ class _SoundTrack:
         try:
             return next(self._packets, None)
         except (av.error.FFmpegError, OSError) as error:
-            log.warning("the sound cannot be read any further (%s)", getattr(error, "strerror", None) or error)
+            log.warning("the sound cannot be read any further (%s)", reason(error))
             self._packets = iter(())
             return None
 
@@ -152,7 +137,7 @@ class _SoundTrack:
 
 
 class VideoSink:
-    """A video file of one size, whatever the sizes of the frames.
+    """A video file of one size, whatever the sizes of the frames; UserError where the codec cannot be written here.
 
     The first frame sets the size (rounded up to even numbers, as chroma subsampling needs, with the edge repeated). A
     later frame of another size is scaled to fit and padded with black.
@@ -163,9 +148,6 @@ class VideoSink:
         codec: one of :data:`CODECS`.
         pixel_aspect: width of a frame's pixel divided by its height; the file's are square.
         sound: what is to be heard; needs the times of the frames in the source.
-
-    Raises:
-        UserError: the codec cannot be written here.
     """
 
     def __init__(
@@ -235,8 +217,8 @@ class VideoSink:
         try:
             yield
         except (av.error.FFmpegError, OSError) as error:
-            reason = getattr(error, "strerror", None) or str(error)
-            raise UserError(f"cannot write {self.path.name} ({reason}): free some space, or use --no-video") from error
+            cure = "free some space, or use --no-video"
+            raise UserError(f"cannot write {self.path.name} ({reason(error)}): {cure}") from error
 
     def finish(self) -> None:
         """Complete the file. Without a single frame there is none."""
@@ -249,7 +231,6 @@ class VideoSink:
             self._close()
 
     def abandon(self) -> None:
-        """Let go of the file without completing it."""
         with contextlib.suppress(av.error.FFmpegError, OSError):
             self._close()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -24,7 +25,6 @@ Format = Literal["onnx", "torch-export", "openvino"]
 FORMATS: tuple[Format, ...] = ("onnx", "torch-export", "openvino")
 SUFFIXES = {"onnx": ".onnx", "torch-export": ".pt2", "openvino": ".xml"}
 DESCRIPTION = "model.json"
-BACKENDS = {"onnxruntime": "onnx", "torch-export": "torch-export", "openvino": "openvino"}
 
 EMPTY = -1e30  # logarithm of a weight that is no weight; infinity minus infinity would be no number
 
@@ -38,15 +38,9 @@ Graph = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
 class ExportedModel:
-    """An exported tracker with what a session needs of a network; see
-    :class:`vil_tracker.models.inference.SearchModel`.
-
-    Args:
-        folder: written by :func:`vil_tracker.export.write.export_network`.
-        threads: CPU threads of the runtime; None is its own choice.
-
-    Raises:
-        UserError: no exported tracker is there, a file is damaged, or the runtime is not installed.
+    """A tracker that :func:`vil_tracker.export.write.export_network` wrote, with what a session needs of a network; see
+    :class:`vil_tracker.models.inference.SearchModel`. ``threads`` None is the runtime's own choice. UserError where
+    there is none, a file is damaged, or the runtime is not installed.
     """
 
     device = torch.device("cpu")
@@ -77,7 +71,6 @@ class ExportedModel:
         return ExportedModel, (self.folder.absolute(), self._threads)
 
     def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory:
-        """As :meth:`vil_tracker.models.network.ViLTrackerNet.encode_templates`."""
         stacked = empty_memory(self.config, len(templates)) if memory is None else stack_memory(memory)
         for index in range(templates.shape[1]):
             C, n, m = self._template([templates[:, index], template_boxes[:, index], *stacked])
@@ -99,7 +92,6 @@ class ExportedModel:
         return NetworkOutput(score, offset, size, found)
 
     def decode(self, output: NetworkOutput, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As :meth:`vil_tracker.models.network.ViLTrackerNet.decode`."""
         return decode_maps(output.score_logits, output.offset, output.size, window)
 
 
@@ -109,11 +101,7 @@ def is_exported(path: str | os.PathLike[str]) -> bool:
 
 
 def read_description(folder: Path) -> dict[str, Any]:
-    """``model.json`` of an exported tracker.
-
-    Raises:
-        UserError: it is not there, or damaged.
-    """
+    """``model.json`` of an exported tracker; UserError where it is not there, or damaged."""
     path = folder / DESCRIPTION
     if not path.is_file():
         raise UserError(
@@ -136,29 +124,19 @@ def _open_onnx(path: Path, threads: int | None) -> Graph:
     if threads is not None:
         options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    feed = _feeder(path, [entry.name for entry in session.get_inputs()])
+    feed = functools.partial(_feed, path, [entry.name for entry in session.get_inputs()])
     return lambda inputs: [torch.from_numpy(array) for array in session.run(None, feed(inputs))]
 
 
-def _feeder(path: Path, names: list[str]) -> Callable[[Sequence[Tensor]], dict[str, np.ndarray]]:
-    """Gives a graph's inputs by name; a network without temporal part leaves some out."""
-    order = TEMPLATE_INPUTS if path.stem == "template" else FRAME_INPUTS
-
-    def feed(inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
-        given = dict(zip(order, inputs, strict=True))
-        return {name: np.ascontiguousarray(given[name].numpy()) for name in names}
-
-    return feed
+def _feed(path: Path, names: list[str], inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
+    """A graph's inputs by name; a network without temporal part leaves some out."""
+    given = dict(zip(TEMPLATE_INPUTS if path.stem == "template" else FRAME_INPUTS, inputs, strict=True))
+    return {name: np.ascontiguousarray(given[name].numpy()) for name in names}
 
 
 def _open_program(path: Path, threads: int | None) -> Graph:
     program = torch.export.load(path).module()
-
-    def run(inputs: Sequence[Tensor]) -> list[Tensor]:
-        with torch.no_grad():
-            return list(program(*inputs))
-
-    return run
+    return torch.no_grad()(lambda inputs: list(program(*inputs)))
 
 
 def _open_openvino(path: Path, threads: int | None) -> Graph:
@@ -167,7 +145,7 @@ def _open_openvino(path: Path, threads: int | None) -> Graph:
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = str(threads)
     compiled = openvino.Core().compile_model(str(path), "CPU", settings)
-    feed = _feeder(path, [entry.get_any_name() for entry in compiled.inputs])
+    feed = functools.partial(_feed, path, [entry.get_any_name() for entry in compiled.inputs])
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:
         found = compiled(feed(inputs))

@@ -25,19 +25,12 @@ MOMENTUM = 0.7  # share of the old context in the moving average
 
 @dataclass(frozen=True)
 class TemporalContext:
-    """What a session remembers of the search features of the frames before. Holds no gradient.
+    """What a session remembers of the search features of the frames before. Holds no gradient."""
 
-    Attributes:
-        features: moving average of raw search features, (B, S, D), row-major over ``grid``.
-        valid: how far each token's place has been seen, (B, S, 1) in [0, 1].
-        grid: (rows, columns), rows * columns = S.
-        crops: geometry of the search crop that the tokens lie in, (B, 3): centre x, centre y, side in image pixels.
-    """
-
-    features: Tensor
-    valid: Tensor
-    grid: tuple[int, int]
-    crops: Tensor
+    features: Tensor  # moving average of raw search features, (B, S, D), row-major over ``grid``
+    valid: Tensor  # how far each token's place has been seen, (B, S, 1) in [0, 1]
+    grid: tuple[int, int]  # (rows, columns), rows * columns = S
+    crops: Tensor  # of the search crop that the tokens lie in, (B, 3): centre x, centre y, side in image pixels
 
 
 class TemporalReliabilityCalibrator(nn.Module):
@@ -76,16 +69,12 @@ class FiLMTemporalModulation(nn.Module):
 
 
 class TemporalModulationManager(nn.Module):
-    """The FiLM layers of a backbone, the projection of the context and its reliability.
+    """The FiLM layers of a backbone (one after every ``modulation_interval`` of its ``num_blocks`` sublayers), the
+    projection of the context and its reliability, for tokens of width ``dim``.
 
     ``modulate`` and ``update_temporal_context`` keep a running context of one video in ``_temporal_context``, the
     moving average of raw features (B, S, D), None before the first update; it is no parameter and no buffer. A caller
-    with several videos passes each one's :class:`TemporalContext` to ``condition`` and ``apply`` instead.
-
-    Args:
-        dim: width of the tokens.
-        num_blocks: sublayers of the backbone.
-        modulation_interval: modulate after every so many of them.
+    with several videos passes each one's :class:`TemporalContext` to ``condition`` and ``apply_film`` instead.
     """
 
     def __init__(self, dim: int = 384, num_blocks: int = 24, modulation_interval: int = 6) -> None:
@@ -109,10 +98,8 @@ class TemporalModulationManager(nn.Module):
         return self.film_layers[block_idx // self.modulation_interval]  # type: ignore[return-value]
 
     def condition(self, context: TemporalContext, grid: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Project a context for the tokens of ``grid``: features (B, S, D) and reliability (B, S, 1).
-
-        A context on another grid is resized in two dimensions. It must lie in the current crop already: see
-        :func:`register_context`.
+        """Project a context, which must lie in the current crop (:func:`register_context`), for the tokens of ``grid``:
+        features (B, S, D) and reliability (B, S, 1). One on another grid is resized in two dimensions.
         """
         context = resize_context(context, grid)
         projected = self.context_proj(context.features)
@@ -126,16 +113,14 @@ class TemporalModulationManager(nn.Module):
     def update_temporal_context(
         self, features: Tensor, *, grid: tuple[int, int] | None = None, weight: float = 1.0
     ) -> None:
-        """Take a frame's search features (B, S, D) into the running context of the one video.
+        """Take a frame's search features (B, S, D) into the running context of the one video; no gradient is kept.
 
         Args:
-            features: raw features; no gradient is kept.
             grid: their (rows, columns); a square by default.
             weight: how far the frame is trusted, in [0, 1]; 0 leaves the context as it is.
 
         Raises:
-            ValueError: another batch size than the running context's, or a token count that is no square without
-                ``grid``.
+            ValueError: another batch size than the running context's, or no square of tokens without ``grid``.
         """
         grid = _grid_of(features, grid)
         self._check_batch(features)
@@ -151,10 +136,7 @@ class TemporalModulationManager(nn.Module):
 
     def modulate(self, x: Tensor, block_idx: int, *, grid: tuple[int, int] | None = None) -> Tensor:
         """Modulate search tokens (B, S, D) by the running context; before the first update, and after sublayers
-        without a FiLM layer, returns ``x`` itself.
-
-        Raises:
-            ValueError: as :meth:`update_temporal_context`.
+        without a FiLM layer, returns ``x`` itself. Raises as :meth:`update_temporal_context`.
         """
         film = self.get_film_layer(block_idx)
         if film is None or self._temporal_context is None or self._temporal_grid is None:
@@ -212,14 +194,8 @@ def resize_context(context: TemporalContext, grid: tuple[int, int]) -> TemporalC
 def register_context(context: TemporalContext, crops: Tensor, grid: tuple[int, int]) -> TemporalContext:
     """Resample a context to where the tokens of another search crop lie in the image.
 
-    Args:
-        context: features seen in ``context.crops``.
-        crops: geometry of the crop to come, (B, 3): centre x, centre y, side in image pixels.
-        grid: the grid to come.
-
-    Returns:
-        The context over ``grid`` in ``crops``; places that were out of view have ``valid`` 0. A context whose own
-        ``crops`` these are is returned as it is.
+    ``crops`` is the geometry of the crop to come, (B, 3): centre x, centre y, side in image pixels; ``grid`` its grid.
+    Places that were out of view have ``valid`` 0. A context whose own ``crops`` these are is returned as it is.
     """
     if crops is context.crops and grid == context.grid:
         return context
@@ -261,8 +237,7 @@ def updated_context(
 
     Args:
         context: the context so far, in whatever crop; None before the first frame.
-        features: raw search features of the frame, (B, S, D) over ``grid``; no gradient is kept.
-        grid: (rows, columns) of the features.
+        features: raw search features of the frame, (B, S, D) over ``grid`` (rows, columns); no gradient is kept.
         crops: geometry of the frame's search crop, (B, 3): centre x, centre y, side in image pixels.
         weight_B: how far each frame is trusted, (B,) in [0, 1]; None is 1. An unconfident tracker passes 0, which
             leaves that video's context as it was, in its old crop.

@@ -22,17 +22,11 @@ POSITIONS = {"backbone.pos_embed.embed": "search_size", "template_pos_embed.embe
 
 
 def grow_network(small: ViLTrackerNet, config: ModelConfig) -> ViLTrackerNet:
-    """A network of twice the depth that gives the maps of ``small``.
+    """A network of twice the depth that gives the maps of ``small``, which stays as it is.
 
-    FiLM layers move along with the sublayer that they follow; new ones start as the identity. Where the crops differ
-    in size, position embeddings are resized, and the maps are those of ``small`` with resized embeddings.
-
-    Args:
-        small: the network to grow; it stays as it is.
-        config: of the result: ``small``'s, with twice the depth. Name, sizes of the crops and drop path may differ.
-
-    Raises:
-        UserError: ``config`` is no deepened version of ``small``'s.
+    FiLM layers move along with the sublayer that they follow; new ones start as the identity. Position embeddings are
+    resized where the crops differ in size. UserError where ``config`` differs in more than the depth, name, sizes of
+    crops and drop path.
     """
     check_growth(small.config, config)
     grown = build_network(config)

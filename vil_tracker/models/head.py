@@ -25,11 +25,9 @@ def _tower(dim: int, channels: int, outputs: int) -> nn.Sequential:
 
 
 class CentreHead(nn.Module):
-    """Three towers over the search grid: score map, offset inside the cell, size.
+    """Three towers over the search grid of tokens of width ``dim``: score map, offset inside the cell, size.
 
-    Args:
-        dim: width of the search tokens.
-        channels: width of the towers' first convolution; halved at each later one.
+    ``channels`` is the width of the towers' first convolution; halved at each later one.
     """
 
     def __init__(self, dim: int, channels: int) -> None:
@@ -41,11 +39,8 @@ class CentreHead(nn.Module):
         nn.init.constant_(self.score[-1].bias, -math.log((1 - FOCAL_PRIOR) / FOCAL_PRIOR))  # type: ignore[arg-type]
 
     def forward(self, features_BDHW: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Maps over the grid, all float32 or wider.
-
-        Returns:
-            score logits (B, 1, h, w); offset (B, 2, h, w), x and y in [0, 1] of a cell; size (B, 2, h, w), width and
-            height in [0, 1] of the crop.
+        """Maps over the grid, all float32 or wider: score logits (B, 1, h, w); offset (B, 2, h, w), x and y in [0, 1]
+        of a cell; size (B, 2, h, w), width and height in [0, 1] of the crop.
         """
         score, offset, size = (tower(features_BDHW) for tower in (self.score, self.offset, self.size))
         dtype = torch.promote_types(score.dtype, torch.float32)
@@ -57,11 +52,8 @@ def decode_maps(
 ) -> tuple[Tensor, Tensor]:
     """The box at the best cell of score × window.
 
-    Args:
-        score_logits: (B, 1, h, w).
-        offset: (B, 2, h, w) in [0, 1] of a cell.
-        size: (B, 2, h, w) in [0, 1] of the crop.
-        window: (h, w) or broadcastable weights of the scores, such as a Hann window; None weighs all alike.
+    The score logits are (B, 1, h, w); the offset (B, 2, h, w) in [0, 1] of a cell, the size (B, 2, h, w) in [0, 1] of
+    the crop; the window (h, w) or broadcastable, None weighs all alike.
 
     Returns:
         boxes (B, 4), x1 y1 x2 y2 in units of the crop, finite, with x2 > x1 and y2 > y1; they may reach outside

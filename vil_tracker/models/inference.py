@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import os
 import weakref
 from collections.abc import Callable, Iterator
@@ -21,16 +22,10 @@ from torch import Tensor, nn
 
 from vil_tracker.config import ModelConfig
 from vil_tracker.errors import UserError
-from vil_tracker.models.film_temporal import (
-    FiLMTemporalModulation,
-    TemporalContext,
-    TemporalModulationManager,
-    resize_context,
-)
+from vil_tracker.models.film_temporal import TemporalContext, TemporalModulationManager, resize_context
 from vil_tracker.models.head import CentreHead, decode_maps
 from vil_tracker.models.inference_stem import fast_stem, group_norm_gelu
 from vil_tracker.models.inference_sublayer import MAX_DECAY, FastConv, FastLinear, FastSublayer
-from vil_tracker.models.mlstm import MLSTMState
 from vil_tracker.models.network import SEARCH, NetworkOutput, ViLTrackerNet
 from vil_tracker.models.vil import Grid, Memory
 
@@ -51,20 +46,13 @@ def exact_inference(device: torch.device) -> Iterator[None]:
 class SearchModel(Protocol):
     """What a tracking session needs of a model; crops, memories and outputs are tensors of ``io_dtype``."""
 
-    @property
-    def config(self) -> ModelConfig: ...
+    config: ModelConfig
+    uses_context: bool
+    device: torch.device
+    io_dtype: torch.dtype
 
     @property
     def calibration(self) -> str | None: ...
-
-    @property
-    def uses_context(self) -> bool: ...
-
-    @property
-    def device(self) -> torch.device: ...
-
-    @property
-    def io_dtype(self) -> torch.dtype: ...
 
     def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory: ...
 
@@ -76,44 +64,26 @@ class SearchModel(Protocol):
 
 
 class Condition(NamedTuple):
-    """What the FiLM layers take from a temporal context.
+    """What the FiLM layers take from a temporal context."""
 
-    Attributes:
-        hidden: by the sublayer that a FiLM layer follows, what the last map of its gamma and of its beta net reads,
-            (B, S, D / 4) each.
-        reliability: (B, S, 1).
-    """
-
+    #: By the sublayer that a FiLM layer follows, what the last maps of its gamma and its beta net read, (B, S, D / 4).
     hidden: dict[int, tuple[Tensor, Tensor]]
-    reliability: Tensor
-
-
-class FastFiLM:
-    """x + reliability · ((gamma - 1) x + beta), from what :class:`Condition` holds for this layer."""
-
-    def __init__(self, film: FiLMTemporalModulation, dtype: torch.dtype) -> None:
-        gamma, beta = _linears(film.gamma_net)[-1], _linears(film.beta_net)[-1]
-        self.gamma = FastLinear(gamma.weight, gamma.bias - 1, dtype)
-        self.beta = FastLinear(beta.weight, beta.bias, dtype)
-
-    def __call__(self, x: Tensor, hidden: tuple[Tensor, Tensor], reliability: Tensor) -> Tensor:
-        for_gamma, for_beta = hidden
-        change = self.beta(for_beta).addcmul_(self.gamma(for_gamma), x)
-        return torch.addcmul(x, change, reliability)
+    reliability: Tensor  # (B, S, 1)
 
 
 class FastModulation:
-    """The FiLM layers; the first maps of all their nets and of the calibrator's are one, the context's projection is
-    folded into it.
-
-    Attributes:
-        films: by the index of the sublayer that each follows.
+    """The FiLM layers, by the index of the sublayer that each follows; the first maps of all their nets and of the
+    calibrator's are one, the context's projection is folded into it.
     """
 
     def __init__(self, manager: TemporalModulationManager, dtype: torch.dtype) -> None:
         layers = {index: manager.get_film_layer(index) for index in range(manager.num_blocks)}
         found = {index: film for index, film in layers.items() if film is not None}
-        self.films = {index: FastFiLM(film, dtype) for index, film in found.items()}
+        self.films: dict[int, tuple[FastLinear, FastLinear]] = {}
+        for index, film in found.items():
+            gamma, beta = _linears(film.gamma_net)[-1], _linears(film.beta_net)[-1]
+            maps = FastLinear(gamma.weight, gamma.bias - 1, dtype), FastLinear(beta.weight, beta.bias, dtype)
+            self.films[index] = maps
         nets = [net for film in found.values() for net in (film.gamma_net, film.beta_net)]
         first = [_linears(net)[0] for net in (*nets, manager.reliability.net)]
         weight, bias = torch.cat([layer.weight for layer in first]), torch.cat([layer.bias for layer in first])
@@ -133,9 +103,11 @@ class FastModulation:
         )
 
     def modulate(self, x: Tensor, index: int, condition: Condition) -> Tensor:
-        """Modulate tokens after the sublayer of this index; without a FiLM layer there, they stay as they are."""
-        film = self.films.get(index)
-        return x if film is None else film(x, condition.hidden[index], condition.reliability)
+        """x + reliability · ((gamma - 1) x + beta) after the sublayer of this index, if it has a FiLM layer."""
+        if index not in self.films:
+            return x
+        (gamma, beta), (for_gamma, for_beta) = self.films[index], condition.hidden[index]
+        return torch.addcmul(x, beta(for_beta).addcmul_(gamma(for_gamma), x), condition.reliability)
 
 
 def _linears(net: nn.Module) -> list[nn.Linear]:
@@ -175,25 +147,17 @@ def is_bounded(steepest: list[Tensor]) -> bool:
 
 
 class InferenceNetwork:
-    """What a tracking session calls, for a network whose weights stand still.
+    """What a tracking session calls, for a network in evaluation mode whose weights stand still.
 
-    Everything that goes in and comes out is float32 (float64 for a float64 network). ``dtype`` is that of the stem, the
-    projections, the convolutions and the head, and of the factors of the cell's products where the processor
-    multiplies bfloat16. Residuals, norms, gates, decays and all sums stay in float32.
+    Everything that goes in and comes out is ``io_dtype``, float32 (float64 for a float64 network). ``dtype`` is that of
+    the stem, the projections, the convolutions and the head, and of the factors of the cell's products where the
+    processor multiplies bfloat16. Residuals, norms, gates, decays and all sums stay in float32.
 
     Args:
-        network: in evaluation mode; its weights are copied where they are folded.
-        precision: "float32" is the weights' own; "int8" quantises the projections and leaves the rest, on a CPU.
+        precision: "float32" is the weights' own; "int8" quantises the projections and leaves the rest; UserError where
+            that is not on a CPU.
         compiled: let torch.compile make programs of the sublayers, at the first frame of each crop and batch size.
-        kernel: let C++ programs run what lies between their projections and the norms, on a CPU where they can be
-            compiled.
-
-    Attributes:
-        device: where it computes.
-        io_dtype: of crops, memories and outputs.
-
-    Raises:
-        UserError: int8 somewhere else than on a CPU.
+        kernel: let C++ programs run what lies between their projections and the norms, on a CPU that has a compiler.
     """
 
     def __init__(
@@ -202,7 +166,8 @@ class InferenceNetwork:
         parameter = next(network.parameters())
         self.device = parameter.device
         self.precision = precision
-        self._arguments = network, precision, compiled, kernel
+        self.config, self.uses_context = network.config, network.temporal is not None
+        self._make = functools.partial(InferenceNetwork, precision=precision, compiled=compiled, kernel=kernel)
         self.io_dtype = torch.promote_types(parameter.dtype, torch.float32)
         self.dtype = torch.bfloat16 if precision == "bfloat16" else parameter.dtype
         self._network = network
@@ -226,21 +191,10 @@ class InferenceNetwork:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Copies and pickles hold the network alone, of which the rest is made."""
-        return _prepare_again, self._arguments
-
-    @property
-    def config(self) -> ModelConfig:
-        """The network's configuration."""
-        return self._network.config
-
-    @property
-    def uses_context(self) -> bool:
-        """Whether the network has a temporal modulation."""
-        return self._network.temporal is not None
+        return self._make, (self._network,)
 
     @property
     def calibration(self) -> str | None:
-        """The network's calibration."""
         return self._network.calibration
 
     @torch.no_grad()
@@ -250,19 +204,10 @@ class InferenceNetwork:
 
     @torch.no_grad()
     def forward_search(self, search: Tensor, memory: Memory, context: TemporalContext | None = None) -> NetworkOutput:
-        """As :meth:`ViLTrackerNet.forward_search`."""
         grid = self._grid(search)
         condition = None if context is None else self.condition(context, grid)
-        maps_and_features = self._frame(search.to(self.dtype), self._embedding(grid), memory, condition)
-        return NetworkOutput(*maps_and_features)
-
-    def _frame(
-        self, search: Tensor, embedding: Tensor, memory: Memory, condition: Condition | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        x_BSD, grid = self._tokens(search, embedding), self._grid(search)
-        x_BSD = self._scan(x_BSD, grid, memory, condition)
-        x_BSD = F.layer_norm(x_BSD, x_BSD.shape[-1:], self._gain, self._shift, self._norm_eps)
-        return (*self._maps(x_BSD, grid), x_BSD)
+        x_BSD = self._scan(self.embed(search), grid, memory, condition)
+        return self.predict(F.layer_norm(x_BSD, x_BSD.shape[-1:], self._gain, self._shift, self._norm_eps), grid)
 
     def _scan(self, x_BSD: Tensor, grid: Grid, memory: Memory, condition: Condition | None) -> Tensor:
         """All sublayers, with the temporal modulation behind some of them."""
@@ -271,39 +216,38 @@ class InferenceNetwork:
         if bounded is None and x_BSD.device.type != "cpu":  # where each sublayer's own check would wait for the device
             bounded = FastSublayer.bounded
 
-        def unchecked(sublayer: FastSublayer, x: Tensor, state: MLSTMState) -> Tensor:
-            assert bounded is not None
-            x, exponent = bounded(sublayer, x, grid, state)
-            steepest.append(exponent)
-            return x
-
-        def scan(run: Callable[[FastSublayer, Tensor, MLSTMState], Tensor]) -> Tensor:
+        def scan(bounded: Callable[..., tuple[Tensor, Tensor]] | None) -> Tensor:
             x = x_BSD
             for index, (sublayer, state) in enumerate(zip(self.sublayers, memory, strict=True)):
-                x = run(sublayer, x, state)
+                if bounded is None:
+                    x = sublayer(x, grid, state)
+                else:
+                    x, exponent = bounded(sublayer, x, grid, state)
+                    steepest.append(exponent)
                 if condition is not None and self.modulation is not None:
                     x = self.modulation.modulate(x, index, condition)
             return x
 
         if bounded is not None:
-            y_BSD = scan(unchecked)
+            y_BSD = scan(bounded)
             if is_bounded(steepest):
                 return y_BSD  # else a decay is too strong for this form
-        return scan(lambda sublayer, x, state: sublayer(x, grid, state))
+        return scan(None)
 
     def decode(self, output: NetworkOutput, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As :meth:`ViLTrackerNet.decode`."""
         return decode_maps(output.score_logits, output.offset, output.size, window)
 
     @torch.no_grad()
     def embed(self, search: Tensor) -> Tensor:
         """Tokens (B, S, D) of search crops: the first part of a frame."""
-        return self._tokens(search.to(self.dtype), self._embedding(self._grid(search)))
+        tokens = rearrange(self._stem(search.to(self.dtype)), "b d r c -> b (r c) d")
+        return tokens + self._embedding(self._grid(search))  # the embedding's dtype is the wider
 
     @torch.no_grad()
     def predict(self, features: Tensor, grid: Grid) -> NetworkOutput:
         """Maps from final tokens (B, S, D): the last part of a frame."""
-        return NetworkOutput(*self._maps(features, grid), features.to(self.io_dtype))
+        maps = self._head(rearrange(features.to(self.dtype), "b (r c) d -> b d r c", r=grid[0]))
+        return NetworkOutput(*maps, features.to(self.io_dtype))
 
     @torch.no_grad()
     def condition(self, context: TemporalContext, grid: Grid) -> Condition | None:
@@ -313,12 +257,6 @@ class InferenceNetwork:
     def _grid(self, search: Tensor) -> Grid:
         return search.shape[2] // self.config.patch_size, search.shape[3] // self.config.patch_size
 
-    def _tokens(self, search: Tensor, embedding: Tensor) -> Tensor:
-        return rearrange(self._stem(search), "b d r c -> b (r c) d") + embedding  # the embedding's dtype is the wider
-
-    def _maps(self, features: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
-        return self._head(rearrange(features.to(self.dtype), "b (r c) d -> b d r c", r=grid[0]))
-
     def _embedding(self, grid: Grid) -> Tensor:
         """Position and type of the search tokens, (1, S, D)."""
         if grid not in self._embeddings:
@@ -326,10 +264,6 @@ class InferenceNetwork:
             embedding = network.backbone.pos_embed(grid) + network.type_embed[SEARCH]
             self._embeddings[grid] = embedding.to(self.io_dtype).contiguous()
         return self._embeddings[grid]
-
-
-def _prepare_again(network: ViLTrackerNet, precision: Precision, compiled: bool, kernel: bool) -> InferenceNetwork:
-    return InferenceNetwork(network, precision, compiled=compiled, kernel=kernel)
 
 
 # What prepare_for_inference made of a network, while somebody uses it, and of which state of the weights.

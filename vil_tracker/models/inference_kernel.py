@@ -100,13 +100,9 @@ def add(x: Tensor, y: Tensor) -> Tensor:
 
 
 class GroupNormGelu:
-    """Group norm of channels-last images, which are written over, and GELU.
+    """Group norm of channels-last images, which are written over, and GELU; gain and shift are (C,).
 
-    Args:
-        groups: their number, which divides the channels.
-        gain, shift: (C,).
-        eps: of the norm.
-        kernel: let the C++ program run it, on a CPU where it can be compiled.
+    ``kernel`` lets the C++ program run it, on a CPU where it can be compiled.
     """
 
     def __init__(self, groups: int, gain: Tensor, shift: Tensor, eps: float, *, kernel: bool = True) -> None:
@@ -140,11 +136,7 @@ class GroupNormGelu:
 
 
 class LinearKernel:
-    """A linear map whose weights lie in panels, as native/linear.cpp reads them.
-
-    Args:
-        weight, bias: (O, I) and (O), float32.
-    """
+    """A linear map whose weights (O, I), in float32, lie in panels, as native/linear.cpp reads them."""
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
         program = load_program("linear")
@@ -177,47 +169,22 @@ def _pointer(tensor: Tensor) -> ctypes.c_void_p:
 
 
 class SublayerKernel:
-    """What lies between a sublayer's projections, for search tokens in storage order.
+    """What lies between a sublayer's projections, for search tokens in storage order; ``reverse``: from the last one.
 
     Args:
-        conv: depthwise kernel (E, 1, 3, 3) for tokens as they are stored, and its bias (E).
-        q, k, v: the block-diagonal maps.
-        gate_a, gate_x: (2 H, E) gates as maps of the convolution's output and input; input gates come first.
-        gate_bias: (2 H).
-        gain, shift, skip: (E), affine part of the output's norm, and of the skip.
-        norm_eps: of that norm.
-        reverse: whether the scan begins at the last token.
+        maps: the block-diagonal maps q, k and v.
+        tensors: conv, depthwise kernel (E, 1, 3, 3) for tokens as they are stored, and conv_bias (E); gate_a and gate_x
+            (2 H, E), gates as maps of the convolution's output and input, input gates first, and gate_bias (2 H); gain,
+            shift and skip (E), affine part of the output's norm (of ``norm_eps``), and of the skip.
     """
 
     def __init__(
-        self,
-        *,
-        conv: tuple[Tensor, Tensor],
-        q: BlockDiagonal,
-        k: BlockDiagonal,
-        v: BlockDiagonal,
-        gate_a: Tensor,
-        gate_x: Tensor,
-        gate_bias: Tensor,
-        gain: Tensor,
-        shift: Tensor,
-        skip: Tensor,
-        norm_eps: float,
-        reverse: bool,
+        self, maps: dict[str, BlockDiagonal], tensors: dict[str, Tensor], norm_eps: float, reverse: bool
     ) -> None:
-        self._width = len(skip)
-        scale = 1 / math.sqrt(self._width // HEADS)  # the cell's, of the keys
-        tensors: dict[str, Tensor] = {
-            "conv": rearrange(conv[0], "e 1 r c -> (r c) e"),
-            "conv_bias": conv[1],
-            "gate_a": gate_a,
-            "gate_x": gate_x,
-            "gate_bias": gate_bias.flatten(),
-            "gain": gain.flatten(),
-            "shift": shift.flatten(),
-            "skip": skip,
-        }
-        for name, block, factor in (("q", q, 1.0), ("k", k, scale), ("v", v, 1.0)):
+        self._width = len(tensors["skip"])
+        tensors = {**tensors, "conv": rearrange(tensors["conv"], "e 1 r c -> (r c) e")}
+        for name, block in maps.items():
+            factor = 1 / math.sqrt(self._width // HEADS) if name == "k" else 1.0  # the cell's, of the keys
             tensors[name], tensors[f"{name}_bias"] = factor * _diagonals(block.weight), factor * block.bias
         self._tensors = {name: tensors[name].detach().float().contiguous() for name in _WEIGHTS}
         pointers = [tensor.data_ptr() for tensor in self._tensors.values()]

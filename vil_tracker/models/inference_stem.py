@@ -55,7 +55,6 @@ def fast_stem(stem: nn.Module, dtype: torch.dtype, *, kernel: bool) -> Stage:
 
 
 def _fast_conv(layer: nn.Conv2d, dtype: torch.dtype) -> FastConv:
-    """A convolution with square stride and padding."""
     return FastConv(
         layer.weight.to(dtype),
         None if layer.bias is None else layer.bias.to(dtype),
@@ -124,10 +123,8 @@ class MobileStemKernel:
         return fits and program is not None and stem.proj.out_channels % program.lanes() == 0
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Features (B, dim, h, w) of normalised images (B, 3, 16 h, 16 w).
-
-        Raises:
-            ValueError: fewer than 16 columns, which the program's first convolution takes at once.
+        """Features (B, dim, h, w) of normalised images (B, 3, 16 h, 16 w), of at least the 16 columns that the
+        program's first convolution takes at once.
         """
         program = load_program("mobile_stem")
         image = image.float()

@@ -38,13 +38,7 @@ class FastConv:
     """A convolution of channels-last images whose weight is kept in the layout that oneDNN computes with."""
 
     def __init__(
-        self,
-        weight: Tensor,
-        bias: Tensor | None,
-        *,
-        stride: int = 1,
-        padding: int = 0,
-        groups: int = 1,
+        self, weight: Tensor, bias: Tensor | None, *, stride: int = 1, padding: int = 0, groups: int = 1
     ) -> None:
         self.bias, self.stride, self.padding, self.groups = bias, stride, padding, groups
         self.weight = weight.contiguous(memory_format=torch.channels_last)
@@ -133,29 +127,21 @@ def chunk_length(tokens: int) -> int:
 
 
 class Scales(NamedTuple):
-    """Factors that take the place of the decays, relative to a reference of each chunk.
+    """Factors that take the place of the decays, relative to a reference of each chunk."""
 
-    Attributes:
-        keys: (B, H, S).
-        memory: (B, H, N), square root of that of the memory that a chunk is handed, which itself may be too small a
-            number; chunks in scan order, the first gets the template's.
-        floor, epsilon: (B, H, S), least denominator and what is added to it.
-    """
-
-    keys: Tensor
+    keys: Tensor  # (B, H, S)
+    #: (B, H, N), square root of that of the memory that a chunk is handed, which itself may be too small a number;
+    #: chunks in scan order, the first gets the template's.
     memory: Tensor
-    floor: Tensor
-    epsilon: Tensor
+    floor: Tensor  # (B, H, S), least denominator
+    epsilon: Tensor  # (B, H, S), what is added to it
 
 
 class FastSublayer:
     """One sublayer on search tokens in storage order, starting from a template's memory.
 
-    Args:
-        sublayer: its weights are copied where they are folded.
-        dtype: of the projections and the convolution.
-        int8: quantise the projections.
-        kernel: let the C++ program run what lies between them, where there is one.
+    ``dtype`` is that of the projections and the convolution; ``int8`` quantises the projections; ``kernel`` lets the
+    C++ program run what lies between them, where there is one.
     """
 
     def __init__(self, sublayer: ViLSublayer, dtype: torch.dtype, int8: bool = False, *, kernel: bool = True) -> None:
@@ -203,23 +189,12 @@ class FastSublayer:
         self.skip = layer.learnable_skip.to(wide)
 
         if kernel and usable(width, dtype, weight.device):
-            self.kernel = SublayerKernel(
-                conv=(kernel_3x3, layer.conv.bias),
-                q=layer.q_proj,
-                k=layer.k_proj,
-                v=layer.v_proj,
-                gate_a=self.gate_a,
-                gate_x=self.gate_x,
-                gate_bias=self.gate_bias,
-                gain=self.gain,
-                shift=self.shift,
-                skip=self.skip,
-                norm_eps=self.outnorm_eps,
-                reverse=self.reverse,
-            )
+            tensors = {name: getattr(self, name) for name in ("gate_a", "gate_x", "gate_bias", "gain", "shift", "skip")}
+            maps = {"q": layer.q_proj, "k": layer.k_proj, "v": layer.v_proj}
+            tensors |= {"conv": kernel_3x3, "conv_bias": layer.conv.bias}
+            self.kernel = SublayerKernel(maps, tensors, self.outnorm_eps, self.reverse)
 
     def __call__(self, x_BSD: Tensor, grid: Grid, state: MLSTMState) -> Tensor:
-        """Search tokens after this sublayer."""
         if self.kernel is not None:
             normed = normalise(x_BSD, self.norm_eps, self.dtype)
             return self.down.add_to(x_BSD, self.kernel(self.up(normed), grid, state))
@@ -228,9 +203,8 @@ class FastSublayer:
     def bounded(self, x_BSD: Tensor, grid: Grid, state: MLSTMState, check: bool = False) -> tuple[Tensor, Tensor]:
         """As :meth:`__call__`, without branches on values, so that it can be compiled.
 
-        Returns:
-            The tokens, and the largest exponent of a decay over a chunk: they are right if that is at most
-            :data:`MAX_DECAY`. With ``check`` they are right in any case.
+        The tokens, and the largest exponent of a decay over a chunk: they are right if that is at most
+        :data:`MAX_DECAY`, with ``check`` in any case.
         """
         normed = F.layer_norm(x_BSD, x_BSD.shape[-1:], eps=self.norm_eps)
         xm_BSE = self.up_x(normed)
@@ -299,15 +273,7 @@ class FastSublayer:
         memory = torch.exp((torch.cat([m0[..., None], reference[..., :-1]], dim=-1) - reference) / 2)
         return Scales(factors[0], memory, factors[2], factors[1] * EPS), (last - first).amax()
 
-    def chunks(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        scales: Scales,
-        state: MLSTMState,
-        L: int,
-    ) -> Tensor:
+    def chunks(self, q: Tensor, k: Tensor, v: Tensor, scales: Scales, state: MLSTMState, L: int) -> Tensor:
         """h by chunks, (N, B H, L, K), from q, k, v of (B H, K, S)."""
         G, K, S = q.shape
         N, wide, dtype = S // L, self.wide, q.dtype

@@ -10,7 +10,8 @@ from vil_tracker.errors import UserError
 if TYPE_CHECKING:
     from vil_tracker.models.inference import Precision, SearchModel
 
-BACKENDS = ("torch", "onnxruntime", "torch-export", "openvino")
+RUNTIMES = {"onnxruntime": "onnx", "torch-export": "torch-export", "openvino": "openvino"}  # and what they run
+BACKENDS = ("torch", *RUNTIMES)
 PRECISIONS: tuple[Precision, ...] = ("float32", "bfloat16", "int8")
 
 
@@ -22,7 +23,7 @@ def load_search_model(
     compiled: bool = False,
     backend: str | None = None,
 ) -> SearchModel:
-    """The model that a tracking session calls.
+    """The model that a tracking session calls; UserError where the arguments do not go together or with this machine.
 
     Args:
         weights: shipped weights by name, a file, or the folder of an exported tracker.
@@ -30,11 +31,7 @@ def load_search_model(
         precision: what the network computes in; "auto" is :func:`vil_tracker.models.precision.fastest_precision`.
         compiled: compile the network with torch.compile, which takes minutes; done before this returns.
         backend: one of :data:`BACKENDS`; None takes the one that fits ``weights``.
-
-    Raises:
-        UserError: the weights cannot be loaded, or do not go with the other arguments; the device has no bfloat16.
     """
-    from vil_tracker.models.exported import BACKENDS as RUNTIMES
     from vil_tracker.models.exported import ExportedModel, is_exported
 
     if is_exported(weights) or backend not in (None, "torch"):

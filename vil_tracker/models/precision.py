@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from vil_tracker import __version__
-from vil_tracker.errors import UserError, atomic_write
+from vil_tracker.errors import UserError, write_json
 from vil_tracker.models.exported import is_exported
 from vil_tracker.models.film_temporal import updated_context
 from vil_tracker.models.inference import InferenceNetwork, Precision
@@ -43,14 +43,7 @@ def multiplies_bfloat16(device: torch.device) -> bool:
 
 
 def check_bfloat16(device: torch.device, option: str) -> None:
-    """Refuse to emulate it.
-
-    Args:
-        option: what asked for it, such as ``--dtype``.
-
-    Raises:
-        UserError: the device has no instructions for bfloat16.
-    """
+    """Raise UserError where the device cannot multiply in bfloat16; ``option`` asked for it, such as ``--dtype``."""
     if not multiplies_bfloat16(device):
         raise UserError(
             f"{option} bfloat16: this device would emulate it, several times slower than float32: "
@@ -86,12 +79,9 @@ def fastest_precision(network: ViLTrackerNet) -> Precision:
     best = min(seconds, key=seconds.__getitem__)
     chosen: Precision = best if seconds[best] * LEAST_GAIN <= seconds["float32"] else "float32"
     milliseconds = {precision: round(1e3 * value, 1) for precision, value in seconds.items()}  # of two frames
-    _log.info(
-        "--dtype auto: %s (two frames: %s)", chosen, ", ".join(f"{name} {ms} ms" for name, ms in milliseconds.items())
-    )
+    _log.info("--dtype auto: %s (milliseconds of two frames: %s)", chosen, milliseconds)
     try:
-        with atomic_write(path, "wb") as stream:
-            stream.write(json.dumps({**known, key: {"precision": chosen, "ms": milliseconds}}, indent=1).encode())
+        write_json(path, {**known, key: {"precision": chosen, "ms": milliseconds}}, indent=1)
     except UserError as error:
         _log.info("the choice is not kept: %s", error)
     return chosen
@@ -125,10 +115,8 @@ def time_frames(network: ViLTrackerNet, precisions: list[Precision]) -> dict[Pre
 
 
 def warm_up(network: InferenceNetwork) -> Callable[[], None]:
-    """Run a frame without and one with a context, so that whatever happens at the first ones has happened.
-
-    Returns:
-        What runs both again.
+    """Run a frame without and one with a context, so that whatever happens at the first ones has happened; returns what
+    runs both again.
     """
     size, side = network.config.template_size, network.config.search_size
     kind: dict[str, Any] = {"device": network.device, "dtype": network.io_dtype}

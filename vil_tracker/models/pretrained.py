@@ -42,11 +42,7 @@ POSITION_NAMES = ("backbone.pos_embed.embed", "template_pos_embed.embed")
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """The device to run on; "auto" takes CUDA, else MPS, else the CPU.
-
-    Raises:
-        UserError: no such device, or not on this machine.
-    """
+    """The device to run on, UserError where it is not here; "auto" takes CUDA, else MPS, else the CPU."""
     if str(device) == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -149,15 +145,9 @@ def save_model(
 
 
 def add_metadata(source: str | os.PathLike[str], target: str | os.PathLike[str], extra: Mapping[str, str]) -> None:
-    """Copy a weights file of ours, adding to its metadata; the tensors stay as they are, bit for bit.
+    """Copy a weights file of ours, by name or path, adding to or replacing its metadata, to ``target``, all or nothing.
 
-    Args:
-        source: name of shipped weights, or a file.
-        target: file to write, all or nothing; may be the source.
-        extra: what to add or to replace.
-
-    Raises:
-        UserError: the source cannot be read, or the target not written.
+    The tensors stay as they are, bit for bit. UserError where the one cannot be read, or the other not written.
     """
     tensors, metadata = _read_own(_find(source))
     content = safetensors.torch.save(tensors, metadata={**metadata, **extra})
@@ -169,10 +159,8 @@ def load_weights(network: ViLTrackerNet, name_or_path: str | os.PathLike[str]) -
     """Start a network from other weights: the project's own, or an official Vision-LSTM checkpoint.
 
     Position embeddings of another grid are resized. An optional part, such as the temporal modulation, of which the
-    file has nothing stays as it is, and that is logged; anything else that does not match is an error.
-
-    Raises:
-        UserError: no such file, a damaged one, or weights of another architecture.
+    file has nothing stays as it is, and that is logged; anything else that does not match, or cannot be read, is a
+    UserError.
     """
     path = _find(name_or_path)
     if not _is_own(path):
@@ -334,12 +322,11 @@ def _stored_config(path: Path, metadata: dict[str, str]) -> ModelConfig:
     cure = "save it again with vil-tracker train"
     try:
         content = json.loads(metadata["config"])
+        if not isinstance(content, dict):
+            raise ValueError
+        return model_config_from_dict(content)
     except (KeyError, ValueError, RecursionError) as error:
         raise UserError(f"{path} holds no readable model configuration: {cure}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no readable model configuration: {cure}")
-    try:
-        return model_config_from_dict(content)
     except UserError as error:
         raise UserError(f"{path} holds a wrong model configuration ({error}): {cure}") from error
 

@@ -101,7 +101,8 @@ class InvertedResidual(nn.Module):
             self.project.weight.data *= 2
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else self.activate(self.expand(x))
+        activate = F.hardswish if self.hard_swish else F.relu
+        y = x if self.expand is None else activate(self.expand(x))
         y = self.depthwise(y)
         if not self.hard_swish:  # the authors' order: ReLU before the excitation, hard swish behind it
             y = F.relu(y)
@@ -112,9 +113,6 @@ class InvertedResidual(nn.Module):
             y = F.hardswish(y)
         y = self.project(y)
         return x + y if self.residual else y
-
-    def activate(self, x: Tensor) -> Tensor:
-        return F.hardswish(x) if self.hard_swish else F.relu(x)
 
 
 class MobileStem(nn.Module):
@@ -159,10 +157,8 @@ def build_stem(kind: str, dim: int, patch_size: int = 16) -> nn.Module:
 def load_mobile_stem(stem: MobileStem, path: Path) -> None:
     """Read the weights of NanoTrack V3's backbone, an ONNX file, into all of a stem but its projection.
 
-    The file takes BGR pixels of 0 to 255; the first convolution is turned to RGB in [0, 1].
-
-    Raises:
-        UserError: the package ``onnx`` is missing, or the file is not that network.
+    The file takes BGR pixels of 0 to 255; the first convolution is turned to RGB in [0, 1]. UserError where the
+    package ``onnx`` is missing, or the file is not that network.
     """
     onnx = require_extra("onnx", "export", "read NanoTrack's backbone")
     try:

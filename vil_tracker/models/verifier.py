@@ -36,10 +36,8 @@ SCAN_STEP = PATCH_MARGIN / _CELLS  # distance of neighbouring boxes of a scan, i
 
 
 def scan_grid(width: int, height: int, box_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The boxes of a size (2,) all over a picture, about :data:`SCAN_STEP` of it apart.
-
-    Returns:
-        How many stand side by side and above each other (2,), and their centres (N, 2) in pixels, row by row.
+    """The boxes of a size (2,) all over a picture, about :data:`SCAN_STEP` of it apart: how many stand side by side and
+    above each other (2,), and their centres (N, 2) in pixels, row by row.
     """
     length = np.array([width, height])
     cells = np.maximum(np.round(length / (box_size * SCAN_STEP)), 1).astype(int)
@@ -48,15 +46,9 @@ def scan_grid(width: int, height: int, box_size: np.ndarray) -> tuple[np.ndarray
 
 
 def crop_patch(pixels: np.ndarray, box: np.ndarray, patches: int = 1) -> np.ndarray:
-    """The patch of a box.
+    """The patch of a box x1 y1 x2 y2 (4,) in pixels (H, W, 3) uint8 RGB; outside, the picture's edge is repeated.
 
-    Args:
-        pixels: (H, W, 3) uint8 RGB.
-        box: (4,) x1 y1 x2 y2 in pixels; may reach outside, where the picture's edge is repeated.
-        patches: width and height of what is cut out, in patches.
-
-    Returns:
-        (PATCH_SIZE, PATCH_SIZE, 3) uint8, or ``patches`` times that along each side.
+    It is (PATCH_SIZE, PATCH_SIZE, 3) uint8, or ``patches`` times that along each side, of as many patches.
     """
     height, width = pixels.shape[:2]
     middle, half = (box[:2] + box[2:]) / 2, np.maximum((box[2:] - box[:2]) / 2 * PATCH_MARGIN * patches, 1.0)
@@ -101,7 +93,6 @@ class VerifierNet(nn.Module):
         return self.answers(torch.cat([F.relu(self.hidden(pairs)), 4 * cosine], dim=1))
 
     def to_text(self) -> str:
-        """Weights as base64 of a safetensors file in float16, to stand in a JSON document."""
         tensors = {
             name: value.detach().cpu().half() if value.is_floating_point() else value.cpu()
             for name, value in self.state_dict().items()
@@ -110,11 +101,7 @@ class VerifierNet(nn.Module):
 
     @staticmethod
     def from_text(text: str) -> VerifierNet:
-        """The inverse of :meth:`to_text`, in evaluation mode.
-
-        Raises:
-            UserError: it is damaged, or of another architecture.
-        """
+        """The inverse of :meth:`to_text`, in evaluation mode; UserError where it is no such text."""
         network = VerifierNet().float()  # whatever PyTorch's default is
         try:
             tensors = safetensors.torch.load(base64.b64decode(text, validate=True))
@@ -154,17 +141,11 @@ class FastVerifier:
 
     @torch.inference_mode()
     def scan(self, picture: np.ndarray, box_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Embeddings of boxes of one size all over a picture, in one pass over it.
+        """Centres (N, 2) of :func:`scan_grid` and embeddings (N, EMBEDDING) float64 of boxes of width and height (2,)
+        in pixels all over a picture (H, W, 3) uint8 RGB, in one pass over it.
 
         They are a sixth of the work of patches one by one, and differ from theirs, for the convolutions see what
         surrounds a patch: compare them with :meth:`embed_in_place`.
-
-        Args:
-            picture: (H, W, 3) uint8 RGB.
-            box_size: (2,) width and height of the boxes in pixels.
-
-        Returns:
-            Centres (N, 2) of :func:`scan_grid`, and embeddings (N, EMBEDDING) float64.
         """
         cells, centres = scan_grid(picture.shape[1], picture.shape[0], box_size)
         scaled = cv2.resize(picture, (cells * _STRIDE).tolist(), interpolation=cv2.INTER_AREA)

@@ -130,13 +130,10 @@ class ViLLayer(nn.Module):
     def forward(
         self, x_BSD: Tensor, regions: Sequence[Grid], state: MLSTMState | None = None, return_state: bool = False
     ) -> tuple[Tensor, MLSTMState | None]:
-        """Scan tokens that are already in scan order.
+        """Scan normalised tokens (B, S, D) that are already in scan order, continuing from ``state``.
 
-        Args:
-            x_BSD: normalised tokens of all regions, (B, S, D).
-            regions: grid (rows, columns) of each region in order; their areas add up to S.
-            state: memory to continue from.
-            return_state: whether to return the memory after the last token (None otherwise).
+        ``regions`` are the grids (rows, columns) in order; their areas add up to S. Returns the tokens, and with
+        ``return_state`` the memory after the last one (None otherwise).
         """
         xm_BSE, z_BSE = self.proj_up(x_BSD).split(self.width, dim=-1)
         a_BSE = F.silu(self._convolve(xm_BSE, regions))
@@ -230,17 +227,7 @@ def reverse_regions(x_BSD: Tensor, regions: Sequence[Grid]) -> Tensor:
 
 
 class ViL(nn.Module):
-    """Stem, position embedding, alternating sublayers and final norm.
-
-    Args:
-        stem: maps images to a (B, D, h, w) grid.
-        pos_embed: position embedding of an image's grid.
-        sublayers: the scan's sublayers, first one from the top left.
-        dim: model width.
-
-    Attributes:
-        grad_checkpointing: recompute each sublayer in the backward pass instead of keeping its activations.
-    """
+    """Stem (images to a (B, D, h, w) grid), position embedding, alternating sublayers from the top left, and norm."""
 
     def __init__(
         self, *, stem: nn.Module, pos_embed: PositionEmbedding, sublayers: Sequence[ViLSublayer], dim: int
@@ -250,7 +237,7 @@ class ViL(nn.Module):
         self.pos_embed = pos_embed
         self.sublayers = nn.ModuleList(sublayers)
         self.norm = OffsetLayerNorm(dim, eps=1e-6)
-        self.grad_checkpointing = False
+        self.grad_checkpointing = False  # recompute each sublayer in the backward pass, keep no activations
 
     def embed(self, image: Tensor, pos_embed: PositionEmbedding | None = None) -> tuple[Tensor, Grid]:
         """Stem and position embedding (the image's own by default): tokens (B, h * w, D) and their grid (h, w)."""
@@ -268,11 +255,9 @@ class ViL(nn.Module):
         return_memory: bool = False,
         after: Callable[[int, Tensor], Tensor] | None = None,
     ) -> tuple[Tensor, Memory | None]:
-        """Run every sublayer over the tokens of ``regions``, without the final norm.
+        """Run every sublayer over the tokens (B, S, D) of ``regions``, grids in order, without the final norm.
 
         Args:
-            x_BSD: tokens of all regions, (B, S, D).
-            regions: grid of each region in order.
             memory: one state per sublayer to continue from.
             return_memory: also return one state per sublayer (None otherwise).
             after: called with a sublayer's index and its output; what it returns is passed on.
@@ -311,10 +296,8 @@ def build_vil(
     """A backbone with the reference's initialisation; the defaults after ``depth`` are the official architecture.
 
     Args:
-        dim, depth: width and number of sublayers.
         position_1HWD: initial position embedding; None draws the official one of 14 × 14.
-        patch_size: pixels per token along each side, for the "patch" stem.
-        stem: "patch", "conv" or "mobile".
+        patch_size: pixels per token along each side, for the stem "patch"; others are "conv" and "mobile".
         drop_path: stochastic depth rate of the last sublayer, rising linearly from 0.
         scan: "prefix", or "flip": odd sublayers reverse the whole sequence, regions included.
     """
@@ -323,10 +306,7 @@ def build_vil(
         pos_embed=PositionEmbedding(initial_position_embedding(dim) if position_1HWD is None else position_1HWD),
         sublayers=[
             ViLSublayer(
-                dim,
-                reverse=index % 2 == 1,
-                drop_path=drop_path * index / max(depth - 1, 1),
-                flip_all=scan == "flip",
+                dim, reverse=index % 2 == 1, drop_path=drop_path * index / max(depth - 1, 1), flip_all=scan == "flip"
             )
             for index in range(depth)
         ],

@@ -146,13 +146,8 @@ def run(args: argparse.Namespace) -> int:
         return track_list(args, config, load_tracker_factory, track)
     if (args.workers, args.threads, args.engine, args.address) != (1, 1, "processes", None):
         raise UserError("--workers, --threads, --engine and --address are for many videos: give LIST.csv")
-
-    def load() -> Callable[[], TrackerLike]:
-        return load_tracker_factory(
-            args.weights, args.device, config, precision=args.dtype, compiled=args.compile, backend=args.backend
-        )
-
-    return track(args, load)
+    load = functools.partial(load_tracker_factory, args.weights, args.device, config)
+    return track(args, functools.partial(load, precision=args.dtype, compiled=args.compile, backend=args.backend))
 
 
 def load_tracker_factory(
@@ -180,8 +175,7 @@ def track(
     open_window: Callable[[], Window] | None = None,
     on_done: Callable[[Summary], None] | None = None,
 ) -> int:
-    """Do what ``args`` says with trackers from ``load()``, which is called once the source and the boxes are known.
-
+    """Do what ``args`` says with trackers from ``load()``, which is called once the source and the boxes are known;
     ``on_done`` is called with the summary, where the source could be read to its end.
     """
     from vil_tracker.io.files import open_source
@@ -204,7 +198,7 @@ def track(
         from vil_tracker.io.video_writer import choose_codec
         from vil_tracker.tracking.run import OutputSettings, track_source
         from vil_tracker.tracking.select import parse_correction
-        from vil_tracker.tracking.window import OpenCVWindow, Viewer
+        from vil_tracker.tracking.window import OpenCVWindow, Viewer, select_targets
 
         quiet = getattr(args, "quiet", False)
         fixed = _fixed_targets(args)
@@ -216,27 +210,31 @@ def track(
         if args.select or args.show:
             window = (open_window or OpenCVWindow)()
             stack.callback(window.close)
+        same = ("target_clip", "strip", "contact_sheet", "score_plot", "overwrite")
         settings = OutputSettings(
             folder=Path(args.output or f"{_file_name(source.name)}_tracked"),
             formats=formats,
             video=not args.no_video,
             codec=args.video_codec,
             sound=not args.no_audio,
-            target_clip=args.target_clip,
-            strip=args.strip,
-            contact_sheet=args.contact_sheet,
-            score_plot=args.score_plot,
-            overwrite=args.overwrite,
             reads=(Path(args.boxes),) if args.boxes else (),
+            **{name: getattr(args, name) for name in same},
         )
         check_folder(settings.folder)  # again when it is made, but after the weights are loaded
         viewer = Viewer(window, source.fps / args.stride) if args.show and window is not None else None
         if viewer is not None and not quiet:
             print(viewer.KEYS, file=sys.stderr)
         make = functools.cache(load)  # the network is loaded at the first tracker that is asked for
+
+        def choose(first: Frame) -> list[Target]:
+            if fixed is not None:
+                return fixed(first.number)
+            assert window is not None  # --select opens one
+            return select_targets(window, first.image)
+
         summary = track_source(
             source,
-            _chooser(fixed, window),
+            choose,
             lambda: make()(),
             settings,
             stride=args.stride,
@@ -276,11 +274,7 @@ def _check_targets_given(args: argparse.Namespace) -> None:
 
 
 def _fixed_targets(args: argparse.Namespace) -> Callable[[int], list[Target]] | None:
-    """Gives the targets of ``--box`` or ``--boxes`` for a first frame; None with ``--select``.
-
-    Raises:
-        UserError: the boxes cannot be read.
-    """
+    """Gives the targets of ``--box`` or ``--boxes`` for a first frame; None with ``--select``."""
     from vil_tracker.boxes import parse_box
     from vil_tracker.tracking.select import read_targets, targets_from_boxes
 
@@ -290,18 +284,6 @@ def _fixed_targets(args: argparse.Namespace) -> Callable[[int], list[Target]] | 
         return lambda start: read_targets(args.boxes, start, text)
     targets = targets_from_boxes([parse_box(box) for box in args.box or ()])
     return (lambda start: targets) if targets else None
-
-
-def _chooser(fixed: Callable[[int], list[Target]] | None, window: Window | None) -> Callable[[Frame], list[Target]]:
-    from vil_tracker.tracking.window import select_targets
-
-    def choose(first: Frame) -> list[Target]:
-        if fixed is not None:
-            return fixed(first.number)
-        assert window is not None  # --select opens one
-        return select_targets(window, first.image)
-
-    return choose
 
 
 def _file_name(name: str) -> str:

@@ -28,8 +28,6 @@ _OTHER_SCORE = 0.05  # of a place beside the target that shows something
 _OTHERS = 6  # things beside the target that are remembered
 _RESEMBLANCE = 0.8  # cosine of embeddings from which on two of them are taken for one
 _NO_OTHER = -6.0  # logit of "the same" for things that have nothing in common
-
-
 _SIMILARITY_GAIN = 0.1  # share of a new similarity in its exponential mean
 _DISTRACTOR_INTERVAL = 8  # frames between two updates of the distractors
 TYPICAL_DISTANCE = 1.386  # median of the chi-square distribution, 2 dof: for boxes that no forecast applies to
@@ -39,27 +37,17 @@ Distractors = tuple[np.ndarray, ...]  # embeddings (EMBEDDING,) of things seen b
 
 @dataclass(frozen=True)
 class Appearance:
-    """Descriptors of what a box holds, to be compared with the first frame's.
+    """Descriptors of what a box holds, to be compared with the first frame's."""
 
-    Attributes:
-        peak: logit of the score map's chosen cell.
-        box: (4,) xywh in pixels.
-        tokens: (D,) pooled search tokens, of length 1.
-        colours: (512,) square roots of a colour histogram that sums to 1.
-        pattern: (192,) shrunk picture, mean 0 and length 1 (or all 0).
-        embedding: (EMBEDDING,) of the verifier; None without one.
-        alike: its two answers, logits, on this against the first frame; 0 without one and for the first frame.
-        other: its greatest logit of "the same" on this against things seen beside the target.
-    """
-
-    peak: float
-    box: np.ndarray
-    tokens: np.ndarray
-    colours: np.ndarray
-    pattern: np.ndarray
-    embedding: np.ndarray | None = None
+    peak: float  # logit of the score map's chosen cell
+    box: np.ndarray  # (4,) xywh in pixels
+    tokens: np.ndarray  # (D,) pooled search tokens, of length 1
+    colours: np.ndarray  # (512,) square roots of a colour histogram that sums to 1
+    pattern: np.ndarray  # (192,) shrunk picture, mean 0 and length 1 (or all 0)
+    embedding: np.ndarray | None = None  # (EMBEDDING,) of the verifier; None without one
+    #: The verifier's two answers, logits, on this against the first frame; 0 without one and for the first frame.
     alike: tuple[float, float] = (0.0, 0.0)
-    other: float = _NO_OTHER
+    other: float = _NO_OTHER  # the verifier's greatest logit of "the same" on this against things beside the target
 
 
 def appearance(
@@ -97,11 +85,6 @@ def appearance(
     )
 
 
-def reuse_appearance(last: Appearance, view: SearchOutput) -> Appearance:
-    """The last appearance with the peak and box of another output, where no comparison is made."""
-    return replace(last, peak=log_odds(view.peak, _MAX_LOGIT), box=view.box)
-
-
 def pool_tokens(features: Tensor, box_in_crop: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
     """Mean of the tokens (S, D) that a box (4,) in crop units covers, weighted by coverage, of length 1 (or all 0)."""
     # In NumPy: as tensors, numbers as few as these take ten times as long.
@@ -127,9 +110,8 @@ def extract_confidence_features(
     """The numbers of :data:`CONFIDENCE_FEATURES` for one box, all finite.
 
     Args:
-        view: what the network saw.
-        seen: of the output's box.
-        first: of the first frame's.
+        view, seen: what the network saw, and the appearance of its box.
+        first: that of the first frame's.
         similarity_ema: exponential mean of "same" over sure frames; None before any. The level of "same" depends on the
             object, its size and the video; a fall below its own mean is comparable between videos.
         squared_distance: squared Mahalanobis distance of the box from the motion forecast.
@@ -194,36 +176,21 @@ def add_distractor(distractors: Distractors, verifier: FastVerifier, view: Searc
 
 @dataclass
 class ConfidenceState:
-    """What the confidence of one video knows.
+    """What the confidence of one video knows."""
 
-    Attributes:
-        first: the target's descriptors in the first frame, or in the last one corrected by hand.
-        sought: (E,) the verifier's embedding of it in its surroundings, to find it by; None without a verifier.
-        compared: descriptors of the box's content at the last comparison; None if out of date.
-        last_compared: frame in which that was.
-        distractors: embeddings of what stood beside the target in sure frames.
-        last_distractors: frame of the last update of the distractors.
-        similarity_ema: exponential mean of the similarity to ``first``, a logit, over sure frames; None before any.
-        judged: boxes (4,) that the last frame gave a score to, in turn, each with its features (F,) of
-            :data:`vil_tracker.tracking.confidence_model.CONFIDENCE_FEATURES`.
-    """
-
-    first: Appearance
-    sought: np.ndarray | None = None
-    compared: Appearance | None = None
-    last_compared: int = 0
-    distractors: Distractors = ()
-    last_distractors: int = 0
-    similarity_ema: float | None = None
+    first: Appearance  # of the target in the first frame, or in the last one corrected by hand
+    sought: np.ndarray | None = None  # (E,) the verifier's embedding of it in its surroundings, to find it by
+    compared: Appearance | None = None  # of the box's content at the last comparison; None if out of date
+    last_compared: int = 0  # frame in which that was
+    distractors: Distractors = ()  # what stood beside the target in sure frames
+    last_distractors: int = 0  # frame of their last update
+    similarity_ema: float | None = None  # exponential mean of the logit "same" over sure frames; None before any
+    #: Boxes (4,) that the last frame gave a score to, in turn, each with its features (F,), CONFIDENCE_FEATURES.
     judged: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
 
 class ConfidenceEstimator:
-    """Estimates the probability that a box is right, by the model and the verifier stored with the weights.
-
-    Args:
-        model: turns features into a probability; its verifier compares pictures.
-    """
+    """Estimates the probability that a box is right, by the model and the verifier stored with the weights."""
 
     def __init__(self, model: ConfidenceModel) -> None:
         self.model = model
@@ -239,14 +206,8 @@ class ConfidenceEstimator:
     def liken(self, known: ConfidenceState, picture: np.ndarray, box_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How like the first frame's target boxes of a size are, all over a picture.
 
-        Args:
-            known: of the video.
-            picture: (H, W, 3) uint8 RGB.
-            box_size: (2,) width and height of the boxes, in pixels of the picture.
-
-        Returns:
-            Their centres (N, 2) in pixels of the picture, and the verifier's logits (N,) that they are on the target;
-            equal ones without a verifier.
+        For a picture (H, W, 3) uint8 RGB and boxes of width and height (2,) in its pixels, their centres (N, 2) and the
+        verifier's logits (N,) that they are on the target; equal ones without a verifier.
         """
         if self.verifier is None or known.sought is None:
             _, centres = scan_grid(picture.shape[1], picture.shape[0], box_size)
@@ -263,7 +224,7 @@ class ConfidenceEstimator:
         last comparison, less than ``interval`` frames ago: comparing costs more than the rest of a score.
         """
         if known.compared is not None and frame - known.last_compared < interval:
-            return reuse_appearance(known.compared, view), False
+            return replace(known.compared, peak=log_odds(view.peak, _MAX_LOGIT), box=view.box), False
         known.compared, known.last_compared = self.appearance(known, view), frame
         return known.compared, True
 
@@ -278,13 +239,7 @@ class ConfidenceEstimator:
     ) -> float:
         """Probability that an output's box is on the target; the features are noted in ``known.judged``.
 
-        Args:
-            known: of the video.
-            frame: (H, W, 3).
-            view: what the network found in one crop.
-            seen: :meth:`appearance` of it.
-            squared_distance: of the box from the motion forecast.
-            last_size: √(w·h) of the box before, in pixels.
+        ``frame`` is (H, W, 3), ``seen`` :meth:`appearance`; the rest is as of :func:`extract_confidence_features`.
         """
         features = extract_confidence_features(
             view,
@@ -317,7 +272,6 @@ def _cells(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _centre(view: SearchOutput) -> tuple[float, float]:
-    """Centre of an output's box, in crops."""
     x1, y1, x2, y2 = (float(v) for v in view.box_in_crop)
     return (x1 + x2) / 2, (y1 + y2) / 2
 

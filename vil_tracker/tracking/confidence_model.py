@@ -43,20 +43,15 @@ _MAX_SMOOTH_LOGIT = 6.0  # log odds beyond which a smoothed score is no surer
 class ConfidenceModel:
     """A perceptron of one hidden layer over standardised features, and a temperature.
 
-    Attributes:
-        mean, scale: (F,) of the features, in the order of :data:`CONFIDENCE_FEATURES`.
-        hidden: (K, F + 1) weights of the hidden units, the last column is the bias; tanh.
-        output: (F + K + 1,) weights of the standardised features themselves, the hidden units and the bias.
-        temperature: divides the logit (Guo et al., "On Calibration of Modern Neural Networks", 2017).
-        verifier: the network behind the last features; None if they were 0.
+    The temperature divides the logit (Guo et al., "On Calibration of Modern Neural Networks", 2017).
     """
 
-    mean: np.ndarray
-    scale: np.ndarray
-    hidden: np.ndarray
-    output: np.ndarray
+    mean: np.ndarray  # (F,) of the features, in the order of CONFIDENCE_FEATURES
+    scale: np.ndarray  # likewise
+    hidden: np.ndarray  # (K, F + 1) weights of the hidden units, the last column is the bias; tanh
+    output: np.ndarray  # (F + K + 1,) weights of the standardised features themselves, the hidden units and the bias
     temperature: float = 1.0
-    verifier: VerifierNet | None = None
+    verifier: VerifierNet | None = None  # the network behind the last features; None if they were 0
 
     def logit(self, evidence: np.ndarray) -> np.ndarray:
         """(..., F) -> (...) log odds before the temperature."""
@@ -70,24 +65,14 @@ class ConfidenceModel:
         return 1.0 / (1.0 + np.exp(-np.clip(self.logit(evidence) / self.temperature, -30, 30)))
 
     def to_json(self) -> str:
-        """As stored with the weights."""
-        numbers = {name: getattr(self, name).tolist() for name in ("mean", "scale", "hidden", "output")}
+        content: dict[str, object] = {"evidence": list(CONFIDENCE_FEATURES)}
+        content |= {name: getattr(self, name).tolist() for name in ("mean", "scale", "hidden", "output")}
         verifier = None if self.verifier is None else self.verifier.to_text()
-        content = {
-            "evidence": list(CONFIDENCE_FEATURES),
-            **numbers,
-            "temperature": self.temperature,
-            "likeness": verifier,
-        }
-        return json.dumps(content)
+        return json.dumps(content | {"temperature": self.temperature, "likeness": verifier})
 
     @staticmethod
     def from_json(text: str) -> ConfidenceModel:
-        """The inverse of :meth:`to_json`.
-
-        Raises:
-            UserError: it is damaged, or made for other features than this version has.
-        """
+        """The inverse of :meth:`to_json`; UserError where it is damaged, or made for other features."""
         cure = "write it again with scripts/calibrate.py"
         try:
             content = json.loads(text)

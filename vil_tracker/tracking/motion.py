@@ -27,8 +27,7 @@ _MAX_DISTANCE = 1e6  # of squared distances; keeps everything finite
 class MotionModel:
     """Constant velocity over the centre (cv2.KalmanFilter), state (x, y, vx, vy) in pixels, one step per frame.
 
-    Args:
-        box: (4,) xywh, the first box; at rest until shown otherwise.
+    ``box`` is the first, (4,) xywh; at rest until shown otherwise.
     """
 
     def __init__(self, box: np.ndarray) -> None:
@@ -81,10 +80,7 @@ class BoxFilter:
     """Steadies the boxes of a target that is followed, whose errors differ from frame to frame.
 
     The centre goes through an alpha-beta filter (a Kalman filter of constant velocity in its steady state), which does
-    not lag behind a steady motion; the logarithm of the size through a fading mean.
-
-    Args:
-        box: (4,) xywh, the first box; at rest until shown otherwise.
+    not lag behind a steady motion; the logarithm of the size through a fading mean. ``box`` as of :class:`MotionModel`.
     """
 
     def __init__(self, box: np.ndarray) -> None:

@@ -30,29 +30,17 @@ WEIGHTS = np.array(
 
 @dataclass(frozen=True)
 class Candidate:
-    """A box that may be the thing that was clicked.
+    """A box that may be the thing that was clicked."""
 
-    Attributes:
-        box: (4,) xywh in pixels of the image.
-        scale: size in units of √(W·H) that it was looked for with; 0 of a region of colour.
-        filled: share of the box that the segment fills.
-    """
-
-    box: np.ndarray
-    scale: float
-    filled: float
+    box: np.ndarray  # (4,) xywh in pixels of the image
+    scale: float  # size in units of √(W·H) that it was looked for with; 0 of a region of colour
+    filled: float  # share of the box that the segment fills
 
 
 def propose_boxes(image: np.ndarray, point: Sequence[float] | np.ndarray, count: int = 3) -> list[np.ndarray]:
-    """Boxes that may be the thing under a point, best first.
+    """Boxes that may be the thing under a point x, y in pixels of an image (H, W, 3) uint8 RGB, best first.
 
-    Args:
-        image: (H, W, 3) uint8 RGB.
-        point: x, y in pixels of the image.
-        count: how many boxes at most.
-
-    Returns:
-        One to ``count`` boxes (4,) float64 xywh inside the image, which differ from each other.
+    One to ``count`` boxes (4,) float64 xywh inside the image, which differ from each other.
     """
     at = np.clip(np.asarray(point, np.float64), 0, np.array(image.shape[1::-1]) - 1.0)
     candidates = find_candidates(image, at)

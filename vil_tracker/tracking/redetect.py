@@ -24,20 +24,14 @@ class RedetectionCandidate:
 
     The best of several places scores high by chance, so its first odds are divided by :data:`RIVALS`. In later frames
     the same place is judged wherever it moves, and each judgement multiplies its odds.
-
-    Attributes:
-        box: (4,) xywh in pixels.
-        log_odds: that the target is there.
-        score: probability in [0, 1] by the last judgements alone, smoothed as a followed box's score.
     """
 
-    box: np.ndarray
-    log_odds: float
-    score: float
+    box: np.ndarray  # (4,) xywh in pixels
+    log_odds: float  # that the target is there
+    score: float  # probability in [0, 1] by the last judgements alone, smoothed as a followed box's score
 
     @staticmethod
     def first_seen(box: np.ndarray, score: float) -> RedetectionCandidate:
-        """A new place, with its ``score``."""
         odds = log_odds(score, _MOST) - math.log(RIVALS)
         return RedetectionCandidate(box, odds, probability(odds))
 
@@ -53,17 +47,15 @@ class RedetectionCandidate:
 
     @property
     def probability(self) -> float:
-        """That the target is there, in [0, 1]."""
         return probability(self.log_odds)
 
 
 class PlaceSearch:
     """Chooses the places of a frame to look at, a part of the frame at a time.
 
-    A part is compared with the target by the verifier, and the places most like it are looked at by the tracker. In a
-    frame of no more than :data:`PART` boxes along each axis the part is the whole frame; otherwise the parts take
-    turns, the nearest to the last known place first, so that the search widens step by step to the whole frame. A
-    place that was looked at rests for :data:`REST` frames, so that others get their turn.
+    A part is compared with the target by the verifier, and the places most like it are looked at by the tracker. Parts
+    of :data:`PART` boxes along each axis take turns, the nearest to the last known place first, so that the search
+    widens step by step to the whole frame. A place that was looked at rests for :data:`REST` frames.
     """
 
     def __init__(self) -> None:
@@ -80,19 +72,15 @@ class PlaceSearch:
         count: int,
         least: float = -np.inf,
     ) -> list[np.ndarray]:
-        """The next places to look at.
+        """Centres (2,) of the next places to look at in a frame (H, W, 3) uint8 RGB, the most alike first.
 
         Args:
-            frame: (H, W, 3) uint8 RGB; its size may differ from the frame's before.
             centre: (2,) the last known place.
             box_size: (2,) width and height of the target, in pixels.
             liken: gives centres (N, 2) of boxes of a size (2,) in a picture, and how like the target each is (N,).
             known: centres (2,) of what is looked at anyway in this frame.
             count: how many places at most.
             least: places less like the target than this are passed over.
-
-        Returns:
-            Their centres (2,) in the frame, the most alike first.
         """
         parts = frame_parts(frame.shape[1], frame.shape[0], box_size)
         parts.sort(key=lambda part: float(((part[:2] + part[2:]) / 2 - centre) @ ((part[:2] + part[2:]) / 2 - centre)))

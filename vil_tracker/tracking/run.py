@@ -24,6 +24,7 @@ from vil_tracker.io.output_folder import OutputFolder, partial_name
 from vil_tracker.io.pictures import AnnotatedVideo, KeyFrames, ScorePlot, TargetClips
 from vil_tracker.io.source import Frame, Source
 from vil_tracker.io.threads import BackgroundWriter, prefetch
+from vil_tracker.io.video_writer import VideoSink
 from vil_tracker.results import Result, TrackerLike
 from vil_tracker.runtime import StageTimer
 from vil_tracker.tracking.select import Target
@@ -69,10 +70,7 @@ class OutputSettings:
         """Begin the outputs in a folder, of a source of which every stride-th frame is given.
 
         They have the names of :func:`vil_tracker.io.output_folder.partial_name`. A table of the boxes is among them in
-        any case, for a run that is killed.
-
-        Raises:
-            UserError: one of them cannot be written here; none is left open.
+        any case, for a run that is killed. UserError where one cannot be written here; none is left open.
         """
         outputs: list[Output] = []
         fps = source.fps / stride
@@ -83,8 +81,9 @@ class OutputSettings:
             if "csv" not in self.formats:
                 outputs.append(CsvBoxes(folder / partial_name("boxes.csv"), keep=False))
             if self.video:
-                sound = source.sound if self.sound else None
-                outputs.append(AnnotatedVideo(folder, fps, self.codec, source.pixel_aspect, sound))
+                stem, aspect, sound = "annotated.partial", source.pixel_aspect, source.sound if self.sound else None
+                sink = VideoSink(folder, stem, fps, self.codec, pixel_aspect=aspect, sound=sound)
+                outputs.append(AnnotatedVideo(sink))
             if self.target_clip:
                 outputs.append(TargetClips(folder, fps, self.codec))
             if self.strip:
@@ -139,19 +138,16 @@ class Summary:
 
 
 class TargetGroup:
-    """One tracker per target; a target may join at a later frame.
+    """One tracker per target, made by ``make_tracker``; a target may join at a later frame.
 
     Args:
-        make_tracker: gives a new tracker; they may share one network.
-        targets: what to follow.
         first: the first frame, on which targets without a frame of their own begin.
         corrections: boxes from which a target goes on, each on its frame (or the first one tracked after it).
         known: results of an earlier run by target id and frame, which are taken over; a target that is not known on a
             frame must have been tracked since its last box.
 
     Raises:
-        UserError: a target's box does not fit the first frame, or belongs to an earlier one; a correction is for no
-            target, or for a frame on which its target is not tracked yet.
+        UserError: a box does not fit its frame or comes too early, or a correction is for no target.
     """
 
     def __init__(
@@ -244,8 +240,7 @@ class Interrupted(KeyboardInterrupt):
 class Gate:
     """Decides what a signal does: end the loop while open, nothing once the files are being completed."""
 
-    def __init__(self) -> None:
-        self.open = True
+    open = True
 
     def __call__(self, number: int, _: FrameType | None) -> None:
         if self.open:

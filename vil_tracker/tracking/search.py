@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,66 +17,41 @@ from vil_tracker.models.inference import SearchModel
 from vil_tracker.models.mlstm import MLSTMState
 from vil_tracker.models.vil import Memory
 from vil_tracker.results import Result
+from vil_tracker.runtime import StageTimer
 
 MAX_RESIZE = 2.0
 
 
-class Timer(Protocol):
-    """Takes the time of parts; see :class:`vil_tracker.runtime.StageTimer`."""
-
-    def add(self, name: str, seconds: float) -> None: ...
-
-
 @dataclass(frozen=True)
 class SearchRequest:
-    """One crop to search.
+    """One crop to search."""
 
-    Attributes:
-        geometry: where it lies in the frame.
-        memory: of the target to search for.
-        context: temporal context of that target, in whatever crop; None modulates nothing.
-        windowed: draw the choice of the best cell towards the crop's centre.
-    """
-
-    geometry: CropGeometry
-    memory: Memory
-    context: TemporalContext | None = None
-    windowed: bool = True
+    geometry: CropGeometry  # where it lies in the frame
+    memory: Memory  # of the target to search for
+    context: TemporalContext | None = None  # temporal context of that target, in whatever crop; None modulates nothing
+    windowed: bool = True  # draw the choice of the best cell towards the crop's centre
 
 
 @dataclass(frozen=True)
 class SearchOutput:
-    """The network's output for one crop.
+    """The network's output for one crop."""
 
-    Attributes:
-        geometry: the crop.
-        pixels: (size, size, 3) uint8 RGB.
-        box: (4,) float64 xywh in image pixels; may reach outside the frame.
-        box_in_crop: (4,) x1 y1 x2 y2 in units of the crop.
-        peak: sigmoid score of the chosen cell.
-        logits: (h, w) score logits.
-        offsets: (2, h, w), x and y of the centre that each cell proposes, in [0, 1] of the cell.
-        sizes: (2, h, w), width and height that each cell proposes, in [0, 1] of the crop.
-        features: (h * w, D) search tokens.
-        context: the request's, registered to this crop.
-    """
-
-    geometry: CropGeometry
-    pixels: np.ndarray
-    box: np.ndarray
-    box_in_crop: np.ndarray
-    peak: float
-    logits: np.ndarray
-    offsets: np.ndarray
-    sizes: np.ndarray
-    features: Tensor
-    context: TemporalContext | None
+    geometry: CropGeometry  # the crop
+    pixels: np.ndarray  # (size, size, 3) uint8 RGB
+    box: np.ndarray  # (4,) float64 xywh in image pixels; may reach outside the frame
+    box_in_crop: np.ndarray  # (4,) x1 y1 x2 y2 in units of the crop
+    peak: float  # sigmoid score of the chosen cell
+    logits: np.ndarray  # (h, w) score logits
+    offsets: np.ndarray  # (2, h, w), x and y of the centre that each cell proposes, in [0, 1] of the cell
+    sizes: np.ndarray  # (2, h, w), width and height that each cell proposes, in [0, 1] of the crop
+    features: Tensor  # (h * w, D) search tokens
+    context: TemporalContext | None  # the request's, registered to this crop
 
 
 def search_crop(box: np.ndarray, model: ModelConfig, sure_size: float | None = None) -> CropGeometry:
     """The crop to see a box (4,) xywh in, on the grid of :meth:`CropGeometry.snapped`.
 
-    With ``sure_size``, √(w·h) in pixels of the last box that was sure, it is made for a target within a factor of
+    With ``sure_size``, √(w·h) in pixels of the last sure box, it is made for a target within a factor of
     :data:`MAX_RESIZE` of that: the size of an uncertain box is not relied on.
     """
     if sure_size is not None:
@@ -94,20 +66,17 @@ def run_search(
     frame: np.ndarray,
     requests: Sequence[SearchRequest],
     window: Tensor,
-    timer: Timer | None = None,
+    timer: StageTimer | None = None,
 ) -> list[SearchOutput]:
-    """Run the crops of all requests as one batch through the network.
+    """Run the crops of all requests, at least one, as one batch through the network.
 
-    Args:
-        model: the network.
-        frame: (H, W, 3) uint8 RGB.
-        requests: at least one.
-        window: (h, w) weights of the score map for requests that want them.
-        timer: receives the seconds of the parts ``crop`` and ``network``.
+    The frame is (H, W, 3) uint8 RGB, the window (h, w) weights of the score map for requests that want them; the timer
+    gets the seconds of the parts ``crop`` and ``network``.
     """
-    with timed(timer, "crop"):
+    timer = timer or StageTimer()
+    with timer.stage("crop"):
         pixels = np.stack([crop(frame, request.geometry) for request in requests])
-    with timed(timer, "network"):
+    with timer.stage("network"):
         search = to_input(pixels, window.device, window.dtype)
         memory = join_memories([request.memory for request in requests])
         contexts = registered_contexts(requests, (window.shape[0], window.shape[1]))
@@ -146,15 +115,11 @@ Steps = Generator[list[SearchRequest], list[SearchOutput], Result]
 
 
 def run_steps(
-    model: SearchModel, frame: np.ndarray, runs: Sequence[Steps], window: Tensor, timer: Timer | None = None
+    model: SearchModel, frame: np.ndarray, runs: Sequence[Steps], window: Tensor, timer: StageTimer | None = None
 ) -> list[Result]:
-    """Take several targets through one frame, the crops that they ask for at the same time as one batch.
+    """Take several targets through one frame, one for each of ``runs``, and return their results.
 
-    Args:
-        runs: one per target; the other arguments are those of :func:`run_search`.
-
-    Returns:
-        One result per target.
+    The crops that they ask for at the same time are one batch. The other arguments are those of :func:`run_search`.
     """
     views: dict[int, list[SearchOutput] | None] = dict.fromkeys(range(len(runs)))
     results: dict[int, Result] = {}
@@ -208,16 +173,3 @@ def join_contexts(contexts: Sequence[TemporalContext | None]) -> TemporalContext
         known.grid,
         torch.cat([part.crops for part in parts]),
     )
-
-
-@contextmanager
-def timed(timer: Timer | None, name: str) -> Iterator[None]:
-    """Tell ``timer`` how long the block took."""
-    if timer is None:
-        yield
-        return
-    begin = time.perf_counter()
-    try:
-        yield
-    finally:
-        timer.add(name, time.perf_counter() - begin)

@@ -25,17 +25,11 @@ MAX_TARGETS = 64  # more than that is a ground-truth file given by mistake
 
 @dataclass(frozen=True)
 class Target:
-    """One target to follow.
+    """One target to follow."""
 
-    Attributes:
-        number: its id in the outputs, from 1.
-        box: (4,) float64 xywh in pixels.
-        frame: the frame on which the box was drawn; None for the first frame that is tracked.
-    """
-
-    number: int
-    box: np.ndarray
-    frame: int | None = None
+    number: int  # its id in the outputs, from 1
+    box: np.ndarray  # (4,) float64 xywh in pixels
+    frame: int | None = None  # on which the box was drawn; None for the first frame that is tracked
 
 
 def targets_from_boxes(boxes: Sequence[np.ndarray]) -> list[Target]:
@@ -44,11 +38,7 @@ def targets_from_boxes(boxes: Sequence[np.ndarray]) -> list[Target]:
 
 
 def parse_correction(text: str) -> Target:
-    """Read ``"FRAME:x,y,w,h"`` or ``"ID@FRAME:x,y,w,h"`` as typed on a command line; without an id, target 1.
-
-    Raises:
-        UserError: it is neither.
-    """
+    """Read ``"FRAME:x,y,w,h"`` or ``"ID@FRAME:x,y,w,h"`` (without an id, target 1); UserError where it is neither."""
     match = re.fullmatch(r"\s*(?:(\d{1,9})@)?(\d{1,9}):(.+)", text)
     if match is None:
         raise UserError(f"--correct {text!r} is no frame and box: write FRAME:x,y,w,h or ID@FRAME:x,y,w,h")
@@ -62,9 +52,7 @@ def read_targets(path: str | os.PathLike[str], start: int = 0, text: str | None 
     Either one ``x,y,w,h`` per line, all on the first frame; or a table with a header that names ``frame,id,x,y,w,h``
     (more columns are ignored), such as a ``boxes.csv`` written before, of which each id's first row from frame
     ``start`` on counts on which the target is not lost. Semicolons and tabs separate as well, with decimal commas.
-
-    Raises:
-        UserError: the file cannot be read, holds no box, too many, or for a target none from ``start`` on.
+    UserError where it cannot be read, or holds no box, too many, or for a target none from ``start`` on.
     """
     path = Path(path)
     text = read_text(path, "box file") if text is None else text

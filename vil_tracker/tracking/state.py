@@ -4,21 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from vil_tracker.config import TrackConfig
+from vil_tracker.models.film_temporal import TemporalContext
 from vil_tracker.models.inference import SearchModel
 from vil_tracker.models.vil import Memory
-
-if TYPE_CHECKING:
-    from vil_tracker.models.film_temporal import TemporalContext
-    from vil_tracker.tracking.confidence import ConfidenceState
-    from vil_tracker.tracking.motion import BoxFilter, MotionModel
-    from vil_tracker.tracking.redetect import PlaceSearch, RedetectionCandidate
+from vil_tracker.tracking.confidence import ConfidenceState
+from vil_tracker.tracking.motion import BoxFilter, MotionModel
+from vil_tracker.tracking.redetect import PlaceSearch, RedetectionCandidate
 
 
 @dataclass
@@ -29,25 +26,17 @@ class Phase:
     frames in a row below ``lost_below``, or ``uncertain_frames`` uncertain ones, make it lost; only a verified match
     with the first template ends that, as "recovered" for ``recovered_frames`` frames. Such a match elsewhere also
     replaces a track in doubt.
-
-    Attributes:
-        name: one of :data:`vil_tracker.results.STATES`.
-        frames: frames spent in it.
-        low: how many of the last frames in a row scored below ``lost_below``.
     """
 
-    name: str = "tracking"
-    frames: int = 0
-    low: int = 0
+    name: str = "tracking"  # one of vil_tracker.results.STATES
+    frames: int = 0  # spent in it
+    low: int = 0  # how many of the last frames in a row scored below ``lost_below``
 
     def advance(self, score: float, config: TrackConfig, *, doubtful: bool = False, verified: bool = False) -> str:
-        """Take in one frame and return the new state.
+        """Take in one frame with its calibrated score in [0, 1] and return the new state.
 
-        Args:
-            score: calibrated, in [0, 1].
-            config: the thresholds.
-            doubtful: the frame cannot be trusted whatever its score; asked for except while lost.
-            verified: whether a search found the target and the frame's box matches the first template.
+        ``doubtful``: the frame cannot be trusted whatever its score; asked for except while lost. ``verified``: a
+        search found the target, and the frame's box matches the first template.
         """
         self.low = self.low + 1 if score < config.lost_below else 0
         self.frames += 1
@@ -77,29 +66,20 @@ class TemplateMemory:
     Scanning continues from a saved state, so a template is added at the cost of its own tokens, and a frame costs the
     same however many there are. The state after the first template is kept: replacing a later one restarts from it, and
     a lost target is searched for with it alone.
-
-    Attributes:
-        first: memory after the first frame's template.
-        current: memory after all templates.
-        later: crop (1, 1, 3, H, W) and box (1, 1, 4) of the templates after the first, oldest first.
     """
 
-    first: Memory
-    current: Memory
+    first: Memory  # after the first frame's template
+    current: Memory  # after all templates
+    #: Crop (1, 1, 3, H, W) and box (1, 1, 4) of the templates after the first, oldest first.
     later: deque[tuple[Tensor, Tensor]] = field(default_factory=deque)
 
     def __len__(self) -> int:
-        """Number of templates."""
         return 1 + len(self.later)
 
     def add(self, model: SearchModel, crop: Tensor, box: Tensor, limit: int) -> None:
-        """Append a template; with ``limit`` templates already there, the oldest but the first makes room.
+        """Append a template; with ``limit`` templates (at least 2) already there, the oldest but the first makes room.
 
-        Args:
-            model: the network.
-            crop: (1, 1, 3, H, W) normalised.
-            box: (1, 1, 4) the target in it, x1 y1 x2 y2 in [0, 1] of the crop.
-            limit: largest number of templates, at least 2.
+        The crop is (1, 1, 3, H, W) normalised, the box in it (1, 1, 4) x1 y1 x2 y2 in [0, 1] of the crop.
         """
         self.later.append((crop, box))
         if len(self) <= limit:
@@ -112,36 +92,19 @@ class TemplateMemory:
 
 @dataclass
 class TrackState:
-    """Everything that one video needs, made by ``Tracker.init``.
+    """Everything that one video needs, made by ``Tracker.init``."""
 
-    Attributes:
-        box: (4,) xywh in pixels, the last box as it was found.
-        memory: the templates' memory.
-        size: √(w·h) in pixels that search crops are made for: that of the boxes, which it follows with a lag.
-        sure_size: √(w·h) in pixels of the last box that the tracker was sure of.
-        context: temporal context of the frames before; None until a frame was confident enough to teach it.
-        confidence: what the confidence knows; None without a calibrated score, which alone needs it.
-        motion: forecast of the centre.
-        filter: steadies the reported boxes; None while the target is lost.
-        phase: the state machine.
-        search: which places of the frame were looked at while the target is lost or in doubt; else None.
-        candidate: the likeliest place found by that search so far.
-        score: of the last frame.
-        frames_in_doubt: how many of the last frames in a row scored below ``redetect_below``.
-        frame: frames since ``init``.
-    """
-
-    box: np.ndarray
+    box: np.ndarray  # (4,) xywh in pixels, the last box as it was found
     memory: TemplateMemory
-    size: float
-    sure_size: float
-    motion: MotionModel
-    filter: BoxFilter | None = None
-    context: TemporalContext | None = None
-    confidence: ConfidenceState | None = None
+    size: float  # √(w·h) in pixels that search crops are made for: that of the boxes, which it follows with a lag
+    sure_size: float  # √(w·h) in pixels of the last box that the tracker was sure of
+    motion: MotionModel  # forecast of the centre
+    filter: BoxFilter | None = None  # steadies the reported boxes; None while the target is lost
+    context: TemporalContext | None = None  # of the frames before; None until one was confident enough to teach it
+    confidence: ConfidenceState | None = None  # None without a calibrated score, which alone needs it
     phase: Phase = field(default_factory=Phase)
-    search: PlaceSearch | None = None
-    candidate: RedetectionCandidate | None = None
-    score: float = 1.0
-    frames_in_doubt: int = 0
-    frame: int = 0
+    search: PlaceSearch | None = None  # which places were looked at while the target is lost or in doubt; else None
+    candidate: RedetectionCandidate | None = None  # the likeliest place found by that search so far
+    score: float = 1.0  # of the last frame
+    frames_in_doubt: int = 0  # how many of the last frames in a row scored below ``redetect_below``
+    frame: int = 0  # since ``init``

@@ -62,14 +62,9 @@ def state_to_bytes(state: TrackState) -> bytes:
 
 
 def state_from_bytes(data: bytes, model: SearchModel) -> TrackState:
-    """The state that :func:`state_to_bytes` was given, on the device of the model that is to go on with it.
+    """The state that :func:`state_to_bytes` was given, on the device of ``tracker.model``, which has the same weights.
 
-    Args:
-        data: the bytes.
-        model: ``tracker.model``; the same weights as before.
-
-    Raises:
-        UserError: they are no state, damaged, of another version, or of a network of another shape.
+    UserError where it is none, damaged, of another version, or of a network of another shape.
     """
     cure = "save it again with state_to_bytes"
     try:

@@ -15,24 +15,21 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from vil_tracker.boxes import parse_box
+from vil_tracker.config import TrackConfig
 from vil_tracker.config.command_line import check_engine_options
 from vil_tracker.errors import UserError, make_folder, read_text, reason
+from vil_tracker.results import TrackerLike
 from vil_tracker.runtime import device_of_process, set_threads
 from vil_tracker.tasks import Engine
-
-if TYPE_CHECKING:
-    from vil_tracker.config import TrackConfig
-    from vil_tracker.results import TrackerLike
 
 COLUMNS = ("video", "x", "y", "w", "h", "start")
 
 
 @dataclass(frozen=True)
 class Video:
-    """One line of a list: a source, the box on its first frame, where to begin, and the name of its results."""
+    """A line of a list: a source, the box on its first frame, where to begin, and the name of its results."""
 
     source: str
     box: str
@@ -41,12 +38,9 @@ class Video:
 
 
 def read_list(path: Path) -> list[Video]:
-    """Read lines ``video,x,y,w,h`` or ``video,x,y,w,h,start``, with or without a heading.
+    """Read lines ``video,x,y,w,h`` or ``video,x,y,w,h,start``, with or without a heading; paths are relative to it.
 
-    Paths are relative to the list.
-
-    Raises:
-        UserError: it cannot be read, is empty, or a line is something else; names the line.
+    UserError, which names the line, where it cannot be read, is empty, or a line is something else.
     """
     try:
         rows = list(csv.reader(read_text(path, "the list").splitlines()))
@@ -80,20 +74,13 @@ def read_list(path: Path) -> list[Video]:
 
 @dataclass(frozen=True)
 class ListTracker:
-    """Tracks videos of a list in a process of its own; what it needs is picklable.
+    """Tracks videos of a list in a process of its own; what it needs is picklable."""
 
-    Attributes:
-        args: of the command line.
-        config: of the session.
-        folder: where the results of all videos go.
-        load, track: ``load_tracker_factory`` and ``track`` of :mod:`vil_tracker.tracking.cli`.
-    """
-
-    args: argparse.Namespace
-    config: TrackConfig
-    folder: Path
-    load: Callable[..., Callable[[], TrackerLike]]
-    track: Callable[..., int]
+    args: argparse.Namespace  # of the command line
+    config: TrackConfig  # of the session
+    folder: Path  # where the results of all videos go
+    load: Callable[..., Callable[[], TrackerLike]]  # vil_tracker.tracking.cli.load_tracker_factory
+    track: Callable[..., int]  # vil_tracker.tracking.cli.track
 
     def __call__(self, place: int) -> Callable[[Video], tuple[int, str]]:
         """Load the network; its user tracks a video and says how many frames it had, or why it could not be."""
@@ -136,10 +123,8 @@ def track_list(
 ) -> int:
     """Track every video of the list that has no results yet; returns 0, or 1 where some could not be tracked.
 
-    The arguments are :class:`ListTracker`'s.
-
-    Raises:
-        UserError: the list cannot be read, an option does not go with a list, or a worker died.
+    The arguments are :class:`ListTracker`'s. UserError where the list cannot be read, an option does not go with it,
+    or a worker died.
     """
     videos = read_list(Path(args.source))
     for name in ("box", "select", "boxes", "correct", "show"):

@@ -25,16 +25,12 @@ from vil_tracker.models.head import hann_window
 from vil_tracker.models.inference import SearchModel, exact_inference, prepare_for_inference
 from vil_tracker.models.network import ViLTrackerNet
 from vil_tracker.results import Result
+from vil_tracker.runtime import StageTimer
 from vil_tracker.tracking.confidence import TYPICAL_DISTANCE, ConfidenceEstimator, ConfidenceState
 from vil_tracker.tracking.confidence_model import ConfidenceModel, smooth_logit
 from vil_tracker.tracking.motion import BoxFilter, MotionModel, gate_distance
-from vil_tracker.tracking.redetect import (
-    SAME_PLACE,
-    PlaceSearch,
-    RedetectionCandidate,
-    candidate_posterior,
-)
-from vil_tracker.tracking.search import SearchOutput, SearchRequest, Steps, Timer, run_search, run_steps, search_crop
+from vil_tracker.tracking.redetect import SAME_PLACE, PlaceSearch, RedetectionCandidate, candidate_posterior
+from vil_tracker.tracking.search import SearchOutput, SearchRequest, Steps, run_search, run_steps, search_crop
 from vil_tracker.tracking.state import TemplateMemory, TrackState
 
 
@@ -61,7 +57,7 @@ class Tracker:
     """
 
     def __init__(
-        self, model: ViLTrackerNet | SearchModel, config: TrackConfig | None = None, timer: Timer | None = None
+        self, model: ViLTrackerNet | SearchModel, config: TrackConfig | None = None, timer: StageTimer | None = None
     ) -> None:
         if not hasattr(model, "config"):
             raise UserError(
@@ -240,15 +236,9 @@ class Tracker:
         """Look for the target elsewhere in the frame, with the first template alone, and keep the likeliest place as
         the candidate. With one crop to spare, the candidate and new places take turns.
 
-        Args:
-            state: of the session.
-            frame: the frame.
-            here: what the ordinary crop of this frame shows.
-            followed: whether its box is followed, and in doubt: what is seen there is not elsewhere.
-            least: likeness, as :meth:`ConfidenceEstimator.liken` gives it, from which on a place is looked at.
-
-        Returns:
-            The candidate and its output in this frame; None if it was not looked at.
+        ``here`` is what the ordinary crop of this frame shows; ``followed``: its box is followed, and in doubt. Places
+        of a likeness from ``least`` on, as of :meth:`ConfidenceEstimator.liken`, are looked at. Returns the candidate
+        and its output in this frame; None if it was not looked at.
         """
         estimator, known = self._confidence(state)
         settings, spare = self.model.config, self.config.max_crops - 1
@@ -331,7 +321,6 @@ class Tracker:
         return search_crop(box, self.model.config, state.sure_size if doubtful else None)
 
     def _update_context(self, state: TrackState, view: SearchOutput) -> None:
-        """Take the frame's features into the temporal context."""
         if not self.config.temporal or not self.model.uses_context:
             return
         crops_13 = self._placed(view.geometry) if view.context is None else view.context.crops
@@ -352,16 +341,9 @@ class Tracker:
 
 
 def update_together(trackers: Sequence[Tracker], frame: np.ndarray) -> list[Result]:
-    """Update trackers of one video, which share a network and its window, with the next frame.
+    """Update trackers of one video, at least one, which share a network and its window, with the next frame.
 
     Every tracker does exactly what its own ``update`` does; only their crops go through the network together.
-
-    Args:
-        trackers: at least one, all started.
-        frame: (H, W, 3) uint8 RGB.
-
-    Returns:
-        One result per tracker.
 
     Raises:
         UserError: the frame is no RGB image, or a tracker has no target.

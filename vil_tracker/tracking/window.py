@@ -50,8 +50,7 @@ def with_text(image: np.ndarray, lines: Sequence[str]) -> np.ndarray:
 class BoxDrawing:
     """A box that is being drawn: from where the button went down to where the mouse is, or was let go.
 
-    Attributes:
-        box: (4,) float64 xywh in pixels of the picture; None before the first drag.
+    ``box`` is (4,) float64 xywh in pixels of the picture; None before the first drag.
     """
 
     def __init__(self) -> None:
@@ -59,7 +58,6 @@ class BoxDrawing:
         self._from: tuple[int, int] | None = None
 
     def on_mouse(self, event: int, x: int, y: int, *_: object) -> None:
-        """Take one of OpenCV's mouse events."""
         if event == cv2.EVENT_LBUTTONDOWN:
             self._from = (x, y)
         if self._from is not None and event in (cv2.EVENT_MOUSEMOVE, cv2.EVENT_LBUTTONUP):
@@ -70,27 +68,20 @@ class BoxDrawing:
 
 
 class OpenCVWindow:
-    """A window of the desktop.
+    """A window of the desktop; UserError where there is no display, or this OpenCV was built without windows."""
 
-    Raises:
-        UserError: there is no display, or this OpenCV was built without windows.
-    """
-
-    def __init__(self, title: str = "ViL-Tracker") -> None:
+    def __init__(self) -> None:
         _check_display()
-        self._title = title
-        cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
+        self._title = "ViL-Tracker"
+        cv2.namedWindow(self._title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
         self._sized = False
 
-    def _fit(self, image: np.ndarray) -> None:
+    def show(self, image: np.ndarray) -> None:
+        cv2.imshow(self._title, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         if not self._sized:  # a 4K frame would not fit on most desktops
             scale = min(1.0, 1280 / image.shape[1], 800 / image.shape[0])
             cv2.resizeWindow(self._title, max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
             self._sized = True
-
-    def show(self, image: np.ndarray) -> None:
-        cv2.imshow(self._title, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-        self._fit(image)
 
     def key(self, milliseconds: int) -> str:
         key = self._press(milliseconds)
@@ -146,11 +137,7 @@ def _check_display() -> None:
 
 
 def select_targets(window: Window, image: np.ndarray) -> list[Target]:
-    """Let the user draw the targets on a frame, one after another.
-
-    Raises:
-        UserError: none was drawn.
-    """
+    """Let the user draw the targets on a frame, one after another; UserError where none was drawn."""
     boxes: list[np.ndarray] = []
     while len(boxes) < MAX_TARGETS:
         hint = "Draw a box around a target. Enter: start    Space: draw another one    "
@@ -169,14 +156,10 @@ Action = Literal["next", "select", "quit"]
 
 
 class Viewer:
-    """Shows results as they come and takes the keys of ``--show``.
+    """Shows results as they come, no faster than ``fps``, and takes the keys of ``--show``.
 
     space: pause and go on; s or .: pause, one frame on; 1 to 9: choose a target; r: draw the chosen target's box again;
     h: show the keys in the window, or hide them; q or Esc: stop (the files are completed).
-
-    Args:
-        window: where to show.
-        fps: pictures are not shown faster than this.
     """
 
     KEYS = "h keys · space pause · s step · 1-9 choose a target · r draw its box again · q quit"
@@ -221,6 +204,3 @@ class Viewer:
 
     def _with_help(self, picture: np.ndarray) -> np.ndarray:
         return with_text(picture, self.KEYS.split(" · ")) if self._help else picture
-
-    def close(self) -> None:
-        self._window.close()

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial, wraps
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -44,25 +44,13 @@ _HEADERS = {
 
 
 class Application:
-    """What the routes share; :attr:`asgi` is the application for the server.
+    """What the routes share; :attr:`asgi` is the application for the server, and closes the rest as it shuts down.
 
-    Args:
-        limits: see :class:`Limits`.
-        store: of the videos; closed when the application shuts down.
-        jobs: running; closed likewise.
-        prober: the process that opens uploads; closed likewise.
-        frames: of the videos; closed likewise.
-        cookie: name of the cookie, another one for each server of a machine.
+    ``cookie`` is the name of the cookie, another one for each server of a machine.
     """
 
     def __init__(
-        self,
-        limits: Limits,
-        store: Store,
-        jobs: Jobs,
-        prober: WorkerProcess,
-        frames: FrameService,
-        cookie: str = "vil_tracker",
+        self, limits: Limits, store: Store, jobs: Jobs, prober: WorkerProcess, frames: FrameService, cookie: str
     ) -> None:
         self._limits, self._store, self._jobs, self._cookie = limits, store, jobs, cookie
         self._prober, self._frames = prober, frames
@@ -102,7 +90,6 @@ class Application:
             self.close()
 
     def close(self) -> None:
-        """End the processes and delete all files."""
         self._jobs.close()
         self._prober.close()
         self._frames.close()
@@ -113,8 +100,6 @@ class Application:
             await asyncio.sleep(min(60.0, max(0.2, self._limits.keep_seconds / 4)))
             await run_in_threadpool(self._store.sweep)
             await self._frames.rest()
-
-    # --- the page ---------------------------------------------------------------------------------------------------
 
     async def _index(self, request: Request) -> Response:
         response = self._page_file("index.html")
@@ -148,12 +133,8 @@ class Application:
                 if request.method not in ("GET", "HEAD") and CSRF_HEADER not in request.headers:
                     raise RequestError(403, f"requests that change something need the header {CSRF_HEADER}")
                 return await handler(request, visitor)
-            except RequestError as error:
-                status, message = error.status, str(error)
-            except QuotaExceeded as error:
-                status, message = 503, str(error)
-            except UserError as error:
-                status, message = 400, str(error)
+            except (RequestError, QuotaExceeded, UserError) as error:
+                status, message = getattr(error, "status", 400), str(error)
             except ClientDisconnect:
                 status, message = 400, "the connection was closed"
             except asyncio.CancelledError:  # Ctrl-C, with this request still going on
@@ -168,17 +149,11 @@ class Application:
             raise RequestError(404, "there is no such video: it was removed after its time, or is not yours")
         return video
 
-    # --- bringing a video -------------------------------------------------------------------------------------------
-
     async def _upload(self, request: Request, visitor: str) -> Response:
         claimed = request.headers.get("content-length", "")
         if claimed and number(claimed) > self._limits.upload_bytes:
             raise self._too_large()
-        async with self._turn(request.client.host if request.client else ""):
-            return await self._take(request, visitor)
-
-    async def _take(self, request: Request, visitor: str) -> Response:
-        async with self._new_folder() as folder:
+        async with self._turn(request.client.host if request.client else ""), self._new_folder() as folder:
             path = await self._receive(request, folder)
             video = await self._open(visitor, folder, path, clean_title(request.query_params.get("name", "")))
         return JSONResponse(video.snapshot(), 201, _HEADERS)
@@ -226,40 +201,33 @@ class Application:
         body = chunks(request, self._limits)
         size, buffer = 0, bytearray()
         path: Path | None = None
-        stream: IO[bytes] | None = None
-        try:
-            async for chunk in body:
-                size += len(chunk)
-                buffer += chunk
-                if size > self._limits.upload_bytes:
-                    raise self._too_large()
-                if stream is None and len(buffer) >= _HEAD:
-                    path, stream = await self._begin(bytes(buffer[:_HEAD]), folder, body)
-                if stream is not None and len(buffer) >= _CHUNK:
-                    await run_in_threadpool(self._write, folder, stream, bytes(buffer))
-                    buffer.clear()
-            if stream is None:
-                path, stream = await self._begin(bytes(buffer), folder, body)
-            await run_in_threadpool(self._write, folder, stream, bytes(buffer))
-        finally:
-            if stream is not None:
-                await run_in_threadpool(stream.close)
-        assert path is not None
+        async for chunk in body:
+            size += len(chunk)
+            buffer += chunk
+            if size > self._limits.upload_bytes:
+                raise self._too_large()
+            if path is None and len(buffer) >= _HEAD:
+                path = await self._name(bytes(buffer[:_HEAD]), folder, body)
+            if path is not None and len(buffer) >= _CHUNK:
+                await run_in_threadpool(self._append, path, bytes(buffer))
+                buffer.clear()
+        path = path or await self._name(bytes(buffer), folder, body)
+        await run_in_threadpool(self._append, path, bytes(buffer))
         return path
 
-    async def _begin(self, head: bytes, folder: Path, body: AsyncIterator[bytes]) -> tuple[Path, IO[bytes]]:
+    async def _name(self, head: bytes, folder: Path, body: AsyncIterator[bytes]) -> Path:
         suffix = container_of(head)
         if suffix is None:
             await drain(body)  # a browser that is still sending would not read the answer
             what = "the file is empty" if not head else "this is not a video that can be read"
             raise RequestError(415, f"{what}: give an MP4, WebM, MKV, MOV, AVI or MPEG file")
-        path = folder / f"source{suffix}"
-        return path, open(path, "wb")
+        return folder / f"source{suffix}"
 
-    def _write(self, folder: Path, stream: IO[bytes], data: bytes) -> None:
-        self._store.reserve(folder, len(data))
+    def _append(self, path: Path, data: bytes) -> None:
+        self._store.reserve(path.parent, len(data))
         try:
-            stream.write(data)
+            with path.open("ab") as stream:
+                stream.write(data)
         except OSError as error:
             raise QuotaExceeded(f"the server cannot store the video ({error.strerror}): try again later") from error
 
@@ -292,16 +260,13 @@ class Application:
         return JSONResponse(video.snapshot(), 201, _HEADERS)
 
     def _paint_sample(self, origin: Path) -> dict[str, Any]:
-        painter = WorkerProcess(partial(probe_setup, self._limits), "painting process")  # uploads go on meanwhile
+        process = WorkerProcess(partial(probe_setup, self._limits), "painting process")  # uploads go on meanwhile
         try:
-            return painter.call({"sample": str(origin)}, timeout=300)
+            with contextlib.closing(process):
+                return process.call({"sample": str(origin)}, timeout=300)
         except ChildFailure as error:
             log.error("%s", error)
             raise RequestError(500, "the sample clip could not be painted: bring a video of your own") from error
-        finally:
-            painter.close()
-
-    # --- tracking it ------------------------------------------------------------------------------------------------
 
     async def _track(self, request: Request, visitor: str) -> Response:
         video = self._video(request, visitor)
@@ -316,8 +281,7 @@ class Application:
         return JSONResponse({"edits": video.edits}, headers=_HEADERS)
 
     async def _status(self, request: Request, visitor: str) -> Response:
-        after = request.query_params.get("after", "0")
-        return self._shown(self._video(request, visitor), after=number(after))
+        return self._shown(self._video(request, visitor), after=number(request.query_params.get("after", "0")))
 
     def _shown(self, video: Video, status: int = 200, after: int = 0) -> Response:
         content = video.snapshot(after) | {"ahead": self._jobs.position(video)}
@@ -340,12 +304,10 @@ class Application:
         return JSONResponse({}, headers=_HEADERS)
 
     async def _frame(self, request: Request, visitor: str) -> Response:
-        """One frame of the video, as it is."""
         answer = await self._frames.ask(self._video(request, visitor), number(request.path_params["frame"]))
         return Response(base64.b64decode(answer["jpeg"]), media_type="image/jpeg", headers=_HEADERS)
 
     async def _propose(self, request: Request, visitor: str) -> Response:
-        """Boxes for a click, best first."""
         video, content = self._video(request, visitor), await json_body(request)
         frame, point = content.get("frame"), content.get("point")
         if type(frame) is not int or frame < 0 or not isinstance(point, list) or len(point) != 2:

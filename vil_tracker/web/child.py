@@ -6,6 +6,7 @@ tell the server nothing but data.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 Emit = Callable[[Any], None]
 Stopped = Callable[[], bool]
 Handler = Callable[[Any, Emit, Stopped], Any]
+_START_SECONDS = 300.0  # that a setup may take
 
 
 class ChildFailure(Exception):
@@ -34,16 +36,13 @@ class ChildFailure(Exception):
 class WorkerProcess:
     """One worker process; started when it is first needed, and again after it died.
 
-    Args:
-        setup: called in the process (it is pickled on the way there); returns the function that answers requests:
-            ``handle(request, emit, stopped)``, where ``emit`` sends an event and ``stopped`` says whether the request
-            was called off. Its :class:`UserError` is raised again in :meth:`call`.
-        name: for the log.
-        start_seconds: time that ``setup`` may take.
+    ``setup`` is called in the process (it is pickled on the way there) and returns the function that answers requests:
+    ``handle(request, emit, stopped)``, where ``emit`` sends an event and ``stopped`` says whether it was called off.
+    Its :class:`UserError` is raised again in :meth:`call`. ``name`` is for the log.
     """
 
-    def __init__(self, setup: Callable[[], Handler], name: str, start_seconds: float = 300.0) -> None:
-        self._setup, self._name, self._start_seconds = setup, name, start_seconds
+    def __init__(self, setup: Callable[[], Handler], name: str) -> None:
+        self._setup, self._name = setup, name
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
         self._calls = 0
@@ -52,21 +51,13 @@ class WorkerProcess:
         self._closed = False
 
     def start(self) -> None:
-        """Start the process if there is none, and wait until it is ready.
-
-        Raises:
-            UserError: as its setup.
-            ChildFailure: it did not get ready.
-        """
+        """Start the process if there is none, and wait until it is ready; raises as :meth:`call`, of its setup."""
         with self._calling:
             self._ensure()
 
     def call(self, request: Any, *, timeout: float, on_event: Callable[[Any], None] | None = None) -> Any:
-        """Send a request and wait for the reply; one at a time.
-
-        Raises:
-            UserError: as the handler.
-            ChildFailure: no reply within ``timeout`` seconds (the process is killed), it died, or the handler failed.
+        """Send a request and wait for the reply; one at a time. UserError as of the handler; ChildFailure where it
+        failed or died, or did not reply within ``timeout`` seconds, after which it is killed.
         """
         with self._calling:
             connection = self._ensure()
@@ -82,11 +73,8 @@ class WorkerProcess:
     def _tell(self, message: dict[str, Any]) -> None:
         connection = self._connection
         if connection is not None:
-            with self._sending:
-                try:
-                    connection.send_bytes(json.dumps(message).encode())
-                except OSError:
-                    pass  # it is gone, which :meth:`call` reports
+            with self._sending, contextlib.suppress(OSError):  # it is gone, which :meth:`call` reports
+                connection.send_bytes(json.dumps(message).encode())
 
     def close(self) -> None:
         """End the process, by force if it does not go at once; a call that is under way fails."""
@@ -111,7 +99,7 @@ class WorkerProcess:
         self._process.start()
         theirs.close()
         self._connection = ours
-        self._wait(ours, self._start_seconds, lambda event: None)
+        self._wait(ours, _START_SECONDS, lambda event: None)
         return ours
 
     def _wait(self, connection: Connection, timeout: float, on_event: Callable[[Any], None]) -> Any:

@@ -21,6 +21,17 @@ The page runs on this computer: videos go nowhere else, and are deleted after an
 """
 
 
+LIMITS = {
+    "workers": (1, "videos tracked at once (default 1)"),
+    "queue": (16, "videos that may wait (default 16)"),
+    "max_mb": (512, "size of a video file (default 512)"),
+    "max_frames": (9000, "length of a video (default 9000)"),
+    "max_megapixels": (9.5, "size of a frame (default 9.5: 4K)"),
+    "disk_mb": (8192, "all files of all visitors (default 8192)"),
+    "keep_minutes": (60.0, "age at which files are deleted (default 60)"),
+}
+
+
 def add_parser(subparsers: argparse._SubParsersAction) -> None:
     """Add ``demo`` to the command line."""
     parser = subparsers.add_parser(
@@ -42,19 +53,9 @@ def add_parser(subparsers: argparse._SubParsersAction) -> None:
     add_model_options(model)
     add_track_options(model)
     limits = parser.add_argument_group("limits")
-    limits.add_argument("--workers", type=int, default=1, metavar="N", help="videos tracked at once (default 1)")
-    limits.add_argument("--queue", type=int, default=16, metavar="N", help="videos that may wait (default 16)")
-    limits.add_argument("--max-mb", type=int, default=512, metavar="N", help="size of a video file (default 512)")
-    limits.add_argument("--max-frames", type=int, default=9000, metavar="N", help="length of a video (default 9000)")
-    limits.add_argument(
-        "--max-megapixels", type=float, default=9.5, metavar="N", help="size of a frame (default 9.5: 4K)"
-    )
-    limits.add_argument(
-        "--disk-mb", type=int, default=8192, metavar="N", help="all files of all visitors (default 8192)"
-    )
-    limits.add_argument(
-        "--keep-minutes", type=float, default=60.0, metavar="N", help="age at which files are deleted (default 60)"
-    )
+    for name, (default, help) in LIMITS.items():
+        option = f"--{name.replace('_', '-')}"
+        limits.add_argument(option, type=type(default), default=default, metavar="N", help=help)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -68,10 +69,9 @@ def run(args: argparse.Namespace) -> int:
 
     for module in ("starlette", "uvicorn"):
         require_extra(module, "demo", "serve the web page")
-    for option in ("workers", "queue", "max_mb", "max_frames", "max_megapixels", "disk_mb", "keep_minutes"):
-        if not 0 < getattr(args, option) < 1e9:
-            name = f"--{option.replace('_', '-')}"
-            raise UserError(f"{name} {getattr(args, option)} is out of range: give a number above 0")
+    for name in LIMITS:
+        if not 0 < (value := getattr(args, name)) < 1e9:
+            raise UserError(f"--{name.replace('_', '-')} {value} is out of range: give a number above 0")
     if not 0 <= args.port <= 65535:
         raise UserError(f"--port {args.port} is out of range: give a number up to 65535, or 0 for any free port")
     from vil_tracker.web.guard import lan_address

@@ -21,12 +21,7 @@ _REQUESTS = 8  # of one visitor that wait or go on
 
 
 class FrameService:
-    """Visitors wait in turn, a few requests each.
-
-    Args:
-        process: of :func:`vil_tracker.web.work.probe_setup`; closed by :meth:`close`.
-        limits: of its time, and of frame numbers.
-    """
+    """Visitors wait in turn, a few requests each; the process is one of :func:`vil_tracker.web.work.probe_setup`."""
 
     def __init__(self, process: WorkerProcess, limits: Limits) -> None:
         self._process, self._limits = process, limits
@@ -37,10 +32,8 @@ class FrameService:
     async def ask(self, video: Video, frame: int, **wish: Any) -> Any:
         """A frame as ``{"jpeg": base64}``; with ``point=[x, y]`` the boxes of a click on it, ``{"boxes": [...]}``.
 
-        Raises:
-            UserError: the video has no such frame.
-            QuotaExceeded: the visitor asked for too many at once.
-            RequestError: it cannot be decoded.
+        UserError where the video has no such frame, RequestError where it cannot be decoded, QuotaExceeded where the
+        visitor asked for too many at once.
         """
         if frame >= self._limits.frames:
             raise RequestError(400, "no video may have that many frames")
@@ -67,5 +60,4 @@ class FrameService:
                     await run_in_threadpool(self._process.call, {"rest": True}, timeout=self._limits.probe_seconds)
 
     def close(self) -> None:
-        """End the process."""
         self._process.close()

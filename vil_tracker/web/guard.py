@@ -27,12 +27,10 @@ class Guard:
     """Answers requests for a foreign host name with 400, and those without the token with 401.
 
     Args:
-        app: the application behind it.
         hosts: names under which the page may be called.
         addresses: whether any IP address is such a name, too. A foreign site can make a name of its own point to this
             server, but not an address.
-        token: asked for, unless it is empty. It comes once in the address of the page and then in a cookie.
-        cookie: its name.
+        token: asked for, unless it is empty. It comes once in the address of the page and then in the cookie.
     """
 
     def __init__(self, app: ASGIApp, hosts: Iterable[str], addresses: bool, token: str, cookie: str) -> None:
@@ -87,11 +85,8 @@ def lan_address() -> str | None:
 
 
 def limited_protocol(seconds: float, per_address: int) -> type[H11Protocol]:
-    """The HTTP protocol, with limits on requests whose head is incomplete.
-
-    Args:
-        seconds: that the head of a request may take.
-        per_address: such connections of one address; the oldest makes room for a new one.
+    """The HTTP protocol, with limits on requests whose head is incomplete: the ``seconds`` that it may take, and such
+    connections of one address, of which the oldest makes room for a new one.
     """
     unfinished: dict[str, dict[LimitedProtocol, None]] = {}
 

@@ -19,51 +19,31 @@ log = logging.getLogger(__name__)
 
 
 class Jobs:
-    """Runs wait in one queue, first come first served.
-
-    Args:
-        setup: of the worker processes, see :class:`vil_tracker.web.child.WorkerProcess`.
-        store: told how much a run left on the disk.
-    """
+    """Runs wait in one queue, first come first served; the store is told how much each left on the disk."""
 
     def __init__(self, setup: Callable[[], Handler], limits: Limits, store: Store) -> None:
         self._limits, self._store = limits, store
         self._queue: deque[Video] = deque()
         self._changed = threading.Condition()
         self._closing = False
-        self._running: dict[str, WorkerProcess] = {}
-        self._active: list[Video] = []  # waiting or running
+        self._running: dict[Video, WorkerProcess] = {}
         self._children = [WorkerProcess(setup, f"tracking process {number}") for number in range(1, limits.workers + 1)]
-        self._threads = [
-            threading.Thread(target=self._work, args=(child,), name=f"jobs-{number}", daemon=True)
-            for number, child in enumerate(self._children, start=1)
-        ]
+        self._threads = [threading.Thread(target=self._work, args=(child,), daemon=True) for child in self._children]
 
     def start(self) -> None:
-        """Start the processes, and wait for the first of them.
-
-        Raises:
-            UserError: of the setup, such as weights that cannot be loaded.
-            ChildFailure: the process does not start.
-        """
+        """Start the processes, and wait for the first of them; raises as :meth:`WorkerProcess.call`, of its setup."""
         self._children[0].start()
         for thread in self._threads:
             thread.start()
 
     def submit(self, video: Video, targets: list[dict[str, Any]]) -> None:
-        """Put a run into the queue.
-
-        Raises:
-            UserError: the video has a run already.
-            Full: the queue, or the visitor's share of it, is full.
-        """
+        """Put a run into the queue; UserError where the video has one, QuotaExceeded where there is no place."""
         with self._changed:
             if video.busy:
                 raise UserError("this video is being tracked already: wait, or stop it first")
-            if sum(other.visitor == video.visitor for other in self._active) >= self._limits.runs_per_visitor:
-                raise QuotaExceeded(
-                    f"you have {self._limits.runs_per_visitor} runs under way already: wait for one to end"
-                )
+            most = self._limits.runs_per_visitor
+            if sum(other.visitor == video.visitor for other in (*self._queue, *self._running)) >= most:
+                raise QuotaExceeded(f"you have {most} runs under way already: wait for one to end")
             if len(self._queue) >= self._limits.waiting:
                 raise QuotaExceeded("the queue is full: try again in a minute")
             with video.lock:
@@ -72,7 +52,6 @@ class Jobs:
                 video.draft, video.edits = targets, video.edits + 1
                 video.result, video.error = None, ""
             self._queue.append(video)
-            self._active.append(video)
             self._changed.notify()
 
     def position(self, video: Video) -> int:
@@ -85,10 +64,9 @@ class Jobs:
         with self._changed:
             if video in self._queue:
                 self._queue.remove(video)
-                self._active.remove(video)
                 self._end(video, "stopped")
-            elif video.id in self._running:
-                self._running[video.id].stop()
+            elif video in self._running:
+                self._running[video].stop()
 
     def close(self) -> None:
         """End the processes; runs under way are lost."""
@@ -113,15 +91,14 @@ class Jobs:
                 if self._closing:
                     return
                 video = self._queue.popleft()
-                self._running[video.id] = child
+                self._running[video] = child
                 with video.lock:
                     video.status, video.started = "running", time.monotonic()
             status, result, message = self._run(child, video)
             for folder in video.earlier_runs() if result is not None else ():
                 shutil.rmtree(folder, ignore_errors=True)
             with self._changed:
-                del self._running[video.id]
-                self._active.remove(video)
+                del self._running[video]
                 self._end(video, status, result, message)
             if video.removed:
                 self._store.remove_folder(video.folder)

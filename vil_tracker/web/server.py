@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vil_tracker.errors import UserError, require_extra
 from vil_tracker.web.child import ChildFailure, WorkerProcess
@@ -30,11 +30,7 @@ log = logging.getLogger(__name__)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Bind the address before anything is loaded.
-
-    Raises:
-        UserError: it cannot be bound.
-    """
+    """Bind the address before anything is loaded; UserError where it cannot be bound."""
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         listener = socket.socket(family, socket.SOCK_STREAM)
@@ -79,22 +75,16 @@ def build(
     Args:
         load: as of :func:`vil_tracker.tracking.cli.load_tracker_factory`, with its arguments bound; called in every
             tracking process, so it must be a function of a module.
-        limits: what visitors may do.
-        listener: from :func:`listen`.
         host: as given to :func:`listen`; a loopback address may only be called by its own names, another one also by
             any address and this computer's names.
+        parent: where the folder of the uploads is made; the system's temporary folder by default.
         token: that the page asks for; "" for none.
         allow_hosts: further names of the page, such as a proxy's.
-        parent: where the folder of the uploads is made; the system's temporary folder by default.
 
-    Returns:
-        The server, and a function that ends its processes and deletes its files (which the server calls when it ends).
-
-    Raises:
-        UserError: the ``demo`` extra is missing, or the weights cannot be loaded.
+    Returns the server, and a function that ends its processes and deletes its files (which it calls when it ends).
+    UserError where the ``demo`` extra is missing, or the weights cannot be loaded.
     """
     uvicorn = require_extra("uvicorn", "demo", "serve the web page")
-    require_extra("starlette", "demo", "serve the web page")
     from vil_tracker.web.app import Application
     from vil_tracker.web.frames import FrameService
     from vil_tracker.web.guard import Guard, limited_protocol, own_names
@@ -143,12 +133,11 @@ def running(
     parent: Path | None = None,
     *,
     host: str = "127.0.0.1",
-    token: str = "",
-    allow_hosts: Sequence[str] = (),
+    **options: Any,
 ) -> Iterator[str]:
-    """Serve on a free port in a thread; yields the page's address on this computer."""
+    """Serve on a free port in a thread, with ``options`` of :func:`build`; yields the address on this computer."""
     listener = listen(host, 0)
-    server, close = build(load, limits or Limits(), listener, host, parent, token=token, allow_hosts=allow_hosts)
+    server, close = build(load, limits or Limits(), listener, host, parent, **options)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     try:

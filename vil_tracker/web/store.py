@@ -42,47 +42,30 @@ MEDIA_TYPES = {
 class QuotaExceeded(Exception):
     """The server has no room for more; the message is for the visitor."""
 
+    status = 503
+
 
 @dataclass(eq=False)
 class Video:
-    """One video of one visitor, and its latest run. The fields of the run change under ``lock``.
+    """One video of one visitor, and its latest run. The fields of the run change under ``lock``."""
 
-    Attributes:
-        id: random; names its folder.
-        visitor: who brought it.
-        folder: holds everything about it.
-        path: the uploaded file.
-        title: the name that it came with, for display only.
-        info: width, height, fps, frames as :func:`vil_tracker.web.work.probe` found them.
-        draft: targets as drawn last, whether they were tracked or not; see :mod:`vil_tracker.web.targets`.
-        edits: how often the draft was changed.
-        touched: time of the latest of upload, change of the draft, and end of a run.
-        status: "ready", "waiting", "running", "done", "stopped" or "failed".
-        run: number of the run.
-        targets: of the run.
-        rows: ``[frame, target, score, state, x, y, w, h, seconds]`` of the run so far.
-        tracked: frames tracked so far.
-        result: what :func:`vil_tracker.web.work.run_track` returned.
-        error: why the run failed.
-    """
-
-    id: str
-    visitor: str
-    folder: Path
-    path: Path
-    title: str
-    info: dict[str, Any]
-    draft: list[dict[str, Any]] = field(default_factory=list)
-    edits: int = 0
-    touched: float = field(default_factory=time.time)
-    status: str = "ready"
-    run: int = 0
-    targets: list[dict[str, Any]] = field(default_factory=list)
-    rows: list[list[Any]] = field(default_factory=list)
-    tracked: int = 0
+    id: str  # random; names its folder
+    visitor: str  # who brought it
+    folder: Path  # holds everything about it
+    path: Path  # the uploaded file
+    title: str  # the name that it came with, for display only
+    info: dict[str, Any]  # width, height, fps and frames as vil_tracker.web.work.probe found them
+    draft: list[dict[str, Any]] = field(default_factory=list)  # targets as drawn last; see vil_tracker.web.targets
+    edits: int = 0  # how often the draft was changed
+    touched: float = field(default_factory=time.time)  # latest of upload, change of the draft, and end of a run
+    status: str = "ready"  # or "waiting", "running", "done", "stopped", "failed"
+    run: int = 0  # number of the run
+    targets: list[dict[str, Any]] = field(default_factory=list)  # of the run
+    rows: list[list[Any]] = field(default_factory=list)  # [frame, target, score, state, x, y, w, h, seconds] so far
+    tracked: int = 0  # frames tracked so far
     started: float = 0.0
-    result: dict[str, Any] | None = None
-    error: str = ""
+    result: dict[str, Any] | None = None  # what vil_tracker.web.work.run_track returned
+    error: str = ""  # why the run failed
     removed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -114,24 +97,14 @@ class Video:
     def snapshot(self, after: int = 0) -> dict[str, Any]:
         """What the page shows; of the rows those from ``after`` on."""
         with self.lock:
-            result = self.result or {}
-            elapsed = time.monotonic() - self.started if self.status == "running" else result.get("seconds", 0.0)
+            own = ("id", "title", "draft", "edits", "status", "run", "targets", "tracked", "error")
+            result = {"seconds": None, "limited": False, "note": "", "files": {}, **(self.result or {})}
+            elapsed = time.monotonic() - self.started if self.status == "running" else result["seconds"] or 0.0
             return {
-                "id": self.id,
-                "title": self.title,
+                **{name: getattr(self, name) for name in own},
                 **self.info,
-                "draft": self.draft,
-                "edits": self.edits,
-                "status": self.status,
-                "run": self.run,
-                "targets": self.targets,
-                "tracked": self.tracked,
+                **{name: result[name] for name in ("seconds", "limited", "note", "files")},
                 "speed": round(self.tracked / elapsed, 2) if elapsed > 0.2 else None,
-                "seconds": result.get("seconds"),
-                "limited": result.get("limited", False),
-                "note": result.get("note", ""),
-                "files": result.get("files", {}),
-                "error": self.error,
                 "rows": self.rows[after:],
                 "next": len(self.rows),
             }
@@ -150,11 +123,7 @@ def download_name(video: Video, path: Path) -> str:
 
 
 class Store:
-    """All videos, in one private folder that goes away with the server.
-
-    Raises:
-        UserError: the folder cannot be made.
-    """
+    """All videos, in one private folder that goes away with the server; UserError where the folder cannot be made."""
 
     def __init__(self, limits: Limits, parent: Path | None = None) -> None:
         self._limits = limits
@@ -167,22 +136,16 @@ class Store:
         self._sizes: dict[str, int] = {}
         self._lock = threading.Lock()
 
-    # --- visitors ---------------------------------------------------------------------------------------------------
-
     def new_visitor(self) -> str:
-        """A new signed token."""
         name = secrets.token_urlsafe(24)
         return f"{name}.{self._sign(name)}"
 
     def known_visitor(self, token: str | None) -> bool:
-        """Whether this server made the token."""
         name, _, signature = (token or "").partition(".")
         return hmac.compare_digest(signature.encode(), self._sign(name).encode())
 
     def _sign(self, name: str) -> str:
         return hmac.new(self._secret, name.encode("utf-8", "replace"), hashlib.sha256).hexdigest()
-
-    # --- videos -----------------------------------------------------------------------------------------------------
 
     def new_folder(self) -> Path:
         """A folder for a video to come, named by its id."""
@@ -194,18 +157,13 @@ class Store:
         return folder
 
     def reserve(self, folder: Path, size: int) -> None:
-        """Account for ``size`` more bytes in a folder.
-
-        Raises:
-            Full: there is no room for them.
-        """
+        """Account for ``size`` more bytes in a folder; QuotaExceeded where there is no room for them."""
         with self._lock:
             if sum(self._sizes.values()) + size > self._limits.stored_bytes:
                 raise QuotaExceeded("the server's disk space is used up by others: try again later")
             self._sizes[folder.name] = self._sizes.get(folder.name, 0) + size
 
     def recount(self, video: Video) -> None:
-        """Account for what a run left on the disk."""
         size = sum(path.stat().st_size for path in video.folder.rglob("*") if path.is_file())
         with self._lock:
             if video.id in self._sizes:
@@ -216,19 +174,16 @@ class Store:
             self._videos[video.id] = video
 
     def get(self, video_id: str, visitor: str) -> Video | None:
-        """The video, if it is this visitor's."""
         with self._lock:
             video = self._videos.get(video_id)
         return video if video is not None and hmac.compare_digest(video.visitor, visitor) else None
 
     def of(self, visitor: str) -> list[Video]:
-        """A visitor's videos, the latest first."""
         with self._lock:
             mine = [video for video in self._videos.values() if hmac.compare_digest(video.visitor, visitor)]
         return sorted(mine, key=lambda video: -video.touched)
 
     def remove(self, video: Video) -> None:
-        """Forget a video and delete its files."""
         with self._lock:
             self._videos.pop(video.id, None)
         video.removed = True
@@ -251,7 +206,6 @@ class Store:
         return len(old)
 
     def close(self) -> None:
-        """Delete everything."""
         shutil.rmtree(self.root, ignore_errors=True)
 
 

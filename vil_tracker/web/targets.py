@@ -11,33 +11,24 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from vil_tracker.boxes import check_box
 from vil_tracker.errors import UserError
+from vil_tracker.io.source import Frame
+from vil_tracker.results import Result
 from vil_tracker.web.limits import Limits
-
-if TYPE_CHECKING:
-    from vil_tracker.io.source import Frame
-    from vil_tracker.results import Result
 
 _FILE = "results.json"
 _NAME_LENGTH = 40
 
 
 def check_targets(targets: Any, info: Mapping[str, Any], limits: Limits, *, least: int = 1) -> list[dict[str, Any]]:
-    """Check the targets of a request against a video.
+    """At least so many targets of a request, checked against a video's ``info`` (width, height) and the limits.
 
-    Args:
-        targets: whatever the request holds.
-        info: width and height of the video; how many frames it has is not known before all are read.
-        limits: of the number of targets, of the boxes of each, and of frames.
-        least: number of targets needed.
-
-    Raises:
-        UserError: they are no targets that a tracker can follow.
+    UserError where none can be followed. How many frames the video has is not known before all are read.
     """
     if not isinstance(targets, list) or len(targets) < least:
         raise UserError("no box was drawn: draw one around the target")
@@ -72,14 +63,7 @@ def _check_target(target: Any, info: Mapping[str, Any], limits: Limits) -> dict[
 def save_results(
     folder: Path, targets: Sequence[Any], kept: Sequence[tuple[Frame, Mapping[int, Result]]], complete: bool
 ) -> None:
-    """Write down what a run found, for :func:`known_results`.
-
-    Args:
-        folder: of the run.
-        targets: of the run.
-        kept: every frame with its results by target number.
-        complete: the run went on to the end of the video.
-    """
+    """Write down every frame of a run with its results by target number, for :func:`known_results`."""
     rows = [
         [frame.number, number, r.box.tolist(), float(r.score), r.state]
         for frame, results in kept
@@ -90,14 +74,9 @@ def save_results(
 
 
 def known_results(folder: Path, targets: Sequence[Any]) -> dict[int, dict[int, Result]]:
-    """The results by target number and frame that a run with ``targets`` would give again.
-
-    Args:
-        folder: of an earlier run on the same video, which may be gone.
-        targets: as of :func:`check_targets`.
+    """The results by target number and frame that a run with ``targets`` would give again, from the folder of an
+    earlier run on the same video, which may be gone.
     """
-    from vil_tracker.results import Result
-
     try:
         earlier = json.loads((folder / _FILE).read_text(encoding="utf-8"))
     except OSError:

@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from vil_tracker.errors import UserError
 from vil_tracker.web.child import Emit, Handler, Stopped
 from vil_tracker.web.limits import Limits
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from vil_tracker.io.source import Frame, Source
     from vil_tracker.results import Result, TrackerLike
     from vil_tracker.tracking.run import OutputSettings
@@ -90,11 +90,7 @@ class FrameReader:
         self._frames: dict[int, np.ndarray] = {}
 
     def read(self, path: Path, number: int) -> np.ndarray:
-        """Frame ``number`` of the video, (H, W, 3) uint8 RGB.
-
-        Raises:
-            UserError: the video cannot be read, is over a limit, or has no such frame.
-        """
+        """Frame ``number`` of the video, (H, W, 3) uint8 RGB; UserError where it cannot be read or is over a limit."""
         try:
             return self._read(path, number)
         except UserError as error:
@@ -146,13 +142,8 @@ def propose(image: np.ndarray, point: list[float]) -> dict[str, list[list[float]
 
 
 def probe(path: Path, limits: Limits) -> dict[str, Any]:
-    """Open an upload, and write its first frame beside it.
-
-    Returns:
-        width, height in pixels, fps, and frames as the container claims (None where it claims nothing).
-
-    Raises:
-        UserError: it is no video that can be decoded, or over a limit.
+    """Open an upload, write its first frame beside it, and return width and height in pixels, fps, and frames as the
+    container claims (None where it claims nothing); UserError where it cannot be decoded, or is over a limit.
     """
     from vil_tracker.images import write_image
     from vil_tracker.videos import VideoReader
@@ -237,11 +228,8 @@ def run_track(
     frame is kept beside the video. ``targets`` are as of :func:`vil_tracker.web.targets.check_targets`; what of the
     run in folder ``earlier`` still holds for them is taken over.
 
-    Returns:
-        frames tracked, seconds, files by their role, whether it was stopped, and whether the frame limit ended it.
+    Returns frames tracked, seconds, files by role, whether it was stopped, and whether the frame limit ended it.
     """
-    import numpy as np
-
     from vil_tracker.io.box_writers import BOX_FORMATS
     from vil_tracker.io.files import open_source
     from vil_tracker.io.source import Start
