@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
             continue
         with VideoReader(video) as reader:
             frames = [frame for _, frame in zip(range(args.max_frames), reader, strict=False)]
-        rng = np.random.default_rng([args.seed, zlib.crc32(video.name.encode())])
+        rng = np.random.default_rng([zlib.crc32(video.name.encode()), args.seed])
         settings = {"attempts": args.attempts, "length": args.length, "most": args.tracks, "textured": args.textured}
         tracks = list(pseudo_tracks(tracker, frames, rng, **settings))
         write_tracks(args.output, video, tracks)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from tracking_fakes import FakeTracker, numbered_frame, read_number, read_video, rows, track
 
-from vil_tracker.errors import UserError, writing
+from vil_tracker.errors import UserError
 from vil_tracker.images import write_image
 from vil_tracker.io import files
 from vil_tracker.io.box_writers import BoxLines, CsvBoxes
@@ -199,10 +199,12 @@ def test_fault_in_mid_run_keeps_the_results_before(tmp_path: Path, clip: Path, m
 
     write = BoxLines.write
 
+    def no_space(*_: object) -> str:
+        raise OSError(28, "No space left on device")
+
     def full(self, frame, results):
         if frame.number == 9:
-            with writing(self.path):
-                raise OSError(28, "No space left on device")
+            self._line = no_space
         write(self, frame, results)
 
     with monkeypatch.context() as patch:
