@@ -1,11 +1,11 @@
 """Short runs of equal budget that decide something, each over several seeds; finished ones are kept and not run again.
 
 The first group trains nano from nothing on synthetic pairs, the second its temporal part from given weights on
-synthetic clips. Each run is one `vil-tracker train` with a few values replaced, then measured on held-out samples of
-the full mixture and, with --dev, on sequences tracked from their first frame with the network's own score (no
-calibration, so that nothing but the network is compared).
+synthetic clips, the third trains given weights on real video beside a teacher. Each run is one `vil-tracker train` with
+a few values replaced, then measured on held-out samples of the full mixture and, with --sequences, on sequences tracked
+from their first frame with the network's own score (no calibration, so that nothing but the network is compared).
 
-example: python scripts/ablations.py pairs --data-root DATA --cache runs/cache --dev dev/davis20 --output runs/ablations
+example: python scripts/ablations.py pairs --data-root DATA --cache runs/cache --sequences DIR --output runs/ablations
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Arm:
     """One side of a comparison.
 
     Attributes:
-        change: what differs from the group's first arm, as ``--set`` takes it.
+        change: what differs from the group's first arm, as ``--set`` takes it; {teacher} stands for --teacher.
         budget: factor on the number of steps, where a step costs more or less than the first arm's.
         tracks: whether a session can run the network (one scanned as a whole has no template memory).
     """
@@ -59,6 +59,7 @@ class Group:
     steps: int
     base: tuple[str, ...]
     arms: dict[str, Arm]
+    needs: tuple[str, ...] = ()  # options that the group cannot do without
 
 
 GROUPS = {
@@ -85,6 +86,25 @@ GROUPS = {
             "temporal FiLM, not registered": Arm(("track.registration=false",)),
             "no temporal FiLM": Arm(("track.temporal=false",)),
         },
+        needs=("weights",),
+    ),
+    "teacher": Group(
+        "configs/nano_video.yaml",
+        80,
+        ("train.warmup_steps=10", "train.ema_decay=0.97"),
+        {
+            "no teacher": Arm(),
+            "its features": Arm(("train.teacher={teacher}", "train.loss_teacher_score=0")),
+            "its score maps": Arm(("train.teacher={teacher}", "train.loss_teacher_features=0")),
+            "its boxes in unlabelled videos": Arm(
+                (
+                    'data.sources=[{name: "folder:video", names: "!drone_*", weight: 0.45}, '
+                    '{name: "folder:video", names: "drone_*", weight: 0.05}, '
+                    '{name: "folder:video_tracks", weight: 0.25}, {name: synthetic_pairs, weight: 0.25}]',
+                )
+            ),
+        },
+        needs=("weights", "teacher"),
     ),
 }
 
@@ -94,8 +114,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("group", choices=GROUPS)
     parser.add_argument("--data-root", type=Path, required=True, help="folder that holds the training data")
     parser.add_argument("--cache", type=Path, help="where decoded photos are kept")
-    parser.add_argument("--dev", type=Path, help="folder of sequences to track; never trained on")
-    parser.add_argument("--weights", help="with clips: the weights to start from")
+    parser.add_argument("--sequences", type=Path, help="folder of sequences to track; never trained on")
+    parser.add_argument("--weights", help="the weights to start from, with clips and teacher")
+    parser.add_argument("--teacher", type=Path, help="folder of NanoTrack V3's ONNX files, with teacher")
     parser.add_argument("--output", type=Path, required=True, help="folder of the runs and of GROUP.json")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--steps", type=int, help="steps of the first arm (default: the group's)")
@@ -104,8 +125,9 @@ def main(argv: list[str] | None = None) -> int:
     keep_freed_memory()
     torch.set_num_threads(args.threads)
     group = GROUPS[args.group]
-    if args.group == "clips" and not args.weights:
-        parser.error("clips start from trained weights: give --weights")
+    for option in group.needs:
+        if getattr(args, option) is None:
+            parser.error(f"{args.group} needs --{option}")
     results: dict[str, list[dict[str, float]]] = {}
     for seed in range(args.seeds):
         for name, arm in group.arms.items():
@@ -126,7 +148,8 @@ def one_run(args: argparse.Namespace, group: Group, name: str, arm: Arm, seed: i
     if done.exists():
         return json.loads(done.read_text())
     steps = round((args.steps or group.steps) * arm.budget)
-    changes = [*group.base, *arm.change, f"train.steps={steps}", f"train.seed={seed + 1}", "train.validation_pairs=0"]
+    change = [value.replace("{teacher}", str(args.teacher)) for value in arm.change]
+    changes = [*group.base, *change, f"train.steps={steps}", f"train.seed={seed + 1}", "train.validation_pairs=0"]
     if args.weights:
         changes.append(f"train.init_from={args.weights}")
     command = [sys.executable, "-m", "vil_tracker", "train", group.config, "--output", str(folder), "--quiet"]
@@ -140,14 +163,14 @@ def one_run(args: argparse.Namespace, group: Group, name: str, arm: Arm, seed: i
 
 
 def measure(args: argparse.Namespace, config: Config, arm: Arm, weights: Path) -> dict[str, float]:
-    """Mean overlap on 256 held-out samples of the unchanged mixture, and mean success AUC on --dev."""
+    """Mean overlap on 256 held-out samples of the unchanged mixture, and mean success AUC on --sequences."""
     network = load_model(str(weights)).eval()
     plain = replace(config.data, sources=load_config(GROUPS[args.group].config).data.sources)
     clips = plain.mode == "clips"
     held_out = replace(config, data=plain, train=replace(config.train, seed=0, validation_pairs=64 if clips else 256))
     source = build_source(held_out, data_root(args.data_root), args.cache)
     scores = Validation(held_out, source).measure(network)
-    if args.dev and arm.tracks:
+    if args.sequences and arm.tracks:
         track = replace(
             TrackConfig(),
             calibrated=False,
@@ -155,10 +178,10 @@ def measure(args: argparse.Namespace, config: Config, arm: Arm, weights: Path) -
             registration=config.track.registration,
         )
         aucs = []
-        for sequence in tqdm(open_folder(args.dev), unit="sequence", disable=None):
+        for sequence in tqdm(open_folder(args.sequences), unit="sequence", disable=None):
             found = track_sequence(Tracker(network, track), sequence)
             aucs.append(success_auc(found.boxes, np.where(sequence.visible[:, None], sequence.boxes, np.nan)))
-        scores["dev_auc"] = float(np.mean(aucs))
+        scores["auc"] = float(np.mean(aucs))
     return scores
 
 

@@ -181,11 +181,17 @@ def sections(results: Path) -> dict[str, str]:
         if any("end_to_end" in part for part in measured["dtypes"].values()):
             line = machine_line(measured | {"clock": "wall time"}, command)
             found[f"video {name}"] = f"{line}\n\n{video_table(measured)}"
-    if (results / "avx2.json").is_file():
-        measured = json.loads((results / "avx2.json").read_text(encoding="utf-8"))
+    blocks = []
+    for file in sorted(results.glob("avx2*.json")):
+        measured = json.loads(file.read_text(encoding="utf-8"))
         size, weights = measured["model"]["name"], measured["model"]["weights"]
-        line = machine_line(measured, f"vil-tracker benchmark --model {size} --weights {weights} --peers")
-        found["ratios avx2"] = f"{line}\n\n{ratio_table(measured)}\n\n{part_table(measured)}"
+        command = f"vil-tracker benchmark --model {size} --weights {weights}"
+        compared = any("against_vit" in part for part in measured["dtypes"].values())
+        blocks.append(machine_line(measured, f"{command} --peers" if compared else command))
+        tables = (ratio_table, part_table, video_table) if compared else (part_table, video_table)
+        blocks += [table_of(measured) for table_of in tables]
+    if blocks:
+        found["ratios avx2"] = "\n\n".join(blocks)
     if (results / "scaling.json").is_file():
         measured = json.loads((results / "scaling.json").read_text(encoding="utf-8"))
         line = machine_line(measured, f"python scripts/scaling.py --model {measured['model']}")
