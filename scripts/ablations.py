@@ -90,7 +90,7 @@ GROUPS = {
     ),
     "teacher": Group(
         "configs/nano_video.yaml",
-        80,
+        160,
         ("train.warmup_steps=10", "train.ema_decay=0.97"),
         {
             "no teacher": Arm(),
