@@ -1,6 +1,6 @@
 """What bfloat16 and int8 cost in accuracy: overlap with float32's boxes, and success AUC; writes JSON.
 
-Overlap is told twice: of the boxes found in the same crops with the same templates and context, and of sessions that
+Overlap is given twice: of the boxes found in the same crops with the same templates and context, and of sessions that
 each follow their own boxes, where a rounding may grow once a track hangs in the balance.
 
 example: python scripts/precision.py nano --data-root DIR --json docs/results/precision.json

@@ -77,7 +77,7 @@ def test_json(root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
         ("test", 1, 280),
     ]
     assert len(lasot["splits"][0]["missing"]) == 1118
-    assert {"area", "name", "status", "text", "cure"} == set(report["checks"][0])
+    assert {"area", "name", "status", "text", "advice"} == set(report["checks"][0])
 
 
 def test_scan_finds_broken_and_missing_files(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -151,4 +151,4 @@ def test_shipped_weights_are_loaded_and_damage_is_a_failure(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "vil_tracker.models.pretrained", stub)  # type: ignore[arg-type]
     checks = list(doctor.check_weights())
     assert [(check.name, check.status) for check in checks] == [("nano", "ok"), ("tiny", "fail")]
-    assert "--force-reinstall" in checks[1].cure
+    assert "--force-reinstall" in checks[1].advice

@@ -63,8 +63,8 @@ def track(
         elif not hasattr(source, "__iter__"):
             raise UserError(f"a source is a path, a camera's index or an iterable of frames, not {source!r:.80}")
         elif str(start) != "0" or stride < 1:
-            cure = "cut it yourself, and give a stride of 1 or more"
-            raise UserError(f"start and stride of an iterable of frames: {cure}")
+            advice = "cut it yourself, and give a stride of 1 or more"
+            raise UserError(f"start and stride of an iterable of frames: {advice}")
         else:  # the iterable is its owner's to close
             frames = (item for item in enumerate(source) if item[0] % stride == 0)
         network = load_model(model, device) if isinstance(model, (str, os.PathLike)) else model

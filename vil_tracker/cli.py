@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 from vil_tracker import __version__
-from vil_tracker.errors import UserError, library_cure, require_extra
+from vil_tracker.errors import UserError, library_advice, require_extra
 
 PROGRAM = "vil-tracker"
 
@@ -167,7 +167,7 @@ def _configure_logging(args: argparse.Namespace) -> None:
 def suppress_native_stderr() -> Iterator[None]:
     """Keep what libraries print away from standard error: of a damaged file, our one line says it better.
 
-    OpenCV, FFmpeg and Qt can be told; libpng, libjpeg and others write to file descriptor 2 whatever they are told, so
+    OpenCV, FFmpeg and Qt have a setting; libpng, libjpeg and others write to file descriptor 2 whatever is set, so
     it leads nowhere meanwhile, and Python's ``sys.stderr`` to where it led before. Python's warnings are for
     developers, who see them with --verbose.
     """
@@ -206,7 +206,7 @@ def _is_descriptor_2(stream: TextIO | None) -> bool:
 
 
 def guarded(action: Callable[[], int]) -> int:
-    """Run ``action`` and return its exit status, with the faults that a user meets told in one line on stderr.
+    """Run ``action`` and return its exit status, with the faults that a user meets as one line on stderr.
 
     The status is 2 where the user can mend it, 130 after an interruption.
     """
@@ -216,10 +216,10 @@ def guarded(action: Callable[[], int]) -> int:
         print(f"{PROGRAM}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except ImportError as error:
-        cure = library_cure(error)
-        if cure is None:
+        advice = library_advice(error)
+        if advice is None:
             raise
-        print(f"{PROGRAM}: a package cannot be loaded ({' '.join(str(error).split())}): {cure}", file=sys.stderr)
+        print(f"{PROGRAM}: a package cannot be loaded ({' '.join(str(error).split())}): {advice}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"{PROGRAM}: interrupted", file=sys.stderr)

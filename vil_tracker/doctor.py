@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from vil_tracker.errors import UserError, library_cure
+from vil_tracker.errors import UserError, library_advice
 
 Status = Literal["ok", "note", "fail"]
 _PACKAGE = "vil-tracker"
@@ -34,7 +34,7 @@ class Check:
     name: str  # what was looked at
     status: Status  # "note": works, but something could be better; "fail": something that was asked for is broken
     text: str  # what was found
-    cure: str = ""  # what to do about it, "" if nothing
+    advice: str = ""  # what to do about it, "" if nothing
 
 
 def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
@@ -75,8 +75,8 @@ def _print(checks: list[Check], found: list[dict[str, Any]], every_layout: bool)
         print(f"{area}:")
         for check in (check for check in checks if check.area == area):
             print(f"  {_MARKS[check.status]}  {check.name}: {check.text}")
-            if check.cure:
-                print(f"        -> {check.cure}")
+            if check.advice:
+                print(f"        -> {check.advice}")
         print()
     failed = [check for check in checks if check.status == "fail"]
     if all(check.area == "packages" for check in checks):
@@ -115,8 +115,8 @@ def check_packages() -> Iterator[Check]:
             version = str(getattr(importlib.import_module(module), "__version__", "present"))
             yield Check("packages", module, "ok", version)
         except (ImportError, OSError) as error:  # OSError: a shared library is missing
-            cure = library_cure(error) or f"pip install --upgrade --force-reinstall {_PACKAGE}"
-            yield Check("packages", module, "fail", f"cannot be imported ({error})", cure)
+            advice = library_advice(error) or f"pip install --upgrade --force-reinstall {_PACKAGE}"
+            yield Check("packages", module, "fail", f"cannot be imported ({error})", advice)
 
 
 def _version(distribution: str) -> str | None:
@@ -144,8 +144,8 @@ def check_device() -> Iterator[Check]:
         yield Check("device", "mps", "ok", "Apple GPU")
     elif caught:
         reason = str(caught[0].message).splitlines()[0]
-        cure = "update the driver, or install the PyTorch build that fits it (https://pytorch.org)"
-        yield Check("device", "cuda", "note", f"not usable: {reason}", cure)
+        advice = "update the driver, or install the PyTorch build that fits it (https://pytorch.org)"
+        yield Check("device", "cuda", "note", f"not usable: {reason}", advice)
     else:
         build = f"this PyTorch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "PyTorch CPU build"
         yield Check("device", "cuda", "note", f"no GPU ({build}); the CPU is used")
@@ -153,14 +153,14 @@ def check_device() -> Iterator[Check]:
     yield Check("device", "cpu", "ok", f"{torch.get_num_threads()} threads on {cores} cores")
     fault = next(filter(None, map(unavailable_reason, PROGRAMS)), None)
     text = "compiled" if fault is None else f"not compiled ({fault}); PyTorch's operations are used, slower by a half"
-    cure = "install a C++ compiler, such as g++" if fault is not None and sys.platform == "linux" else ""
+    advice = "install a C++ compiler, such as g++" if fault is not None and sys.platform == "linux" else ""
     if fault is not None and "cache folder" in fault:
-        cure = "set VIL_CACHE to a folder that can be written"
-    yield Check("device", "cpu kernel", "ok" if fault is None else "note", text, cure)
+        advice = "set VIL_CACHE to a folder that can be written"
+    yield Check("device", "cpu kernel", "ok" if fault is None else "note", text, advice)
     limit = os.environ.get("OMP_NUM_THREADS")
     if limit and limit.isdigit() and int(limit) < cores // 2:
-        cure = "unset it for full speed, unless several processes share the cores"
-        yield Check("device", "OMP_NUM_THREADS", "note", limit, cure)
+        advice = "unset it for full speed, unless several processes share the cores"
+        yield Check("device", "OMP_NUM_THREADS", "note", limit, advice)
 
 
 def check_video() -> Iterator[Check]:
@@ -208,8 +208,8 @@ def check_weights() -> Iterator[Check]:
         except UserError as error:
             yield Check("weights", path.stem, "fail", str(error), f"pip install --force-reinstall {_PACKAGE}")
     if not paths:
-        cure = "train a network and give its file: --weights FILE.safetensors"
-        yield Check("weights", "shipped weights", "note", "none in this installation", cure)
+        advice = "train a network and give its file: --weights FILE.safetensors"
+        yield Check("weights", "shipped weights", "note", "none in this installation", advice)
 
 
 def check_extras() -> Iterator[Check]:
@@ -227,8 +227,8 @@ def check_extras() -> Iterator[Check]:
     for extra, packages in sorted(extras.items()):
         lacking = [package for package in packages if _version(package) is None]
         if lacking:
-            text, cure = f"not installed (lacks {', '.join(lacking)})", f"pip install '{_PACKAGE}[{extra}]'"
-            yield Check("extras", extra, "note", text, cure)
+            text, advice = f"not installed (lacks {', '.join(lacking)})", f"pip install '{_PACKAGE}[{extra}]'"
+            yield Check("extras", extra, "note", text, advice)
         else:
             yield Check("extras", extra, "ok", ", ".join(f"{p} {_version(p)}" for p in packages))
 
@@ -241,16 +241,16 @@ def check_data(
     from vil_tracker.data.survey import survey
 
     if not choice and not os.environ.get(VARIABLE):
-        cure = f"only training and evaluation need data: give --data-root DIR or set {VARIABLE}"
-        return [], [Check("data", "data root", "note", "not given", cure)]
+        advice = f"only training and evaluation need data: give --data-root DIR or set {VARIABLE}"
+        return [], [Check("data", "data root", "note", "not given", advice)]
     try:
         root = data_root(choice)
     except UserError as error:
         return [], [Check("data", "data root", "fail", str(error))]
     reports = survey(root, scan, cache_dir)
     if not reports:
-        cure = "lay the data sets out as below; links to folders elsewhere are followed"
-        return [], [Check("data", "data root", "fail", f"{root} holds no data set that is recognised", cure)]
+        advice = "lay the data sets out as below; links to folders elsewhere are followed"
+        return [], [Check("data", "data root", "fail", f"{root} holds no data set that is recognised", advice)]
     checks = [_data_check(report.name, report.folder, part) for report in reports for part in report.splits]
     return [asdict(report) for report in reports], [Check("data", "data root", "ok", str(root)), *checks]
 

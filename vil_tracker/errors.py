@@ -36,7 +36,7 @@ def require_extra(module: str, extra: str, purpose: str) -> ModuleType:
         ) from error
 
 
-def library_cure(error: BaseException) -> str | None:
+def library_advice(error: BaseException) -> str | None:
     """What to do where a package's shared library cannot be loaded; None if that is not what ``error`` says."""
     text = str(error)
     if isinstance(error, ModuleNotFoundError) or not re.search(r"\.so\b|\.dylib|DLL load failed", text):
@@ -101,10 +101,10 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        cure = _WRITE_FAULTS.get(error.errno or 0)
-        if cure is None:
+        advice = _WRITE_FAULTS.get(error.errno or 0)
+        if advice is None:
             raise
-        raise UserError(f"cannot write {os.fspath(path)}: {cure}") from error
+        raise UserError(f"cannot write {os.fspath(path)}: {advice}") from error
 
 
 @contextlib.contextmanager

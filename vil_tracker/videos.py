@@ -91,10 +91,10 @@ class VideoReader:
                     f"video {self._name} cannot be opened, it is damaged, empty or of an unsupported format "
                     f"({reason(error)}): see whether a player shows it, or convert it to MP4"
                 ) from error
-            cure = "check the address and the network"
+            advice = "check the address and the network"
             if isinstance(error, av.error.InvalidDataError):
-                cure = "if it is a video whose index lies at its end, download it first, then track the file"
-            raise UserError(f"stream {self._name} cannot be opened ({reason(error)}): {cure}") from error
+                advice = "if it is a video whose index lies at its end, download it first, then track the file"
+            raise UserError(f"stream {self._name} cannot be opened ({reason(error)}): {advice}") from error
 
     def _choose_stream(self) -> Any:
         videos = self._container.streams.video

@@ -23,7 +23,7 @@ from vil_tracker.models.network import ViLTrackerNet, build_network
 from vil_tracker.models.pretrained import save_model
 
 #: A message must tell what to do: one of these words.
-CURE = re.compile(
+ADVICE = re.compile(
     r"\b(give|check|use|choose|chosen|write|unpack|open|install|did you mean|expected|see|save|download|train|start|"
     r"delete|pipe|leave|end|say|draw|needed|scale|must|remove|one of|unset|free|restore|run|there are|shows)\b|--\w",
     re.IGNORECASE,
@@ -234,7 +234,7 @@ def working_in(folder: Path) -> Iterator[None]:
 def check_refused(
     words: list[str], item: str, capfd: pytest.CaptureFixture[str], folder: Path, *, kept: str | None = None
 ) -> str:
-    """Run a command line in ``folder``; it must be refused in one line that names ``item`` and the cure.
+    """Run a command line in ``folder``; it must be refused in one line that names ``item`` and the advice.
 
     Args:
         kept: pattern of paths that the command may leave behind by its contract.
@@ -256,7 +256,7 @@ def check_refused(
     assert printed.out == "", shown
     line = printed.err.removeprefix("vil-tracker: ").strip()
     assert re.search(item, line), shown
-    assert CURE.search(line), f"no cure in: {line}"
+    assert ADVICE.search(line), f"no advice in: {line}"
     assert len(line) < 10_000, shown  # weights that do not fit are told by name
     assert after == before, f"left behind: {sorted(set(after) ^ set(before))}\n{shown}"
     return line

@@ -1,4 +1,4 @@
-"""Input that the other commands cannot use: as for ``track``, one line that names it and the cure, and status 2."""
+"""Input that the other commands cannot use: as for ``track``, one line that names it and the advice, and status 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Input that ``vil-tracker track`` cannot use: one line that names it and the cure, status 2, nothing left behind."""
+"""Input that ``vil-tracker track`` cannot use: one line that names it and the advice, status 2, nothing left behind."""
 
 from __future__ import annotations
 

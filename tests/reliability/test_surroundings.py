@@ -46,7 +46,7 @@ def test_without_a_home_programs_are_not_kept_and_the_cure_is_named(homeless, mo
     try:
         assert native.load("passes") is None and native.load("sublayer") is None
         kernel = next(check for check in check_device() if check.name == "cpu kernel")
-        assert kernel.status == "note" and kernel.cure == "set VIL_CACHE to a folder that can be written"
+        assert kernel.status == "note" and kernel.advice == "set VIL_CACHE to a folder that can be written"
     finally:
         native.attempt.cache_clear()
 

@@ -66,8 +66,8 @@ def abuse(network, number: int, length: int) -> None:
         assert x >= 0 and y >= 0 and x + w <= frame.shape[1] + 1e-9 and y + h <= frame.shape[0] + 1e-9
         assert 0 <= result.score <= 1 and result.state in STATES
         assert tracker.state is not None
-        for _, evidence in tracker.state.confidence.judged if tracker.state.confidence else ():
-            assert evidence.shape == (len(CONFIDENCE_FEATURES),) and np.isfinite(evidence).all()
+        for _, features in tracker.state.confidence.judged if tracker.state.confidence else ():
+            assert features.shape == (len(CONFIDENCE_FEATURES),) and np.isfinite(features).all()
         if tracker.state.context is not None:
             assert torch.isfinite(tracker.state.context.features).all()
 

@@ -1,4 +1,4 @@
-"""Evidence, its calibration, and the fit, each against what it must be."""
+"""Features, their calibration, and the fit, each against what it must be."""
 
 from __future__ import annotations
 
@@ -192,10 +192,10 @@ def test_what_is_usual_is_learnt_from_sure_frames_alone(bias: float) -> None:
     expected = None
     for frame in frames[1:]:
         tracker.update(frame)
-        evidence = dict(zip(CONFIDENCE_FEATURES, tracker.state.confidence.judged[-1][1], strict=True))
-        assert evidence["same_change"] == pytest.approx(0.0 if expected is None else evidence["same"] - expected)
+        features = dict(zip(CONFIDENCE_FEATURES, tracker.state.confidence.judged[-1][1], strict=True))
+        assert features["same_change"] == pytest.approx(0.0 if expected is None else features["same"] - expected)
         if bias > 0:
-            same = evidence["same"]
+            same = features["same"]
             expected = same if expected is None else expected + 0.1 * (same - expected)
         assert tracker.state.confidence.similarity_ema == (None if expected is None else pytest.approx(expected))
     assert (expected is None) == (bias < 0)
@@ -222,8 +222,8 @@ def test_a_sure_target_is_compared_with_the_first_frame_now_and_then(monkeypatch
             tracker.state.score = 0.7
         tracker.update(frames[index])
         assert tracker.state.phase.name == "tracking"
-        _, evidence = tracker.state.confidence.judged[-1]
-        assert evidence[CONFIDENCE_FEATURES.index("peak_change")] != 0  # the score map is read in every frame
+        _, features = tracker.state.confidence.judged[-1]
+        assert features[CONFIDENCE_FEATURES.index("peak_change")] != 0  # the score map is read in every frame
     assert compared == [1, 4, 7, 9, 12]
 
 
@@ -270,17 +270,17 @@ def test_json_round_trip_and_damage() -> None:
 def judgements(count: int, seed: int = 0) -> tuple[Judgements, np.ndarray]:
     """Made up: the true log odds are 2·a - b + a·b/2 of the first two numbers."""
     rng = np.random.default_rng(seed)
-    evidence = rng.normal(size=(count, len(CONFIDENCE_FEATURES)))
-    truth = 1 / (1 + np.exp(-(2 * evidence[:, 0] - evidence[:, 1] + 0.5 * evidence[:, 0] * evidence[:, 1])))
+    features = rng.normal(size=(count, len(CONFIDENCE_FEATURES)))
+    truth = 1 / (1 + np.exp(-(2 * features[:, 0] - features[:, 1] + 0.5 * features[:, 0] * features[:, 1])))
     correct = rng.random(count) < truth
-    return Judgements(evidence, correct, np.ones(count, bool), np.arange(count) % 12, np.ones(count, bool)), truth
+    return Judgements(features, correct, np.ones(count, bool), np.arange(count) % 12, np.ones(count, bool)), truth
 
 
 def test_the_fit_finds_the_probability_and_is_calibrated_on_new_data() -> None:
     data, _ = judgements(6000)
     calibration, held_out = fit_with_held_out_scaling(data)
     fresh, truth = judgements(3000, seed=1)
-    probability = calibration.probability(fresh.evidence)
+    probability = calibration.probability(fresh.features)
     assert np.abs(probability - truth).mean() < 0.07
     assert reliability(probability, fresh.correct).expected_error < 0.05
     assert reliability(held_out, data.correct).expected_error < 0.06
@@ -297,7 +297,7 @@ def test_temperature_and_bias_undo_over_confidence_and_modesty() -> None:
 
 
 def test_the_bias_suits_what_is_typical() -> None:
-    """Half of the boxes come from clips made hard, in which equal evidence is right less often."""
+    """Half of the boxes come from clips made hard, in which equal features are right less often."""
     data, truth = judgements(24000)  # so many that chance stays below the tolerances
     rng = np.random.default_rng(5)
     hard = data.clip >= 6
@@ -305,9 +305,9 @@ def test_the_bias_suits_what_is_typical() -> None:
     data = replace(data, correct=rng.random(24000) < odds / (1 + odds), typical=~hard)
     calibration, held_out = fit_with_held_out_scaling(data)
     fresh, _ = judgements(24000, seed=1)
-    assert calibration.probability(fresh.evidence).mean() == pytest.approx(fresh.correct.mean(), abs=0.02)
+    assert calibration.probability(fresh.features).mean() == pytest.approx(fresh.correct.mean(), abs=0.02)
     assert held_out[~hard].mean() == pytest.approx(data.correct[~hard].mean(), abs=0.01)
-    modest = fit(data).probability(fresh.evidence).mean()
+    modest = fit(data).probability(fresh.features).mean()
     assert modest < fresh.correct.mean() - 0.05
 
 
@@ -326,8 +326,8 @@ def test_a_fit_beside_videos_brings_the_score_to_the_share_that_is_right() -> No
     calibration, data, left_out = fit_beside_videos(network, sure, judgements(40)[0], clips, settings)
     answers = data.reported
     assert answers.sum() == 36 and data.correct[answers].mean() == pytest.approx(1 / 3, abs=0.06)
-    assert sure.probability(data.evidence[answers]).mean() > 0.7 > 0.6 > left_out[answers].mean()
-    assert calibration.probability(data.evidence).mean() == pytest.approx(data.correct.mean(), abs=0.05)
+    assert sure.probability(data.features[answers]).mean() > 0.7 > 0.6 > left_out[answers].mean()
+    assert calibration.probability(data.features).mean() == pytest.approx(data.correct.mean(), abs=0.05)
     assert network.calibration == calibration.to_json()
 
 
@@ -384,10 +384,10 @@ def test_calibrate_and_store_beside_the_weights(tmp_path: Path) -> None:
     save_model(network, tmp_path / "plain.safetensors", {"note": "kept"})
     verifier = VerifierNet().eval()
     calibration, data, probability = calibrate(network, clips, 8, verifier=verifier)
-    assert calibration.verifier is verifier and data.evidence[:, CONFIDENCE_FEATURES.index("same")].std() > 0
+    assert calibration.verifier is verifier and data.features[:, CONFIDENCE_FEATURES.index("same")].std() > 0
     assert data.correct.any() and not data.correct.all() and set(data.clip) == set(range(8))
     assert all(data.reported[data.clip == number].sum() == 7 for number in range(8))  # one box a frame is the answer
-    assert data.evidence.shape == (len(probability), len(CONFIDENCE_FEATURES)) and np.isfinite(probability).all()
+    assert data.features.shape == (len(probability), len(CONFIDENCE_FEATURES)) and np.isfinite(probability).all()
     add_metadata(tmp_path / "plain.safetensors", tmp_path / "new.safetensors", {"calibration": calibration.to_json()})
     loaded = load_model(tmp_path / "new.safetensors", device="cpu")
     assert loaded.calibration == calibration.to_json()

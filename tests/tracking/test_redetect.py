@@ -48,45 +48,46 @@ def test_a_box_anywhere_in_the_frame_lies_whole_in_a_part_of_bounded_size(
 def _alike(*places: tuple[float, float]):
     """Likeness by distance: 5 at the first place, 4 at the second, and so on, 0 far from all of them."""
 
-    def liken(picture: np.ndarray, box_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def similarity_map(picture: np.ndarray, box_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         _, centres = scan_grid(picture.shape[1], picture.shape[0], box_size)
         near = [np.exp(-((centres - place) ** 2).sum(1) / 200) * (5 - rank) for rank, place in enumerate(places)]
         return centres, np.max(near, axis=0)
 
-    return liken
+    return similarity_map
 
 
 FRAME, BOX_SIZE = np.zeros((200, 200, 3), np.uint8), np.array([20.0, 20.0])
 
 
 def test_the_places_most_like_the_target_are_looked_at_first_and_then_rest() -> None:
-    search, liken = PlaceSearch(), _alike((150, 150), (50, 150), (150, 50))
-    visited = [search.places(FRAME, np.zeros(2), BOX_SIZE, liken, [], 2) for _ in range(2)]
+    search, similarity_map = PlaceSearch(), _alike((150, 150), (50, 150), (150, 50))
+    visited = [search.places(FRAME, np.zeros(2), BOX_SIZE, similarity_map, [], 2) for _ in range(2)]
     (first, second), (third, _) = visited
     assert np.abs(first - (150, 150)).max() < 10 and np.abs(second - (50, 150)).max() < 10
     assert np.abs(third - (150, 50)).max() < 10  # the first two rest
     for _ in range(REST):
-        search.places(FRAME, np.zeros(2), BOX_SIZE, liken, [], 0)
-    np.testing.assert_array_equal(search.places(FRAME, np.zeros(2), BOX_SIZE, liken, [], 1), [first])
+        search.places(FRAME, np.zeros(2), BOX_SIZE, similarity_map, [], 0)
+    np.testing.assert_array_equal(search.places(FRAME, np.zeros(2), BOX_SIZE, similarity_map, [], 1), [first])
 
 
 def test_what_is_looked_at_anyway_or_too_little_alike_is_passed_over() -> None:
-    liken = _alike((150, 150), (50, 150))
-    (place,) = PlaceSearch().places(FRAME, np.zeros(2), BOX_SIZE, liken, [np.array([148.0, 155.0])], 1)
+    similarity_map = _alike((150, 150), (50, 150))
+    (place,) = PlaceSearch().places(FRAME, np.zeros(2), BOX_SIZE, similarity_map, [np.array([148.0, 155.0])], 1)
     assert np.abs(place - (50, 150)).max() < 10
-    assert PlaceSearch().places(FRAME, np.zeros(2), BOX_SIZE, liken, [], 1, least=5.5) == []
+    assert PlaceSearch().places(FRAME, np.zeros(2), BOX_SIZE, similarity_map, [], 1, least=5.5) == []
 
 
 def test_the_search_widens_from_the_last_place_to_the_whole_frame() -> None:
     frame, search, seen = np.zeros((270, 480, 3), np.uint8), PlaceSearch(), []
     parts = frame_parts(480, 270, np.array([8.0, 8.0]))
 
-    def liken(picture: np.ndarray, box_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def similarity_map(picture: np.ndarray, box_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         seen.append(picture.ctypes.data)
         return np.zeros((1, 2)), np.zeros(1)
 
     centres = [
-        search.places(frame, np.array([50.0, 60.0]), np.array([8.0, 8.0]), liken, [], 1) for _ in range(len(parts))
+        search.places(frame, np.array([50.0, 60.0]), np.array([8.0, 8.0]), similarity_map, [], 1)
+        for _ in range(len(parts))
     ]
     assert len(set(seen)) == len(parts)  # each part once
     reach = [np.hypot(*(corner - (50, 60))) for (corner,) in filter(len, centres)]
@@ -167,7 +168,7 @@ def test_what_the_verifier_takes_for_the_target_is_looked_at(lost_tracker, monke
     _lost_for_a_while(tracker, frames)
     asked = _watch(monkeypatch)
     wanted = (frames[4].shape[1] - 12.0, 12.0)
-    monkeypatch.setattr(tracker.confidence, "liken", lambda known, *picture: _alike(wanted)(*picture))
+    monkeypatch.setattr(tracker.confidence, "similarity_map", lambda known, *picture: _alike(wanted)(*picture))
     tracker.update(frames[4])
     here, place = asked
     box_size = tracker.state.confidence.first.box[2:]
@@ -275,7 +276,7 @@ def _judge_by_crop(monkeypatch, tracker: Tracker, asked: list[list[SearchRequest
 
     monkeypatch.setattr(search_module, "run_search", watched)
     monkeypatch.setattr(tracker.confidence, "score", judged)
-    monkeypatch.setattr(tracker.confidence, "liken", lambda known, *picture: _alike((9, 9), (99, 9))(*picture))
+    monkeypatch.setattr(tracker.confidence, "similarity_map", lambda known, *picture: _alike((9, 9), (99, 9))(*picture))
 
 
 def test_a_doubtful_track_is_given_up_for_a_likelier_place(doubting_tracker, monkeypatch) -> None:

@@ -48,7 +48,7 @@ class Settings:
 
 
 def measure(settings: Settings, log: Callable[[str], object] | None = None) -> dict[str, Any]:
-    """Run all measurements; ``log`` is told what is being measured. UserError where something of it is not here.
+    """Run all measurements; ``log`` gets a line on what is being measured. UserError where something of it is not here.
 
     JSON-ready: ``machine``, ``model``, per precision ``dtypes`` (parts, operations, rates, ``end_to_end`` and, with
     peers, ``against_vit``), ``peers``, ``peak_memory_mib``.

@@ -95,7 +95,7 @@ class ModelConfig:
         _require(fits, "model.patch_size", self.patch_size, f"16 with stem: {self.stem}")
 
 
-DEFAULT_WEIGHTS = "tiny"  # shipped with the package; what every command runs on unless told otherwise
+DEFAULT_WEIGHTS = "tiny"  # shipped with the package; what every command runs on by default
 
 MODEL_SIZES: dict[str, ModelConfig] = {
     "nano": ModelConfig(name="nano", dim=192, depth=12, stem="conv", head_channels=96),

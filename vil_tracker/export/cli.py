@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--parity-source and --parity-box go together: give both, or neither for a painted clip")
     box = parse_box(args.parity_box) if args.parity_box is not None else None
     source = None
-    if args.parity_source is not None:  # opened before the minutes of an export, so that a wrong path is told
+    if args.parity_source is not None:  # opened before the minutes of an export, so that a wrong path is reported
         from vil_tracker.io.files import open_source
 
         source = open_source(args.parity_source)

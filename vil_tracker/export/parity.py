@@ -3,7 +3,7 @@
 Two sessions that each follow their own boxes may part for good over nothing: where two places look alike, a difference
 in the seventh digit decides between them, and from there on the sessions look at different crops. So the models are
 compared on the same crops, memories' templates and contexts, those of the first one's session; how far sessions of
-their own part is told beside it.
+their own part is reported beside it.
 """
 
 from __future__ import annotations

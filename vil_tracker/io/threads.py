@@ -64,7 +64,7 @@ class BackgroundWriter:
     def _work(self) -> None:
         while (item := self._queue.get()) is not None:
             if self._failure is not None or self._abandoned:
-                continue  # keep the queue moving until put() has told
+                continue  # keep the queue moving until put() raises it
             try:
                 with self._timer.stage("write"):
                     for output in self._outputs:

@@ -217,8 +217,8 @@ class VideoSink:
         try:
             yield
         except (av.error.FFmpegError, OSError) as error:
-            cure = "free some space, or use --no-video"
-            raise UserError(f"cannot write {self.path.name} ({reason(error)}): {cure}") from error
+            advice = "free some space, or use --no-video"
+            raise UserError(f"cannot write {self.path.name} ({reason(error)}): {advice}") from error
 
     def finish(self) -> None:
         """Complete the file. Without a single frame there is none."""

@@ -255,17 +255,17 @@ def _find(name_or_path: str | os.PathLike[str]) -> Path:
 
 def _no_file(path: Path, shipped: Mapping[str, Path]) -> str:
     """What to say of a path at which there are no weights; the hub is not asked about it."""
-    cure = f"check the path, or use one of: {', '.join(shipped) or '-'}"
+    advice = f"check the path, or use one of: {', '.join(shipped) or '-'}"
     if path.is_dir():
         return f"the folder {path} holds no {HUB_FILE}: give a weights file, or a folder of save_pretrained"
     if len(path.parts) > 1 and path.parent.is_dir():
         names = [child.name for child in path.parent.iterdir() if child.suffix == ".safetensors" or child.is_dir()]
         near = difflib.get_close_matches(path.name, names, n=1) or [n for n in names if n.startswith(f"{path.name}.")]
         if near:
-            cure = f"did you mean {path.parent / near[0]}?"
+            advice = f"did you mean {path.parent / near[0]}?"
         elif re.fullmatch(HUB_ID, str(path)):
-            cure += f"; {path}@main is that repository of the Hugging Face hub"
-    return f"there is no weights file {path}: {cure}"
+            advice += f"; {path}@main is that repository of the Hugging Face hub"
+    return f"there is no weights file {path}: {advice}"
 
 
 def _verify(path: Path) -> None:
@@ -319,16 +319,16 @@ def _without_wrapper(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _stored_config(path: Path, metadata: dict[str, str]) -> ModelConfig:
-    cure = "save it again with vil-tracker train"
+    advice = "save it again with vil-tracker train"
     try:
         content = json.loads(metadata["config"])
         if not isinstance(content, dict):
             raise ValueError
         return model_config_from_dict(content)
     except (KeyError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} holds no readable model configuration: {cure}") from error
+        raise UserError(f"{path} holds no readable model configuration: {advice}") from error
     except UserError as error:
-        raise UserError(f"{path} holds a wrong model configuration ({error}): {cure}") from error
+        raise UserError(f"{path} holds a wrong model configuration ({error}): {advice}") from error
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:

@@ -184,7 +184,7 @@ def track(
     _check_targets_given(args)
     if args.frames is not None and args.frames < 1:
         raise UserError(f"--frames {args.frames} is below 1: give how many frames to track")
-    source = open_source(  # before anything that takes seconds to import, so that a wrong path is told at once
+    source = open_source(  # before anything that takes seconds to import, so that a wrong path is reported at once
         args.source,
         start=parse_start(args.start),
         stride=args.stride,

@@ -203,7 +203,9 @@ class ConfidenceEstimator:
             sought = self.verifier.embed_in_place(view.pixels, view.geometry.to_crop(box) * view.pixels.shape[0])
         return ConfidenceState(appearance(view, self.verifier, box=box), sought)
 
-    def liken(self, known: ConfidenceState, picture: np.ndarray, box_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def similarity_map(
+        self, known: ConfidenceState, picture: np.ndarray, box_size: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """How like the first frame's target boxes of a size are, all over a picture.
 
         For a picture (H, W, 3) uint8 RGB and boxes of width and height (2,) in its pixels, their centres (N, 2) and the

@@ -53,18 +53,19 @@ class ConfidenceModel:
     temperature: float = 1.0
     verifier: VerifierNet | None = None  # the network behind the last features; None if they were 0
 
-    def logit(self, evidence: np.ndarray) -> np.ndarray:
+    def logit(self, features: np.ndarray) -> np.ndarray:
         """(..., F) -> (...) log odds before the temperature."""
-        z = np.clip((evidence - self.mean) / self.scale, -5.0, 5.0)
+        z = np.clip((features - self.mean) / self.scale, -5.0, 5.0)
         units = np.tanh(z @ self.hidden[:, :-1].T + self.hidden[:, -1])
-        features, count = z.shape[-1], units.shape[-1]
-        return z @ self.output[:features] + units @ self.output[features : features + count] + self.output[-1]
+        linear = z.shape[-1]
+        return z @ self.output[:linear] + units @ self.output[linear:-1] + self.output[-1]
 
-    def probability(self, evidence: np.ndarray) -> np.ndarray:
+    def probability(self, features: np.ndarray) -> np.ndarray:
         """(..., F) -> (...) probability that the box overlaps the target by more than half."""
-        return 1.0 / (1.0 + np.exp(-np.clip(self.logit(evidence) / self.temperature, -30, 30)))
+        return 1.0 / (1.0 + np.exp(-np.clip(self.logit(features) / self.temperature, -30, 30)))
 
     def to_json(self) -> str:
+        """As weights files hold it; "evidence" and "likeness" are the features and the verifier, as of version 0.1."""
         content: dict[str, object] = {"evidence": list(CONFIDENCE_FEATURES)}
         content |= {name: getattr(self, name).tolist() for name in ("mean", "scale", "hidden", "output")}
         verifier = None if self.verifier is None else self.verifier.to_text()
@@ -73,21 +74,21 @@ class ConfidenceModel:
     @staticmethod
     def from_json(text: str) -> ConfidenceModel:
         """The inverse of :meth:`to_json`; UserError where it is damaged, or made for other features."""
-        cure = "write it again with scripts/calibrate.py"
+        advice = "write it again with scripts/calibrate.py"
         try:
             content = json.loads(text)
             if content["evidence"] != list(CONFIDENCE_FEATURES):
-                raise UserError(f"the calibration stored with the weights is of another version: {cure}")
+                raise UserError(f"the calibration stored with the weights is of another version: {advice}")
             arrays = {name: np.array(content[name], np.float64) for name in ("mean", "scale", "hidden", "output")}
             temperature = float(content["temperature"])
             verifier = None if content["likeness"] is None else VerifierNet.from_text(content["likeness"])
         except (ValueError, TypeError, KeyError, IndexError) as error:
-            raise UserError(f"the calibration stored with the weights is damaged ({error}): {cure}") from error
+            raise UserError(f"the calibration stored with the weights is damaged ({error}): {advice}") from error
         count, units = len(CONFIDENCE_FEATURES), len(arrays["hidden"])
         shapes = {"mean": (count,), "scale": (count,), "hidden": (units, count + 1), "output": (count + units + 1,)}
         sound = all(arrays[name].shape == shape and np.isfinite(arrays[name]).all() for name, shape in shapes.items())
         if not sound or not (arrays["scale"] > 0).all() or not 0 < temperature < math.inf:
-            raise UserError(f"the calibration stored with the weights is damaged (wrong shapes or values): {cure}")
+            raise UserError(f"the calibration stored with the weights is damaged (wrong shapes or values): {advice}")
         return ConfidenceModel(**arrays, temperature=temperature, verifier=verifier)
 
 
@@ -104,7 +105,7 @@ def probability(log_odds: float) -> float:
 
 
 def smooth_logit(before: float, now: float, gain: float) -> float:
-    """Two probabilities in turn, the second with weight ``gain``, averaged as log odds: one frame's evidence is noisy,
+    """Two probabilities in turn, the second with weight ``gain``, averaged as log odds: one frame's features are noisy,
     and a box that was right is seldom wrong in the next frame. Log odds beyond ±6 count as that.
     """
     old, new = (log_odds(value, _MAX_SMOOTH_LOGIT) for value in (before, now))

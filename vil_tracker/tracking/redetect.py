@@ -67,7 +67,7 @@ class PlaceSearch:
         frame: np.ndarray,
         centre: np.ndarray,
         box_size: np.ndarray,
-        liken: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+        similarity_map: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
         known: Sequence[np.ndarray],
         count: int,
         least: float = -np.inf,
@@ -77,7 +77,8 @@ class PlaceSearch:
         Args:
             centre: (2,) the last known place.
             box_size: (2,) width and height of the target, in pixels.
-            liken: gives centres (N, 2) of boxes of a size (2,) in a picture, and how like the target each is (N,).
+            similarity_map: gives centres (N, 2) of boxes of a size (2,) in a picture, and the similarity of each
+                to the target, (N,).
             known: centres (2,) of what is looked at anyway in this frame.
             count: how many places at most.
             least: places less like the target than this are passed over.
@@ -85,14 +86,14 @@ class PlaceSearch:
         parts = frame_parts(frame.shape[1], frame.shape[0], box_size)
         parts.sort(key=lambda part: float(((part[:2] + part[2:]) / 2 - centre) @ ((part[:2] + part[2:]) / 2 - centre)))
         x1, y1, x2, y2 = parts[self._turn % len(parts)].astype(int)
-        centres, likeness = liken(frame[y1:y2, x1:x2], box_size)
+        centres, similarity = similarity_map(frame[y1:y2, x1:x2], box_size)
         centres = centres + (x1, y1)
         resting = [np.array(place) for turn, *place in self._resting if self._turn - turn <= REST]
         reach = APART * math.sqrt(box_size[0] * box_size[1])
         taken = [*known, *resting]
         chosen: list[np.ndarray] = []
-        for index in np.lexsort((((centres - centre) ** 2).sum(1), -likeness)):
-            if len(chosen) == count or likeness[index] < least:
+        for index in np.lexsort((((centres - centre) ** 2).sum(1), -similarity)):
+            if len(chosen) == count or similarity[index] < least:
                 break
             place = centres[index]
             if all(np.abs(place - other).max() > reach for other in taken):

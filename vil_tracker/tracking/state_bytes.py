@@ -66,17 +66,17 @@ def state_from_bytes(data: bytes, model: SearchModel) -> TrackState:
 
     UserError where it is none, damaged, of another version, or of a network of another shape.
     """
-    cure = "save it again with state_to_bytes"
+    advice = "save it again with state_to_bytes"
     try:
         tensors = safetensors.torch.load(data)
         metadata = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         if metadata["format"] != FORMAT:
-            raise UserError(f"the state is of version {metadata['format']!r}, not {FORMAT!r}: {cure}")
+            raise UserError(f"the state is of version {metadata['format']!r}, not {FORMAT!r}: {advice}")
         state = _decode(json.loads(metadata["state"]), tensors, model.device)
         shape = len(state.memory.first), state.memory.first[0].C.shape[-1]
     except (safetensors.SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
-            f"{len(data)} bytes that begin with {data[:16]!r} are no state of a tracker, or a damaged one: {cure}"
+            f"{len(data)} bytes that begin with {data[:16]!r} are no state of a tracker, or a damaged one: {advice}"
         ) from error
     expected = model.config.depth, 2 * model.config.dim // HEADS
     if shape != expected:

@@ -237,8 +237,8 @@ class Tracker:
         the candidate. With one crop to spare, the candidate and new places take turns.
 
         ``here`` is what the ordinary crop of this frame shows; ``followed``: its box is followed, and in doubt. Places
-        of a likeness from ``least`` on, as of :meth:`ConfidenceEstimator.liken`, are looked at. Returns the candidate
-        and its output in this frame; None if it was not looked at.
+        with a similarity from ``least`` on (:meth:`ConfidenceEstimator.similarity_map`) are searched. Returns the
+        candidate and its output in this frame; None if it was not searched.
         """
         estimator, known = self._confidence(state)
         settings, spare = self.model.config, self.config.max_crops - 1
@@ -251,8 +251,8 @@ class Tracker:
         first = known.first.box[2:]
         box_size = first * (state.sure_size / math.sqrt(first[0] * first[1]))
         state.search = state.search or PlaceSearch()
-        liken, count = partial(estimator.liken, known), spare - len(boxes)
-        places = state.search.places(frame, box_centre(state.box), box_size, liken, seen, count, least)
+        similarity_map, count = partial(estimator.similarity_map, known), spare - len(boxes)
+        places = state.search.places(frame, box_centre(state.box), box_size, similarity_map, seen, count, least)
         boxes += [centred_box(place, box_size) for place in places]
         if not boxes:
             return None

@@ -120,20 +120,20 @@ class OpenCVWindow:
 
 def _check_display() -> None:
     """Find out in another process whether windows work: where they do not, Qt ends the whole process."""
-    cure = "run on a desktop, or leave --show and --select out and give --box"
+    advice = "run on a desktop, or leave --show and --select out and give --box"
     if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        raise UserError(f"there is no display to open a window on: {cure}")
+        raise UserError(f"there is no display to open a window on: {advice}")
     probe = "import cv2; cv2.namedWindow('probe'); cv2.destroyAllWindows()"
     try:
         result = subprocess.run([sys.executable, "-c", probe], capture_output=True, timeout=30)
     except subprocess.TimeoutExpired as error:
-        raise UserError(f"the display does not answer: {cure}") from error
+        raise UserError(f"the display does not answer: {advice}") from error
     if result.returncode != 0:
         if b"not implemented" in result.stderr:
             raise UserError(
                 "this OpenCV has no windows (opencv-python-headless): pip install opencv-python, or give --box"
             )
-        raise UserError(f"no window can be opened on this display: {cure}")
+        raise UserError(f"no window can be opened on this display: {advice}")
 
 
 def select_targets(window: Window, image: np.ndarray) -> list[Target]:

@@ -4,7 +4,7 @@ The first half of the clips is tracked with a score that always says yes, and no
 target or away from it, so that every kind of crop is met; the second half as the tracker will run, with the
 calibration fitted on the first, on clips in which targets vanish about as often as in videos. The answer is fitted on
 both; its temperature and bias on what the tracker answered in the second half, predicted with each clip left out of
-the fit: how often it is right at a given evidence depends on how often it is right at all.
+the fit: how often it is right with given features depends on how often it is right at all.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ class Judgements:
     """Boxes that a tracker judged, with the truth.
 
     Attributes:
-        evidence: (J, F).
+        features: (J, F).
         correct: (J,) bool, the box overlaps the visible target by more than half.
         reported: (J,) bool, the box was the one that the tracker took, rather than a candidate that it judged.
         clip: (J,) number of the clip.
         typical: (J,) bool, the clip was tracked undisturbed.
     """
 
-    evidence: np.ndarray
+    features: np.ndarray
     correct: np.ndarray
     reported: np.ndarray
     clip: np.ndarray
@@ -69,7 +69,7 @@ class Judgements:
 
 
 def constant_confidence(verifier: VerifierNet | None = None) -> ConfidenceModel:
-    """Says 0.95 whatever the evidence, which holds the answers of ``verifier``."""
+    """Says 0.95 whatever the features, which hold the answers of ``verifier``."""
     count = len(CONFIDENCE_FEATURES)
     output = np.zeros(count + 2)
     output[-1] = np.log(0.95 / 0.05)
@@ -93,7 +93,7 @@ def num_perturbed_clips(count: int) -> int:
 
 def judge_clip(tracker: Tracker, clip: Clip, number: int, rng: np.random.Generator | None = None) -> Judgements:
     """Track a clip, and note every box judged; with ``rng``, move the box now and then."""
-    evidence, boxes, truth, reported = [], [], [], []
+    features, boxes, truth, reported = [], [], [], []
     tracker.init(clip.frames[0], clip.boxes[0])
     for index in range(1, len(clip.frames)):
         frame, state = clip.frames[index], tracker.state
@@ -104,7 +104,7 @@ def judge_clip(tracker: Tracker, clip: Clip, number: int, rng: np.random.Generat
         for box, values in known.judged:
             inside = clip_box(box, frame.shape[1], frame.shape[0])
             boxes.append(inside)
-            evidence.append(values)
+            features.append(values)
             truth.append(clip.boxes[index])
             reported.append(np.array_equal(inside, state.box))
         if rng is not None:
@@ -117,7 +117,7 @@ def judge_clip(tracker: Tracker, clip: Clip, number: int, rng: np.random.Generat
     correct = overlap > CORRECT_OVERLAP
     rows = len(correct)
     return Judgements(
-        np.stack(evidence), correct, np.array(reported), np.full(rows, number), np.full(rows, rng is None)
+        np.stack(features), correct, np.array(reported), np.full(rows, number), np.full(rows, rng is None)
     )
 
 
@@ -139,26 +139,26 @@ def _move(tracker: Tracker, clip: Clip, index: int, overlap: float, rng: np.rand
 
 
 def fit(data: Judgements) -> ConfidenceModel:
-    """Standardise the evidence and fit the perceptron by its log loss with weight decay (L-BFGS).
+    """Standardise the features and fit the perceptron by its log loss with weight decay (L-BFGS).
 
     Raises:
         UserError: all boxes are right, or all are wrong.
     """
     if data.correct.all() or not data.correct.any():
         raise UserError("the clips gave no examples of both right and wrong boxes: use more clips")
-    mean, scale = data.evidence.mean(0), data.evidence.std(0) + 1e-3
-    features = len(CONFIDENCE_FEATURES)
-    z = torch.from_numpy(np.clip((data.evidence - mean) / scale, -5, 5))
+    mean, scale = data.features.mean(0), data.features.std(0) + 1e-3
+    linear = len(CONFIDENCE_FEATURES)
+    z = torch.from_numpy(np.clip((data.features - mean) / scale, -5, 5))
     target = torch.from_numpy(data.correct.astype(np.float64))
-    start = np.random.default_rng(0).normal(0.0, 0.3, (HIDDEN_UNITS, features + 1))
+    start = np.random.default_rng(0).normal(0.0, 0.3, (HIDDEN_UNITS, linear + 1))
     hidden = torch.tensor(start, requires_grad=True)
-    output = torch.zeros(features + HIDDEN_UNITS + 1, dtype=torch.float64)
-    output[features:-1] = 0.1
+    output = torch.zeros(linear + HIDDEN_UNITS + 1, dtype=torch.float64)
+    output[linear:-1] = 0.1
     output.requires_grad_(True)
 
     def loss() -> Tensor:
         units = torch.tanh(z @ hidden[:, :-1].T + hidden[:, -1])
-        logit = z @ output[:features] + units @ output[features:-1] + output[-1]
+        logit = z @ output[:linear] + units @ output[linear:-1] + output[-1]
         log_loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, target)
         return log_loss + _WEIGHT_DECAY * (hidden[:, :-1].square().sum() + output[:-1].square().sum())
 
@@ -211,7 +211,7 @@ def fit_with_held_out_scaling(data: Judgements) -> tuple[ConfidenceModel, np.nda
         out = data.clip % FOLDS == fold
         if not out.any():
             continue
-        logits[out] = fit(data.rows(~out)).logit(data.evidence[out])
+        logits[out] = fit(data.rows(~out)).logit(data.features[out])
     answers = data.reported & data.typical
     temperature, bias = fit_scaling(logits[answers], data.correct[answers])
     probability = 1.0 / (1.0 + np.exp(-np.clip((logits + bias) / temperature, -30, 30)))
@@ -230,7 +230,7 @@ def fit_beside_videos(
     """Fit again, on generated clips and on what the tracker judges in real videos that the network was not trained on.
 
     Generated clips are easier than videos, and videos of the training easier than others: how often a box is right at
-    the same evidence has to be seen on videos of neither kind. The network's own ``calibration`` is set to the answer.
+    the same features has to be seen on videos of neither kind. The network's own ``calibration`` is set to the answer.
 
     Args:
         calibration, generated: fitted on the generated clips, and their judgements; the videos are tracked with it.
@@ -247,7 +247,7 @@ def fit_beside_videos(
     for fold in range(FOLDS):
         out = data.clip * FOLDS // len(clips) == fold
         if out.any():
-            probability[out] = fit(Judgements.join([generated, data.rows(~out)])).probability(data.evidence[out])
+            probability[out] = fit(Judgements.join([generated, data.rows(~out)])).probability(data.features[out])
     whole = replace(fit(Judgements.join([generated, data])), verifier=calibration.verifier)
     model.calibration = whole.to_json()
     return whole, data, probability

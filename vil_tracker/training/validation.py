@@ -223,9 +223,9 @@ def build_validation(
 
 def _refuse_training_data(wanted: str, dataset: SequenceDataset, training: Source) -> None:
     """Raise UserError where sequences to validate on are, or could be, trained on."""
-    cure = f"name another split, or write {wanted}{ANYWAY} to validate on it all the same"
+    advice = f"name another split, or write {wanted}{ANYWAY} to validate on it all the same"
     if dataset.split in ("vot_train", "vot_allowed") or dataset.split.startswith("train"):
-        raise UserError(f"train.validation_sequences: {wanted} is a training split: {cure}")
+        raise UserError(f"train.validation_sequences: {wanted} is a training split: {advice}")
     for source in training.sources if isinstance(training, Mixture) else (training,):
         if isinstance(source, SequenceSource) and source.dataset.folder == dataset.folder:
             trained = {source.dataset.name_of(int(i)) for i in source.usable}
@@ -233,5 +233,5 @@ def _refuse_training_data(wanted: str, dataset: SequenceDataset, training: Sourc
             if both:
                 raise UserError(
                     f"train.validation_sequences: the run trains on {len(both)} sequences of {wanted}, such as "
-                    f"{both[0]}: {cure}"
+                    f"{both[0]}: {advice}"
                 )

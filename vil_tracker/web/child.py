@@ -1,6 +1,6 @@
 """Worker processes: what they decode may hang or crash them, and the server goes on.
 
-Requests, events and replies are JSON texts over a pipe, so that a process that was led astray by a hostile video can
+Requests, events and replies are JSON texts over a pipe, so that a process that a hostile video has taken over can
 tell the server nothing but data.
 """
 
@@ -179,7 +179,7 @@ def _main(connection: Connection, setup: Callable[[], Handler]) -> None:
                 send(error=str(error))
             except (EOFError, BrokenPipeError):
                 raise
-            except Exception:  # told to the server, which logs it and starts a new process
+            except Exception:  # reported to the server, which logs it and starts a new process
                 send(fault=traceback.format_exc())
             else:
                 send(reply=reply)

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class Jobs:
-    """Runs wait in one queue, first come first served; the store is told how much each left on the disk."""
+    """Runs wait in one queue, first come first served; the store learns how much each left on the disk."""
 
     def __init__(self, setup: Callable[[], Handler], limits: Limits, store: Store) -> None:
         self._limits, self._store = limits, store

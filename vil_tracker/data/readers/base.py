@@ -227,7 +227,7 @@ def match_frames(names: Sequence[str], boxes: np.ndarray, where: Path) -> tuple[
 
 
 def _first_number(names: Sequence[str], count: int) -> int | None:
-    """Number of the first of ``count`` frames of which only ``names`` are left, or None where that cannot be told."""
+    """Number of the first of ``count`` frames of which only ``names`` are left, or None where that is unknown."""
     numbers = [int(parts[1]) for name in names if (parts := split_number(name)) is not None]
     if len(numbers) != len(names) or len(set(numbers)) != len(numbers):
         return None
