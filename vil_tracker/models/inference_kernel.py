@@ -146,9 +146,9 @@ class LinearKernel:
 
     @staticmethod
     def pays(weight: Tensor) -> bool:
-        """Whether the program is there and faster than oneDNN: in float32, on a processor whose vectors are AVX2's."""
+        """Whether the program is there and faster than oneDNN: in float32, with the vectors of AVX2 or AVX-512."""
         program = load_program("linear") if weight.device.type == "cpu" and weight.dtype == torch.float32 else None
-        return program is not None and program.lanes() == AVX2_LANES and weight.shape[0] % AVX2_LANES == 0
+        return program is not None and program.lanes() >= AVX2_LANES and weight.shape[0] % program.lanes() == 0
 
     def __call__(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """The map of x (..., I), plus a residual (..., O) if there is one."""

@@ -1,5 +1,5 @@
-// A linear map of the rows of a matrix, for inference on processors with AVX2, where it takes less time than the
-// library's: its weights are kept in the order in which they are read, and calling it costs next to nothing.
+// A linear map of the rows of a matrix, for inference on processors with AVX2 or AVX-512, where it takes less time than
+// the library's: its weights are kept in the order in which they are read, and calling it costs next to nothing.
 //
 // Compiled by vil_tracker/native/__init__.py with GCC or Clang for the processor it runs on.
 
