@@ -79,7 +79,7 @@ def test_from_a_video_to_its_result(page: Any, clip: Path, tmp_path: Path) -> No
     page.go_back()
     page.wait_for_selector("#get-video >> visible=true")
     page.go_forward()
-    page.click(".panel[data-for=draw] .restart")
+    page.click(".panel[data-for=draw] .anew")
     page.wait_for_selector("#drop >> visible=true")
     assert "#" not in page.url
     entry = page.locator("#videos li")  # nothing is lost by that click
@@ -113,7 +113,7 @@ def test_what_cannot_be_tracked_is_told(page: Any, clip: Path, tmp_path: Path) -
     page.locator("#slider").fill("40")  # there is no such frame, whatever the header says
     expect(page.locator("#error-text")).to_contain_text("no frame 40", timeout=PATIENCE)
     at_frame(page, 9)
-    page.click(".panel >> visible=true >> .restart")
+    page.click(".panel >> visible=true >> .anew")
     page.wait_for_selector("#drop >> visible=true")
     named = tmp_path / "<b>bold<b>.mp4"
     shutil.copy(clip, named)

@@ -351,7 +351,7 @@ on("stop", "click", async () => {
   const answer = await attempt(() => ask(`/api/videos/${video.id}/stop`, "POST", {}));
   if (answer) $("run-text").textContent = "Stopping …";
 });
-for (const button of document.querySelectorAll(".restart")) button.addEventListener("click", () => go(""));
+for (const button of document.querySelectorAll(".anew")) button.addEventListener("click", () => go(""));
 on("error-close", "click", () => complain(""));
 for (const type of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(type, (event) => {
