@@ -1,9 +1,10 @@
 """Short runs of equal budget that decide something, each over several seeds; finished ones are kept and not run again.
 
 The first group trains nano from nothing on synthetic pairs, the second its temporal part from given weights on
-synthetic clips, the third trains given weights on real video beside a teacher. Each run is one `vil-tracker train` with
-a few values replaced, then measured on held-out samples of the full mixture and, with --sequences, on sequences tracked
-from their first frame with the network's own score (no calibration, so that nothing but the network is compared).
+synthetic clips, the third trains given weights on real video beside a teacher (DATA holds video/ and, of
+label_videos.py, video_tracks/). Each run is one `vil-tracker train` with a few values replaced, then measured on
+held-out samples of the full mixture and, with --sequences, on sequences tracked from their first frame with the
+network's own score (no calibration, so that nothing but the network is compared).
 
 example: python scripts/ablations.py pairs --data-root DATA --cache runs/cache --sequences DIR --output runs/ablations
 """
