@@ -102,7 +102,8 @@ def test_axe_finds_nothing_and_focus_follows(page: Any, axe: str, clip: Path, tm
     page.wait_for_function("() => said.some(([, text]) => text.startsWith('Done'))")
     said = page.evaluate("said")
     assert all(late[0] - early[0] > 1900 for early, late in zip(said, said[1:], strict=False)), said
-    patterns = page.locator("#plot .pattern").evaluate_all("all => all.map((part) => part.getAttribute('fill'))")
+    fills = "[...document.querySelectorAll('#plot .pattern')].map((part) => part.getAttribute('fill'))"
+    patterns = page.evaluate(fills)
     assert {"url(#uncertain)", "url(#lost)", "url(#recovered)"} <= set(patterns)  # not by colour alone
 
 

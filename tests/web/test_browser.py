@@ -157,9 +157,11 @@ def test_any_frame_corrections_and_a_second_tab(page: Any, clip: Path, tmp_path:
     page.wait_for_selector("#get-video >> visible=true")
     page.locator("#player").evaluate("video => video.pause()")
     assert page.locator("#key li").all_inner_texts() == ["disc", "wall"]
-    colours = page.locator("#plot .score").evaluate_all("all => all.map((path) => getComputedStyle(path).stroke)")
+    # One call, because the plot may be drawn again between finding its lines and reading them.
+    strokes = "css => [...document.querySelectorAll(css)].map((line) => getComputedStyle(line).stroke)"
+    colours = page.evaluate(strokes, "#plot .score")
     assert len(set(colours)) == 2
-    assert colours == page.locator("#key svg").evaluate_all("all => all.map((icon) => getComputedStyle(icon).stroke)")
+    assert colours == page.evaluate(strokes, "#key svg")
     page.click("#problem")  # each tracker is unsure of its tenth frame to its fortieth
     at_frame(page, 20)
     assert "frame 20 · 0.80 s · disc" in page.inner_text("#plot-readout") and "uncertain" in page.inner_text(
