@@ -257,7 +257,7 @@ def check_refused(
     line = printed.err.removeprefix("vil-tracker: ").strip()
     assert re.search(item, line), shown
     assert ADVICE.search(line), f"no advice in: {line}"
-    assert len(line) < 10_000, shown  # weights that do not fit are told by name
+    assert len(line) < 10_000, shown  # weights that do not fit are named
     assert after == before, f"left behind: {sorted(set(after) ^ set(before))}\n{shown}"
     return line
 

@@ -141,7 +141,7 @@ def test_the_verifier_answers_on_what_the_boxes_hold() -> None:
 
 
 def test_what_stands_beside_the_target_is_remembered_and_known_again() -> None:
-    """A second peak shows something: its look is kept once, and what looks so later is told by "other"."""
+    """A second peak shows something: its look is kept once, and "other" is high for what looks so later."""
     torch.manual_seed(0)
     network = VerifierNet().eval()
     verifier = FastVerifier(network)
@@ -163,11 +163,11 @@ def test_what_stands_beside_the_target_is_remembered_and_known_again() -> None:
 
     there = replace(seen, box_in_crop=beside)
     known = appearance(seen, verifier)
-    told = [appearance(there, verifier, known, some).other for some in ((), distractors)]
+    found = [appearance(there, verifier, known, some).other for some in ((), distractors)]
     with torch.no_grad():
         again = torch.from_numpy(kept)[None].float()
         expected = network.compare(again, again)[0, 0].item()
-    assert told == [-6.0, pytest.approx(max(expected, -6.0), abs=1e-4)]
+    assert found == [-6.0, pytest.approx(max(expected, -6.0), abs=1e-4)]
 
 
 def test_few_things_beside_the_target_are_remembered_the_latest_ones() -> None:

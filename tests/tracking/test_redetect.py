@@ -46,7 +46,7 @@ def test_a_box_anywhere_in_the_frame_lies_whole_in_a_part_of_bounded_size(
 
 
 def _alike(*places: tuple[float, float]):
-    """Likeness by distance: 5 at the first place, 4 at the second, and so on, 0 far from all of them."""
+    """Similarity by distance: 5 at the first place, 4 at the second, and so on, 0 far from all of them."""
 
     def similarity_map(picture: np.ndarray, box_size: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         _, centres = scan_grid(picture.shape[1], picture.shape[0], box_size)

@@ -31,10 +31,10 @@ def test_the_loss_by_hand() -> None:
     for row, (first, seen, other) in enumerate(((0, 0, 3), (1, 1, 4), (2, 2, 5))):
         looks[row, :, 0, 0, 0] = torch.tensor([first, seen, other], dtype=torch.uint8)
     value = loss(Known(), looks, torch.ones(3))
-    told = math.log1p(math.exp(-3)) * 3  # once right, once other, and the mean of two of the batch
+    expected = math.log1p(math.exp(-3)) * 3  # once right, once other, and the mean of two of the batch
     fit = math.log(2) + 2 * math.log1p(math.exp(-4))
     contrast = math.log1p(5 * math.exp(-10))
-    assert value.item() == pytest.approx(told + fit + 0.5 * contrast, abs=1e-5)
+    assert value.item() == pytest.approx(expected + fit + 0.5 * contrast, abs=1e-5)
 
 
 def test_a_box_half_on_the_thing_is_neither_same_nor_other() -> None:
@@ -46,9 +46,9 @@ def test_a_box_half_on_the_thing_is_neither_same_nor_other() -> None:
     overlaps = torch.tensor([0.2, 1.0])
     asked = loss(network, looks, overlaps) - loss(network, looks, torch.tensor([0.31, 1.0]))
     # Taking the first row in adds its answer "the same", a bit of contrast aside, and moves the overlap's target.
-    told = -math.log1p(math.exp(-3)) / 2
+    expected = -math.log1p(math.exp(-3)) / 2
     entropy = [F.binary_cross_entropy_with_logits(torch.tensor(0.0), torch.tensor(t)).item() / 2 for t in (0.2, 0.31)]
-    assert asked.item() == pytest.approx(told + entropy[0] - entropy[1], abs=1e-3)
+    assert asked.item() == pytest.approx(expected + entropy[0] - entropy[1], abs=1e-3)
 
 
 def test_a_short_run_learns_to_tell_things_apart() -> None:

@@ -289,7 +289,7 @@ def test_damaged_cache_and_missing_photos_are_reported(tree, tmp_path_factory):
 
 
 def test_kinds_can_be_chosen_by_name(pool):
-    """The configuration's `kinds`: only those are drawn, and a name that is none is told."""
+    """The configuration's `kinds`: only those are drawn, and a name that is none is an error that names it."""
     chosen = SyntheticPairs(pool, 32, 64, config=SyntheticConfig().only("still, pseudo"))
     rng = np.random.default_rng(0)
     assert {chosen.draw_mode(rng) for _ in range(200)} == {"still", "pseudo"}
