@@ -19,7 +19,7 @@ from vil_tracker.config import Config, DataConfig, ModelConfig, SourceConfig
 from vil_tracker.data.clips import ClipCutter, VideoClips, draw_offsets, window
 from vil_tracker.data.dataset import SequenceDataset, open_folder
 from vil_tracker.data.pairs import PairCutter, SampleAugmentation, VideoPairs, sample_crop
-from vil_tracker.data.sampling import ClipBatch, Fault, Loaded, Mixture, PairBatch, Samples, StepSampler, build_loader
+from vil_tracker.data.sampling import ClipBatch, Fault, Loaded, Mixture, PairBatch, Samples, build_loader, step_batches
 from vil_tracker.data.sources import build_source
 from vil_tracker.data.synthetic.painted import painted_photo
 from vil_tracker.data.synthetic.photo_pool import pool_from_arrays
@@ -248,7 +248,7 @@ def test_workers_change_neither_the_batches_nor_their_order(videos: SequenceData
     batches = []
     for workers in (0, 2):
         samples = Samples(source, PLAIN, 0, 12, workers)
-        loader = build_loader(samples, StepSampler(range(3), 4, 2, 0, 1), workers, False)
+        loader = build_loader(samples, step_batches(range(3), 4, 2, 0, 1), workers, False)
         batches.append(list(loader))
     assert [b.indices for b in batches[0]] == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9], [10, 11]]
     for a, b in zip(*batches, strict=True):
@@ -258,10 +258,10 @@ def test_workers_change_neither_the_batches_nor_their_order(videos: SequenceData
 
 
 def test_ranks_and_passes_share_the_same_global_batch() -> None:
-    whole = list(StepSampler(range(2, 4), 8, 1, 0, 1))
+    whole = list(step_batches(range(2, 4), 8, 1, 0, 1))
     assert whole == [list(range(16, 24)), list(range(24, 32))]
     for world, accumulate in ((2, 1), (2, 2), (4, 2)):
-        parts = [list(StepSampler(range(2, 4), 8, accumulate, rank, world)) for rank in range(world)]
+        parts = [list(step_batches(range(2, 4), 8, accumulate, rank, world)) for rank in range(world)]
         for step in range(2):
             used = [i for p in parts for one in p[step * accumulate : (step + 1) * accumulate] for i in one]
             assert sorted(used) == whole[step]
@@ -296,7 +296,7 @@ def test_a_fault_reaches_the_training_process(videos: SequenceDataset) -> None:
             raise UserError("broken")
 
     samples = Samples(Faulty(), PLAIN, 0, 4)
-    (loaded,) = build_loader(samples, StepSampler(range(1), 4, 1, 0, 1), 0, False)
+    (loaded,) = build_loader(samples, step_batches(range(1), 4, 1, 0, 1), 0, False)
     assert loaded.batch is None and loaded.fault == Fault(0, "broken")
 
 
@@ -312,7 +312,7 @@ def test_sources_by_name(tmp_path: Path, videos: SequenceDataset) -> None:
     for mode, batch in (("pairs", PairBatch), ("clips", ClipBatch)):
         source = build(mode, "synthetic_clips", own)
         samples = Samples(source, PLAIN, 0, 8)
-        (loaded,) = build_loader(samples, StepSampler(range(1), 8, 1, 0, 1), 0, False)
+        (loaded,) = build_loader(samples, step_batches(range(1), 8, 1, 0, 1), 0, False)
         assert isinstance(loaded.batch, batch)
     assert build("pairs", "synthetic_pairs").skipped is None
     with pytest.raises(UserError, match="synthetic_pairs makes no clips"):

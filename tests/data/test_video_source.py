@@ -14,7 +14,7 @@ from video_files import RECIPES, write_file
 
 from vil_tracker.config import Config, DataConfig, ModelConfig, SourceConfig
 from vil_tracker.data.dataset import open_dataset
-from vil_tracker.data.frame_cache import INFO, FrameCache
+from vil_tracker.data.frame_cache import INFO, decoded_video
 from vil_tracker.data.pairs import VideoPairs, chosen_by
 from vil_tracker.data.sources import build_source
 from vil_tracker.errors import UserError
@@ -82,23 +82,24 @@ def test_frames_come_from_the_cache(root: Path, monkeypatch: pytest.MonkeyPatch)
     source.sample(np.random.default_rng(0), 1.0)
 
 
-def test_large_frames_are_shrunk_with_their_boxes(root: Path) -> None:
+def test_large_frames_are_shrunk_with_their_boxes(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vil_tracker.data.frame_cache.LONG_SIDE", 32)
     dataset = open_dataset("folder:own", "all", data_root=root, cache_dir=root.parent / "cache")
     boxes = dataset[0].boxes.copy()
-    dataset.decode_videos(FrameCache(root.parent / "small", long_side=32))
+    dataset.decode_videos(root.parent / "small")
     assert dataset[0].frames[0].shape == (24, 32, 3)
     np.testing.assert_allclose(dataset[0].boxes, boxes / 2)
 
 
 def test_an_interrupted_cache_goes_on(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    cache, video = FrameCache(root.parent / "frames"), root / "own" / "car.avi"
+    cache, video = root.parent / "frames", root / "own" / "car.avi"
     real = VideoReader.read
     monkeypatch.setattr(VideoReader, "read", lambda self: real(self) if self._position < 2 else _raise())
     with pytest.raises(KeyboardInterrupt):
-        cache.get(video)
-    assert not list(cache.folder.iterdir())
+        decoded_video(cache, video)
+    assert not list(cache.iterdir())
     monkeypatch.setattr(VideoReader, "read", real)
-    place = cache.get(video).folder
+    place, _ = decoded_video(cache, video)
     assert sorted(path.name for path in place.iterdir()) == [*(f"{i:06d}.jpg" for i in range(1, 6)), INFO]
 
 
@@ -106,20 +107,20 @@ def _raise() -> None:
     raise KeyboardInterrupt
 
 
-def test_a_changed_video_is_decoded_anew(root: Path) -> None:
-    cache, video = FrameCache(root.parent / "frames"), root / "own" / "car.avi"
-    first = cache.get(video)
+def test_a_changed_video_is_decoded_again(root: Path) -> None:
+    cache, video = root.parent / "frames", root / "own" / "car.avi"
+    first, _ = decoded_video(cache, video)
     trees.video(video, 3)
     os.utime(video, ns=(1, 1))
-    second = cache.get(video)
-    assert (first.count, second.count) == (5, 3)
-    assert cv2.imread(str(second.folder / "000003.jpg")) is not None
+    second, _ = decoded_video(cache, video)
+    assert [len(list(folder.glob("*.jpg"))) for folder in (first, second)] == [5, 3]
+    assert cv2.imread(str(second / "000003.jpg")) is not None
 
 
 def test_a_video_without_frames_is_named(root: Path) -> None:
     (root / "own" / "car.avi").write_bytes(b"no video")
     with pytest.raises(UserError, match=r"car\.avi"):
-        FrameCache(root.parent / "frames").get(root / "own" / "car.avi")
+        decoded_video(root.parent / "frames", root / "own" / "car.avi")
 
 
 def test_lengths_are_those_of_the_decoded_frames(tmp_path: Path) -> None:

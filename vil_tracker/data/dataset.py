@@ -12,7 +12,7 @@ from typing import Any, overload
 import numpy as np
 from tqdm import tqdm
 
-from vil_tracker.data.frame_cache import FrameCache
+from vil_tracker.data.frame_cache import decoded_video
 from vil_tracker.data.index import ROW, Index, Run, decode_names, load_index, visible_rows
 from vil_tracker.data.readers import FOLDER_READERS, READERS, Reader
 from vil_tracker.data.readers.base import Place
@@ -61,7 +61,7 @@ class SequenceDataset(SequenceABC[Sequence]):
         lengths: (S,) number of frames of each sequence.
         visible_counts: (S,) number of frames that can serve as template or target.
         missing: sequences of the official list that are not on the disk.
-        frame_cache: where videos are kept as JPEG files; None decodes them again for each sequence that is opened.
+        frame_cache: folder with videos as JPEG files; None decodes them again for each sequence that is opened.
     """
 
     def __init__(self, reader: Reader, split: str, index: Index) -> None:
@@ -71,7 +71,7 @@ class SequenceDataset(SequenceABC[Sequence]):
         self.visible_counts = index.visible
         self.missing = index.missing
         self._index = index
-        self.frame_cache: FrameCache | None = None
+        self.frame_cache: Path | None = None
         self._rows: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -128,13 +128,13 @@ class SequenceDataset(SequenceABC[Sequence]):
             cut=cut == 1 if len(cut) and (cut >= 0).all() else None,
         )
 
-    def decode_videos(self, cache: FrameCache) -> None:
+    def decode_videos(self, cache: Path) -> None:
         """Decode every video into ``cache`` once, and read its frames from there from now on; UserError as there."""
         if not self._index.videos:
             return
         videos = sorted({self.folder / where for where, what in self._index.frames if isinstance(what, int)})
         for video in tqdm(videos, desc="decoding videos", unit="video", disable=None, leave=False):
-            cache.get(video)
+            decoded_video(cache, video)
         self.frame_cache = cache
 
     def _frames(self, index: int) -> tuple[Frames, float]:
@@ -144,8 +144,8 @@ class SequenceDataset(SequenceABC[Sequence]):
             return IndexedFrames(self.folder / where, tuple(tuple(run) for run in what)), 1.0
         if self.frame_cache is None:
             return VideoFrames(self.folder / where, what), 1.0
-        video = self.frame_cache.get(self.folder / where)
-        return IndexedFrames(video.folder, (("", 6, ".jpg", 1, what),)), video.scale
+        folder, scale = decoded_video(self.frame_cache, self.folder / where)
+        return IndexedFrames(folder, (("", 6, ".jpg", 1, what),)), scale
 
     def _all_rows(self) -> np.ndarray:
         if self._rows is None:

@@ -10,17 +10,17 @@ import multiprocessing
 import os
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
+from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from vil_tracker.config import DataConfig
-from vil_tracker.data.skipping import Skipped, SkippedFiles
+from vil_tracker.data.skipping import SkippedFiles
 from vil_tracker.errors import UserError
 from vil_tracker.runtime import set_threads
 
@@ -142,13 +142,10 @@ class Samples(Dataset):
         except Exception as error:
             raise RuntimeError(f"sample {index} (seed {self.seed}) could not be made: {error!r}") from error
 
-    def report(self) -> Skipped | None:
+    def report(self) -> SkippedFiles | None:
         """This process's damaged pictures so far."""
-        counter = self.source.skipped
-        if counter is None:
-            return None
-        worker = get_worker_info()
-        return Skipped(worker.id if worker else 0, counter.read, counter.failures, dict(counter.reasons))
+        counter, worker = self.source.skipped, get_worker_info()
+        return counter and SkippedFiles(1.0, worker.id if worker else 0).merge([counter])
 
     def sample_of(self, error: RuntimeError) -> int | None:
         """The sample that a loader process was making when it died, from the loader's complaint; None if it says
@@ -160,25 +157,17 @@ class Samples(Dataset):
         return next((int(index) for pid, index in self.working_on.tolist() if pid in dead), None)
 
 
-class StepSampler(Sampler[list[int]]):
-    """Global sample indices of each forward pass of one rank, from ``first_step`` to the end of the run.
+def step_batches(steps: range, batch_size: int, accumulate: int, rank: int, world: int) -> Iterator[list[int]]:
+    """Global sample indices of each forward pass of one rank, in ``steps`` of the run.
 
     Step s uses the samples [s·batch, (s + 1)·batch); they are dealt out in order to ``accumulate`` forward passes and
     within each to the ranks, so that one process and many see the same global batches.
     """
-
-    def __init__(self, steps: range, batch_size: int, accumulate: int, rank: int, world: int) -> None:
-        self.steps, self.batch_size, self.accumulate, self.rank, self.world = steps, batch_size, accumulate, rank, world
-        self.share = batch_size // (accumulate * world)
-
-    def __len__(self) -> int:
-        return len(self.steps) * self.accumulate
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for step in self.steps:
-            for part in range(self.accumulate):
-                first = step * self.batch_size + (part * self.world + self.rank) * self.share
-                yield list(range(first, first + self.share))
+    share = batch_size // (accumulate * world)
+    for step in steps:
+        for part in range(accumulate):
+            first = step * batch_size + (part * world + rank) * share
+            yield list(range(first, first + share))
 
 
 class PairBatch(NamedTuple):
@@ -209,30 +198,17 @@ class Loaded(NamedTuple):
     indices: list[int]
     batch: PairBatch | ClipBatch | None
     fault: Fault | None = None
-    skipped: Skipped | None = None
+    skipped: SkippedFiles | None = None
 
 
 def collate(samples: Sequence[PairSample | ClipSample]) -> PairBatch | ClipBatch:
     """Stack samples into one batch."""
-    columns: Any = list(zip(*samples, strict=True))
-    templates = torch.from_numpy(np.stack(columns[0])[:, None])
-    template_boxes = torch.from_numpy(np.stack(columns[1])[:, None].astype(np.float32))
+    template, template_box, third, *labels = zip(*samples, strict=True)
+    first = default_collate(template)[:, None], default_collate(template_box)[:, None]
+    others = map(default_collate, labels)
     if isinstance(samples[0], PairSample):
-        search, boxes, present = columns[2:]
-        return PairBatch(
-            templates,
-            template_boxes,
-            torch.from_numpy(np.stack(search)),
-            torch.from_numpy(np.stack(boxes).astype(np.float32)),
-            torch.tensor(present),
-        )
-    frames, *labels = columns[2:]
-    return ClipBatch(
-        templates,
-        template_boxes,
-        [torch.from_numpy(clip) for clip in frames],
-        *(torch.from_numpy(np.stack(column)) for column in labels),
-    )
+        return PairBatch(*first, default_collate(third), *others)
+    return ClipBatch(*first, [torch.from_numpy(clip) for clip in third], *others)
 
 
 class _Batches(Dataset):
@@ -251,9 +227,7 @@ class _Batches(Dataset):
         return Loaded(indices, collate(made), skipped=self.samples.report())
 
 
-def build_loader(
-    samples: Samples, sampler: Sampler[list[int]] | Sequence[list[int]], workers: int, pin_memory: bool
-) -> DataLoader:
+def build_loader(samples: Samples, sampler: Iterable[list[int]], workers: int, pin_memory: bool) -> DataLoader:
     """A loader that yields one :class:`Loaded` per forward pass, in the order of the steps."""
     ahead = 4 if workers else None
     return item_loader(_Batches(samples), workers, sampler=sampler, pin_memory=pin_memory, prefetch_factor=ahead)

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 from vil_tracker.errors import UserError
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 
-
-class Skipped(NamedTuple):
-    """Damaged pictures that one loader process has met so far, as in :class:`SkippedFiles`."""
-
-    worker: int
-    read: int
-    failures: int
-    reasons: dict[str, str]
+GRACE = 5  # damaged files: one bad picture among the first few does not stop a run
 
 
 class SkippedFiles:
@@ -26,19 +19,17 @@ class SkippedFiles:
 
     Args:
         max_share: largest share of damaged files among those read, in [0, 1]; above it reading stops.
-        grace: number of damaged files that is accepted whatever their share, so that one bad picture among the first
-            few does not stop a run. With ``max_share`` 0 the first damaged file stops it.
+            With 0 the first damaged file stops it, else none of the first :data:`GRACE`, whatever their share.
+        worker: number of the loader process.
 
     Attributes:
         read, failures: number of files tried, and of failed reads.
         reasons: the damaged files in the order of their discovery, each once, with the error message.
     """
 
-    def __init__(self, max_share: float, grace: int = 5) -> None:
-        if not 0 <= max_share <= 1:
-            raise UserError(f"the largest share of damaged files is {max_share}, expected a number in [0, 1]")
-        self.max_share = max_share
-        self.grace = grace if max_share > 0 else 0
+    def __init__(self, max_share: float, worker: int = 0) -> None:
+        self.max_share, self.worker = max_share, worker
+        self.grace = GRACE if max_share > 0 else 0
         self.read = 0
         self.failures = 0
         self.reasons: dict[str, str] = {}
@@ -70,7 +61,7 @@ class SkippedFiles:
                 ) from error
             return None
 
-    def merge(self, others: Iterable[SkippedFiles | Skipped]) -> SkippedFiles:
+    def merge(self, others: Iterable[SkippedFiles]) -> SkippedFiles:
         """Add the counts of other processes to this one and return it; never raises."""
         for other in others:
             self.read += other.read
@@ -80,8 +71,6 @@ class SkippedFiles:
 
     def summary(self) -> str:
         """One line for the log of a run."""
-        if not self.failures:
-            return f"{self.read} pictures read, none damaged"
         shown = ", ".join(list(self.reasons)[:5])
         more = f" and {len(self.reasons) - 5} more" if len(self.reasons) > 5 else ""
         return f"{self.read} pictures read, {self.failures} reads failed ({self.share:.2%}): {shown}{more}"

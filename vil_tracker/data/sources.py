@@ -9,7 +9,6 @@ from pathlib import Path
 from vil_tracker.config import Config, SourceConfig
 from vil_tracker.data.clips import ClipCutter, VideoClips
 from vil_tracker.data.dataset import SequenceDataset, open_dataset
-from vil_tracker.data.frame_cache import FrameCache
 from vil_tracker.data.pairs import PairCutter, VideoPairs
 from vil_tracker.data.readers import READERS, unknown_data_set
 from vil_tracker.data.readers.base import Place
@@ -79,7 +78,7 @@ def build_source(
         )
         if training:
             check_held_out(dataset)
-        dataset.decode_videos(FrameCache(default_cache(cache_folder) / "frames"))
+        dataset.decode_videos(default_cache(cache_folder) / "frames")
         if clips:
             return VideoClips(dataset, ClipCutter(model, data, train.truth_share), source.names)
         return VideoPairs(dataset, PairCutter(model, data), source.names)

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from vil_tracker.config import Config
-from vil_tracker.data.sampling import Loaded, Samples, Source, StepSampler, build_loader
+from vil_tracker.data.sampling import Loaded, Samples, Source, build_loader, step_batches
 from vil_tracker.errors import UserError, make_folder
 from vil_tracker.models.precision import check_bfloat16, multiplies_bfloat16
 from vil_tracker.models.pretrained import save_model
@@ -87,7 +87,7 @@ def train(
         objective = wrap(build_objective(state.network, config, state.probes, state.projections), ranks)
         samples = Samples(source, config.data, settings.seed, settings.steps * settings.batch_size, settings.workers)
         steps = range(state.step, settings.steps)
-        sampler = StepSampler(steps, settings.batch_size, settings.accumulate, ranks.rank, ranks.world)
+        sampler = step_batches(steps, settings.batch_size, settings.accumulate, ranks.rank, ranks.world)
         loader = build_loader(samples, sampler, settings.workers, pin_memory=device.type == "cuda")
         batches = _batches(loader, samples)
         precision = training_precision(settings.precision, device)

@@ -16,7 +16,6 @@ import torch.distributed as dist
 from torch import Tensor
 
 from vil_tracker.config import Config, config_to_dict
-from vil_tracker.data.sampling import Skipped
 from vil_tracker.data.skipping import SkippedFiles
 from vil_tracker.errors import UserError, atomic_write, read_text, require_extra, write_lines, writing
 from vil_tracker.runtime import Ranks
@@ -46,7 +45,7 @@ class Record:
     def __init__(self, folder: Path, config: Config, ranks: Ranks, first_step: int) -> None:
         self.path, self.config, self.ranks = folder / "log.jsonl", config, ranks
         self.pending: list[tuple[int, Tensor, Terms, list[int]]] = []
-        self.skipped: dict[int, Skipped] = {}
+        self.skipped: dict[int, SkippedFiles] = {}
         self.started, self.waited, self.logged_step = time.monotonic(), 0.0, first_step
         self.board = _open_board(folder / "tensorboard") if ranks.main else None
         self.wandb = _open_wandb(folder, config) if ranks.main and config.train.wandb else None
@@ -65,7 +64,7 @@ class Record:
         yield
         self.waited += time.monotonic() - begun
 
-    def add(self, step: int, loss: Tensor, terms: Terms, samples: list[int], skipped: Skipped | None) -> None:
+    def add(self, step: int, loss: Tensor, terms: Terms, samples: list[int], skipped: SkippedFiles | None) -> None:
         """Note one forward pass, without waiting for the device."""
         self.pending.append((step, loss.detach(), terms, samples))
         if skipped is not None:

@@ -302,6 +302,17 @@ def matched_sequence(truth: Path, images: Path) -> Item:
     return Item(folder=images, frame_names=frames, boxes=boxes, exists=exists, watched=watched)
 
 
+def ranged_sequence(
+    truth: Path, boxes: np.ndarray, images: Path, first: int, last: int, attributes: tuple[str, ...]
+) -> Item:
+    """The sequence of the frames ``first`` to ``last`` with their boxes; UserError unless there are as many of them."""
+    if len(boxes) != last - first + 1:
+        raise UserError(f"{truth} has {len(boxes)} boxes, but frames {first} to {last} are evaluated: unpack it again")
+    frames, exists = numbered_frames(list_frames(images), len(boxes), first)
+    watched = tuple(dict.fromkeys((truth.parent, images, truth)))
+    return Item(images, frames, boxes, exists=exists, attributes=attributes, watched=watched)
+
+
 def with_official_absent(item: Item, folder: Path, sequence: Path) -> Item:
     """The item with the absent flags of a toolkit like LaSOT's, where they are there: ``absent/NAME.txt`` below the
     data set or its ``annos``, or ``absent.txt`` beside the boxes. Errors as :func:`read_numbers`.

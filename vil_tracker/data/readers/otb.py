@@ -15,13 +15,11 @@ from vil_tracker.data.readers.base import (
     Item,
     Listing,
     Reader,
-    list_frames,
     listing_of,
-    numbered_frames,
+    ranged_sequence,
     read_boxes,
     read_list,
 )
-from vil_tracker.errors import UserError
 
 _ATTRIBUTES = {
     "IV": "Illumination Variation",
@@ -74,16 +72,5 @@ OTB/                            (any name)
         boxes = read_boxes(truth)
         if len(boxes) >= last:  # of every frame from the first (Tiger1), not of the official range alone (David)
             boxes = boxes[first - 1 : last]
-        if len(boxes) != last - first + 1:
-            raise UserError(
-                f"{truth} has {len(boxes)} boxes, but frames {first} to {last} are evaluated: unpack it again"
-            )
-        frames, exists = numbered_frames(list_frames(path / "img"), last - first + 1, first=first)
-        return Item(
-            folder=path / "img",
-            frame_names=frames,
-            boxes=boxes,
-            exists=exists,
-            attributes=tuple(_ATTRIBUTES[short] for short in row[6].split(",")),
-            watched=(path, path / "img", truth),
-        )
+        attributes = tuple(_ATTRIBUTES[short] for short in row[6].split(","))
+        return ranged_sequence(truth, boxes, path / "img", first, last, attributes)

@@ -10,14 +10,12 @@ from vil_tracker.data.readers.base import (
     Item,
     Listing,
     Reader,
-    list_frames,
     listing_of,
-    numbered_frames,
+    ranged_sequence,
     read_boxes,
     read_list,
     read_numbers,
 )
-from vil_tracker.errors import UserError
 
 _ATTRIBUTES = (
     "Scale Variation",
@@ -71,22 +69,9 @@ UAV123/                         (any name)
         _, _, first, last = next(row for row in read_list(self.name) if row[0] == candidate.name)
         truths = folder / "anno" / self.title
         truth, labels = truths / f"{candidate.name}.txt", truths / "att" / f"{candidate.name}.txt"
-        boxes = read_boxes(truth)
-        count = int(last) - int(first) + 1
-        if len(boxes) != count:
-            raise UserError(
-                f"{truth} has {len(boxes)} boxes, but frames {first} to {last} are evaluated: unpack it again"
-            )
-        frames, exists = numbered_frames(list_frames(candidate.path), count, first=int(first))
         flags = read_numbers(labels, len(_ATTRIBUTES), 0, 1) if labels.is_file() else [0] * len(_ATTRIBUTES)
-        return Item(
-            folder=candidate.path,
-            frame_names=frames,
-            boxes=boxes,
-            exists=exists,
-            attributes=tuple(name for name, flag in zip(_ATTRIBUTES, flags, strict=True) if flag),
-            watched=(candidate.path, truth),
-        )
+        attributes = tuple(name for name, flag in zip(_ATTRIBUTES, flags, strict=True) if flag)
+        return ranged_sequence(truth, read_boxes(truth), candidate.path, int(first), int(last), attributes)
 
 
 class UAV20L(UAV123):
