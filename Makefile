@@ -18,7 +18,8 @@ soak: .venv/installed
 	$(BIN)/pytest -m soak
 
 bench: .venv/installed
-	$(BIN)/vil-tracker benchmark --peers --json docs/results/benchmark.json
+	$(BIN)/vil-tracker benchmark --model tiny --weights tiny --peers $(if $(PEERS),--peers-dir $(PEERS)) \
+		--dtype float32 bfloat16 --json docs/results/benchmark.json
 
 docs: .venv/installed
 	$(BIN)/pip install --quiet -e ".[docs]"

@@ -11,7 +11,7 @@ from vil_tracker.models.loading import PRECISIONS
 
 EPILOG = """\
 examples:
-  vil-tracker benchmark                                 the shipped network
+  vil-tracker benchmark --model tiny --weights tiny     the shipped network
   vil-tracker benchmark --model small --threads 2       a size without weights: random ones cost the same time
   vil-tracker benchmark --peers --json benchmark.json   beside OpenCV's trackers and a one-stream ViT
 """

@@ -21,7 +21,11 @@ KNOWN = ("MIL", "KCF", "CSRT", "MOSSE", "MedianFlow", "TLD", "Boosting", "GOTURN
 
 # Parameter of the tracker -> file patterns of the network below the folder of peer weights.
 _NETWORKS: dict[str, dict[str, tuple[str, ...]]] = {
-    "Nano": {"backbone": ("*nano*backbone*.onnx",), "neckhead": ("*nano*head*.onnx",)},
+    # NanoTrack V2's names first: OpenCV cannot run V3, whose files are nanotrack_backbone.onnx and nanotrack_head.onnx.
+    "Nano": {
+        "backbone": ("*nano*backbone_sim*.onnx", "*nano*backbone*.onnx"),
+        "neckhead": ("*nano*head_sim*.onnx", "*nano*head*.onnx"),
+    },
     "Vit": {"net": ("*vit*track*.onnx", "*vittrack*.onnx")},
     "DaSiamRPN": {
         "model": ("dasiamrpn_model*.onnx",),
