@@ -27,9 +27,8 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(*options: str) -> int:
     parser = argparse.ArgumentParser()
-    doctor.add_parser(parser.add_subparsers())
-    args = parser.parse_args(["doctor", *options])
-    return doctor.run(args)
+    doctor.add_options(parser)
+    return doctor.run(parser.parse_args(options))
 
 
 @pytest.fixture

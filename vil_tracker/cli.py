@@ -1,6 +1,6 @@
 """The command line: ``vil-tracker COMMAND``.
 
-Each command lives beside its feature, in a module with ``add_parser(subparsers)`` and ``run(args) -> int``. Only the
+Each command lives beside its feature, in a module with ``add_options(parser)`` and ``run(args) -> int``. Only the
 module of the command that was typed is imported, so that help and mistakes are answered at once.
 """
 
@@ -17,7 +17,6 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
@@ -39,23 +38,16 @@ Something wrong?   vil-tracker doctor
 """
 
 
-@dataclass(frozen=True)
-class Command:
-    """One command: the module that holds it, and its line in the list of commands."""
-
-    module: str
-    help: str
-
-
-COMMANDS = {
-    "track": Command("vil_tracker.tracking.cli", "follow targets through a video, images, a camera or a stream"),
-    "demo": Command("vil_tracker.web.cli", "track in the browser: drop a video, draw a box, watch the result"),
-    "train": Command("vil_tracker.training.cli", "train a network"),
-    "evaluate": Command("vil_tracker.evaluation.cli", "measure a tracker on a benchmark"),
-    "data": Command("vil_tracker.data.cli", "index data sets ahead of a run"),
-    "export": Command("vil_tracker.export.cli", "write the network for other runtimes"),
-    "benchmark": Command("vil_tracker.benchmarking.cli", "measure speed and memory"),
-    "doctor": Command("vil_tracker.doctor", "check the installation and say what to do about each problem"),
+#: By name: the module that holds the command, and its line in the list of commands.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "track": ("vil_tracker.tracking.cli", "follow targets through a video, images, a camera or a stream"),
+    "demo": ("vil_tracker.web.cli", "track in the browser: drop a video, draw a box, watch the result"),
+    "train": ("vil_tracker.training.cli", "train a network"),
+    "evaluate": ("vil_tracker.evaluation.cli", "measure a tracker on a benchmark"),
+    "data": ("vil_tracker.data.cli", "index data sets ahead of a run, pack their pictures"),
+    "export": ("vil_tracker.export.cli", "write the network for other runtimes"),
+    "benchmark": ("vil_tracker.benchmarking.cli", "measure speed and memory"),
+    "doctor": ("vil_tracker.doctor", "check the installation and say what to do about each problem"),
 }
 
 
@@ -83,19 +75,11 @@ def build_parser(command: str | None = None, *, everything: bool = False) -> Par
     _add_verbosity(parser, quiet=False, verbose=False)
     parser.epilog = "vil-tracker COMMAND --help shows the options and examples of a command."
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for name, entry in COMMANDS.items():
+    for name, (module, help) in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=help)
         if everything or name == command:
-            try:
-                importlib.import_module(entry.module).add_parser(subparsers)
-            except ModuleNotFoundError as error:
-                if error.name is None or not entry.module.startswith(error.name):
-                    raise
-                if not everything:
-                    raise UserError(f"this installation has no command {name}: install vil-tracker again") from error
-                continue
-            _add_verbosity(subparsers.choices[name], quiet=argparse.SUPPRESS, verbose=argparse.SUPPRESS)
-        else:
-            subparsers.add_parser(name, help=entry.help)
+            importlib.import_module(module).add_options(subparser)
+            _add_verbosity(subparser, quiet=argparse.SUPPRESS, verbose=argparse.SUPPRESS)
     return parser
 
 
@@ -261,7 +245,7 @@ def _run(words: list[str]) -> int:
         return 0
     if args.command is None:
         raise UserError("say what to do: vil-tracker COMMAND, such as vil-tracker track (see: vil-tracker --help)")
-    return int(importlib.import_module(COMMANDS[args.command].module).run(args) or 0)
+    return int(importlib.import_module(COMMANDS[args.command][0]).run(args) or 0)
 
 
 if __name__ == "__main__":

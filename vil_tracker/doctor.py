@@ -37,21 +37,18 @@ class Check:
     advice: str = ""  # what to do about it, "" if nothing
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> argparse.ArgumentParser:
-    """Add the subcommand to the command line."""
-    parser = subparsers.add_parser(
-        "doctor",
-        help="check the installation, the device, video codecs, data sets and weights",
-        description="Check the installation, the device, video codecs, data sets and weights; say what to do about "
-        "each problem. Exit status 1 if something that was asked for is broken.",
-        epilog="example: vil-tracker doctor --data-root /data/tracking --scan",
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``doctor``, its description and its example."""
+    parser.description = (
+        "Check the installation, the device, video codecs, data sets and weights; say what to do about each problem. "
+        "Exit status 1 if something that was asked for is broken."
     )
+    parser.epilog = "example: vil-tracker doctor --data-root /data/tracking --scan"
     parser.add_argument("--data-root", metavar="DIR", help="folder below which the data sets lie (default: VIL_DATA)")
     parser.add_argument("--scan", action="store_true", help="read every annotation: finds broken and missing files")
     parser.add_argument("--cache-dir", metavar="DIR", help="where indices are kept (default: the user's cache folder)")
     parser.add_argument("--layouts", action="store_true", help="print the layout of every data set, found or not")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,14 +17,10 @@ examples:
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add ``benchmark`` to the command line."""
-    parser = subparsers.add_parser(
-        "benchmark",
-        help="measure speed and memory",
-        description="Measure a frame part by part and a whole generated video; all figures are medians.",
-        epilog=EPILOG,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``benchmark``, its description and its examples."""
+    parser.description = "Measure a frame part by part and a whole generated video; all figures are medians."
+    parser.epilog = EPILOG
     parser.add_argument(
         "--model", default="nano", choices=("nano", "tiny", "small", "base"), help="size of the network (default nano)"
     )

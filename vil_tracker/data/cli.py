@@ -12,9 +12,9 @@ if TYPE_CHECKING:
 EXAMPLE = "example: vil-tracker data index --data-root /data/tracking lasot:train got10k:train trackingnet coco"
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add ``data`` with its actions to the command line."""
-    parser = subparsers.add_parser("data", help="index data sets ahead of a run, pack their pictures", epilog=EXAMPLE)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the actions of ``data`` and its example."""
+    parser.epilog = EXAMPLE
     actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
     index = actions.add_parser(
         "index",

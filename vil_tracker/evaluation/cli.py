@@ -53,14 +53,10 @@ Exit status: 0 done, 1 some sequences failed (--keep-going), 2 bad input.
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add ``evaluate`` to the command line."""
-    parser = subparsers.add_parser(
-        "evaluate",
-        help="measure a tracker on a benchmark",
-        description="Run trackers over a benchmark, score them, and write report.json, CSV files and report.html.",
-        epilog=EPILOG,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``evaluate``, its description and its examples."""
+    parser.description = "Run trackers over a benchmark, score them, and write report.json, CSV files and report.html."
+    parser.epilog = EPILOG
     parser.add_argument("--benchmark", required=True, metavar="NAME", help="which benchmark; see below")
     parser.add_argument("--output", "-o", required=True, metavar="DIR", help="folder of the results and the report")
     data = parser.add_argument_group("data")

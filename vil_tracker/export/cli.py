@@ -30,14 +30,10 @@ window -> boxes, scores, maps, features, context), and model.json with the setti
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add ``export`` to the command line."""
-    parser = subparsers.add_parser(
-        "export",
-        help="write the network for other runtimes",
-        description="Write the network as two graphs for another runtime, and check that it finds the same boxes.",
-        epilog=EPILOG,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``export``, its description and its examples."""
+    parser.description = "Write the network as two graphs for another runtime, and check that it finds the same boxes."
+    parser.epilog = EPILOG
     parser.add_argument(
         "--weights",
         default=DEFAULT_WEIGHTS,

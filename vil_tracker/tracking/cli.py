@@ -42,14 +42,10 @@ with --select: draw a box; Enter starts, Space draws another one, c gives up
 """
 
 
-def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add ``track`` to the command line."""
-    parser = subparsers.add_parser(
-        "track",
-        help="follow targets through a video, images, a camera or a stream",
-        description="Follow one or more targets through a video and write their boxes and an annotated video.",
-        epilog=EPILOG,
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``track``, its description and its examples."""
+    parser.description = "Follow one or more targets through a video and write their boxes and an annotated video."
+    parser.epilog = EPILOG
     parser.add_argument(
         "source",
         metavar="SOURCE",

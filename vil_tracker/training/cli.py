@@ -11,9 +11,9 @@ from vil_tracker.config.command_line import add_set_option
 EXAMPLE = "example: vil-tracker train configs/nano_starter.yaml --data-root ~/data --output runs/nano"
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add ``train`` to the command line."""
-    parser = subparsers.add_parser("train", help="train a network", epilog=EXAMPLE)
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``train`` and its example."""
+    parser.epilog = EXAMPLE
     parser.add_argument("config", type=Path, help="configuration file, such as configs/nano_starter.yaml")
     add_set_option(parser, "replace values: train.steps=2000 ...")
     parser.add_argument("--data-root", type=Path, help="folder that holds the data sets (default: $VIL_DATA)")

@@ -32,14 +32,12 @@ LIMITS = {
 }
 
 
-def add_parser(subparsers: argparse._SubParsersAction) -> None:
-    """Add ``demo`` to the command line."""
-    parser = subparsers.add_parser(
-        "demo",
-        help="track in the browser: drop a video, draw a box, watch the result",
-        description="Serve a web page on which a video is dropped, a box drawn, and the result watched (demo extra).",
-        epilog=EPILOG,
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of ``demo``, its description and its examples."""
+    parser.description = (
+        "Serve a web page on which a video is dropped, a box drawn, and the result watched (demo extra)."
     )
+    parser.epilog = EPILOG
     parser.add_argument("--host", default="127.0.0.1", help="address to serve on (default 127.0.0.1: this computer)")
     parser.add_argument("--port", type=int, default=7860, help="port, or 0 for any free one (default 7860)")
     parser.add_argument(
