@@ -75,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 def tell(what: str, data: Judgements, probability: np.ndarray) -> None:
     """How good the answers are, predicted with their clip or video left out of the fit."""
     shown = data.reported & data.typical
-    error = reliability(probability[shown], data.correct[shown]).expected_error
+    error, _ = reliability(probability[shown], data.correct[shown])
     area = auroc(1 - probability[shown], ~data.correct[shown])
     print(
         f"{len(data.correct)} boxes judged, {data.correct.mean():.0%} right; {what}, left out of the fit, "

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -33,36 +34,22 @@ class ConfidenceFrames:
     said_lost: np.ndarray
 
 
-@dataclass(frozen=True)
-class Reliability:
-    """A reliability diagram over equally wide bins of the score.
+def reliability(scores: np.ndarray, correct: np.ndarray) -> tuple[float, dict[str, list[Any]]]:
+    """Expected calibration error of scores (F,) in [0, 1] (Guo et al., ICML 2017, equation 3) and its diagram, against
+    `correct` (F,) bool.
 
-    Attributes:
-        confidence: (B,) mean score per bin, NaN in empty bins.
-        accuracy: (B,) share of correct frames per bin, NaN in empty bins.
-        count: (B,) frames per bin.
+    The diagram, ready for JSON, has per equally wide bin of the score: confidence (mean score) and accuracy (share of
+    correct frames), both None in empty bins, and count (of frames).
     """
-
-    confidence: np.ndarray
-    accuracy: np.ndarray
-    count: np.ndarray
-
-    @property
-    def expected_error(self) -> float:
-        """Expected calibration error in [0, 1] (Guo et al., ICML 2017, equation 3)."""
-        used = self.count > 0
-        gaps = np.abs(self.accuracy[used] - self.confidence[used])
-        return float((gaps * self.count[used]).sum() / self.count.sum())
-
-
-def reliability(scores: np.ndarray, correct: np.ndarray, bins: int = BINS) -> Reliability:
-    """Bin scores (F,) in [0, 1] and compare them with the share of correct frames (F,) bool."""
-    index = np.minimum((scores * bins).astype(int), bins - 1)
-    count = np.bincount(index, minlength=bins)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        confidence = np.bincount(index, scores, bins) / count
-        accuracy = np.bincount(index, correct.astype(float), bins) / count
-    return Reliability(confidence=confidence, accuracy=accuracy, count=count)
+    index = np.minimum((scores * BINS).astype(int), BINS - 1)
+    count = np.bincount(index, minlength=BINS)
+    confidence, accuracy = (np.bincount(index, values, BINS) / np.maximum(count, 1) for values in (scores, correct))
+    error = (np.abs(accuracy - confidence) * count)[count > 0].sum() / count.sum()
+    means = {
+        name: [float(value) if number else None for value, number in zip(values, count, strict=True)]
+        for name, values in (("confidence", confidence), ("accuracy", accuracy))
+    }
+    return float(error), {**means, "count": count.tolist()}
 
 
 def auroc(signal: np.ndarray, positive: np.ndarray) -> float | None:
@@ -123,19 +110,15 @@ def measure(parts: Sequence[ConfidenceFrames]) -> dict[str, object] | None:
     absent = np.concatenate([part.absent for part in parts])
     overlap = np.concatenate([part.iou for part in parts])
     correct = (overlap > CORRECT_OVERLAP) & ~absent
-    diagram = reliability(scores, correct)
+    error, diagram = reliability(scores, correct)
     delays = [delay for part in parts for delay in frames_until_recovery(part.iou, part.absent)]
     visible_losses = [event for part in parts for event in losses(part.iou[~part.absent])]
     loss_delays = [None if end is None else end - start for start, end in visible_losses]
     return {
         "frames": len(scores),
         "correct_share": float(correct.mean()),
-        "ece": diagram.expected_error,
-        "reliability": {
-            "confidence": [None if np.isnan(value) else float(value) for value in diagram.confidence],
-            "accuracy": [None if np.isnan(value) else float(value) for value in diagram.accuracy],
-            "count": [int(value) for value in diagram.count],
-        },
+        "ece": error,
+        "reliability": diagram,
         "auroc_lost": auroc(1.0 - scores, ~correct),
         "confidently_wrong": float(((overlap < MISSED_OVERLAP) & (scores > CONFIDENT_SCORE)).mean()),
         "absent": _absence(absent, np.concatenate([part.said_lost for part in parts])),
