@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from vil_tracker.evaluation import conventions
+from vil_tracker.evaluation.benchmarks import Benchmark
 from vil_tracker.evaluation.conventions import Convention, frame_errors
 from vil_tracker.evaluation.scoring import Score, score_frames
 
@@ -17,8 +18,11 @@ PREDICTED = np.array([[90.0, 90, 5, 5], [10, 10, 20, 20], [20, 10, 20, 20], [10,
 ABSENT = np.array([False, False, False, True, False])
 
 
-def score(convention: Convention, predicted: np.ndarray = PREDICTED, truth: np.ndarray = TRUTH, **rest) -> Score:
-    return score_frames("x", [frame_errors(convention, predicted, truth, **rest)], convention)
+def score(convention: Convention, predicted=PREDICTED, truth=TRUTH, absent: np.ndarray | None = None) -> Score:
+    absent = np.zeros(len(truth), bool) if absent is None else absent
+    return score_frames(
+        "x", [frame_errors(convention, predicted, truth, absent, np.ones(len(truth)), None)], convention
+    )
 
 
 def auc_of(overlaps: list[float]) -> float:
@@ -76,7 +80,7 @@ def test_pytracking_family_against_a_loop(name: str, family: str) -> None:
     predicted[:, 2:] = np.maximum(predicted[:, 2:], 1)
     absent = rng.random(60) < 0.2
     absent[0] = False
-    convention = conventions.convention_for(name, conventions.OTB, family)
+    convention = Benchmark("x", "X", None, "test", conventions.OTB, family).convention(name)
     result = score(convention, predicted, truth, absent=absent)
 
     overlaps, centers, normals = [], [], []

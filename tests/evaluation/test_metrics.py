@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from vil_tracker.errors import UserError
 from vil_tracker.evaluation import conventions, metrics
-from vil_tracker.evaluation.conventions import frame_errors
 from vil_tracker.evaluation.results import read_result
 from vil_tracker.evaluation.scoring import Score, average, score_frames
 
@@ -26,8 +25,13 @@ coordinate = st.integers(1, 300)
 boxes = st.lists(st.tuples(coordinate, coordinate, st.integers(2, 200), st.integers(2, 200)), min_size=2, max_size=30)
 
 
-def score(convention: conventions.Convention, predicted: np.ndarray, truth: np.ndarray, name: str = "x") -> Score:
-    return score_frames(name, [frame_errors(convention, predicted, truth, size=(1000, 1000))], convention)
+def errors(convention: conventions.Convention, predicted: np.ndarray, truth: np.ndarray) -> conventions.FrameErrors:
+    absent, cover = np.zeros(len(truth), bool), np.ones(len(truth))
+    return conventions.frame_errors(convention, predicted, truth, absent, cover, size=(1000, 1000))
+
+
+def score(convention: conventions.Convention, predicted: np.ndarray, truth: np.ndarray) -> Score:
+    return score_frames("x", [errors(convention, predicted, truth)], convention)
 
 
 @pytest.mark.parametrize("convention", ALL, ids=lambda c: f"{c.toolkit}")
@@ -48,7 +52,7 @@ def test_truth_against_itself_scores_one(convention: conventions.Convention, row
 def test_never_overlapping_scores_zero_at_every_threshold(convention: conventions.Convention, rows: list) -> None:
     truth = np.array(rows, dtype=float)
     predicted = truth + np.array([501.0, 0.0, 0.0, 0.0])
-    iou = frame_errors(convention, predicted, truth, size=(1000, 1000)).iou
+    iou = errors(convention, predicted, truth).iou
     rest = iou if convention.skip_first else iou[1:]  # the first frame is the ground truth
     assert np.all(metrics.success_curve(rest, convention.success_axis) == 0.0)
 

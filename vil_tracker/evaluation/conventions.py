@@ -178,16 +178,6 @@ def ostrack(family: str) -> Convention:
     )
 
 
-def convention_for(name: str, official: Convention, family: str) -> Convention:
-    """The convention of that name for a benchmark of this official convention and data set family; UserError if there
-    is none.
-    """
-    known = {"official": official, "pytracking": pytracking(family), "ostrack": ostrack(family)}
-    if name not in known:
-        raise UserError(f"unknown convention '{name}'; choose from {', '.join(CONVENTION_NAMES)}")
-    return known[name]
-
-
 @dataclass(frozen=True)
 class FrameErrors:
     """Errors of the frames in the denominator; -1 and infinity stand for certain hits and misses, as in the toolkits.
@@ -209,25 +199,21 @@ def frame_errors(
     convention: Convention,
     predicted: np.ndarray,
     truth: np.ndarray,
-    absent: np.ndarray | None = None,
-    cover: np.ndarray | None = None,
-    size: tuple[int, int] | None = None,
+    absent: np.ndarray,
+    cover: np.ndarray,
+    size: tuple[int, int] | None,
 ) -> FrameErrors:
     """Errors of one sequence under a convention.
 
     Args:
         predicted, truth: (N, 4) x, y, w, h in pixels; NaN rows of the truth have no annotation.
-        absent: (N,) bool, frames whose target is out of sight; none by default.
-        cover: (N,) visible share of the target in [0, 1]; 1 by default.
-        size: width and height of the images, needed by conventions that clip.
+        absent: (N,) bool, frames whose target is out of sight.
+        cover: (N,) visible share of the target in [0, 1].
+        size: width and height of the images, to which some conventions clip; None where they are not known.
 
     Raises:
-        UserError: lengths differ, or no frame is left to score.
+        UserError: no frame is left to score.
     """
-    if len(predicted) != len(truth):
-        raise UserError(f"{len(predicted)} predicted boxes for {len(truth)} true boxes; one per frame is needed")
-    absent = np.zeros(len(truth), dtype=bool) if absent is None else absent
-    cover = np.ones(len(truth)) if cover is None else cover
     predicted, truth = predicted.copy(), truth.copy()
     if convention.skip_first:
         predicted, truth, absent, cover = predicted[1:], truth[1:], absent[1:], cover[1:]
