@@ -48,9 +48,8 @@ class Convention:
         rounded: both boxes are first rounded to whole pixels.
         success_thresholds: number of thresholds from 0 to 1.
         precision_thresholds: number of thresholds from 0 to 50 pixels, and from 0 to 0.5.
-        area_trapezoid: areas by the trapezoidal rule, otherwise by the mean over the thresholds.
-        precision_is_area: precision is the area under its curve, otherwise its value at 20 pixels.
-        normalized_is_area: normalised precision is the area under its curve, otherwise its value at 0.2.
+        areas: every curve becomes its area by the trapezoidal rule; otherwise success becomes the mean over the
+            thresholds, precision the curve's value at 20 pixels, and normalised precision that at 0.2.
         pooled: the overall score pools the frames of all sequences, otherwise it averages over sequences.
         cut_results: result files may be longer than the sequence; boxes beyond its end are left out.
     """
@@ -71,9 +70,7 @@ class Convention:
     rounded: bool = False
     success_thresholds: int = 21
     precision_thresholds: int = 51
-    area_trapezoid: bool = False
-    precision_is_area: bool = False
-    normalized_is_area: bool = False
+    areas: bool = False
     pooled: bool = False
     cut_results: bool = False
 
@@ -91,7 +88,7 @@ class Convention:
 
     def area(self, curve: np.ndarray) -> float:
         """Area under a curve over its whole axis, scaled to [0, 1]."""
-        if self.area_trapezoid:
+        if self.areas:
             return float((curve[1:] + curve[:-1]).mean() / 2)
         return float(curve.mean())
 
@@ -149,9 +146,7 @@ TRACKINGNET = Convention(
     all_valid=True,
     rounded=True,
     precision_thresholds=21,
-    area_trapezoid=True,
-    precision_is_area=True,
-    normalized_is_area=True,
+    areas=True,
 )
 
 

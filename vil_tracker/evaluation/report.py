@@ -61,10 +61,9 @@ def count_of(number: int, noun: str) -> str:
 
 def describe_precision(convention: Convention) -> tuple[str, str]:
     """What "precision" and "normalised precision" mean under a convention, in a few words each."""
-    return (
-        "area under the curve from 0 to 50 px" if convention.precision_is_area else "at 20 px",
-        "area under the curve from 0 to 0.5" if convention.normalized_is_area else "at 0.2",
-    )
+    if convention.areas:
+        return "area under the curve from 0 to 50 px", "area under the curve from 0 to 0.5"
+    return "at 20 px", "at 0.2"
 
 
 def to_json(report: Report) -> dict[str, Any]:

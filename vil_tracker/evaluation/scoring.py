@@ -28,8 +28,7 @@ class Score:
         frames: number of frames in the denominator.
         curves: share of frames (T,) in [0, 1] over the convention's axis of that name, by the names in `CURVES`.
         auc: area under the success curve.
-        precision: see `Convention.precision_is_area`.
-        normalized_precision: see `Convention.normalized_is_area`.
+        precision, normalized_precision: see `Convention.areas`.
         op50, op75: share of counted frames with an overlap above 0.5 and 0.75 (overlap precision).
         ao: mean overlap over frames with a usable true box (average overlap).
         sr50, sr75: share of those frames with an overlap above 0.5 and 0.75 (success rate).
@@ -110,18 +109,14 @@ def average(name: str, scores: list[Score], convention: Convention) -> Score:
 
 
 def _summaries(curves: dict[str, np.ndarray], convention: Convention) -> dict[str, float]:
-    def summary(name: str, is_area: bool, threshold: float) -> float:
-        if is_area:
-            return convention.area(curves[name])
-        return float(curves[name][int(np.argmin(np.abs(getattr(convention, f"{name}_axis") - threshold)))])
-
-    return {
-        "auc": convention.area(curves["success"]),
-        "precision": summary("precision", convention.precision_is_area, metrics.PRECISION_PIXELS),
-        "normalized_precision": summary(
-            "normalized_precision", convention.normalized_is_area, metrics.PRECISION_NORMALIZED
-        ),
-    }
+    found = {"auc": convention.area(curves["success"])}
+    for name, threshold in (
+        ("precision", metrics.PRECISION_PIXELS),
+        ("normalized_precision", metrics.PRECISION_NORMALIZED),
+    ):
+        nearest = np.argmin(np.abs(getattr(convention, f"{name}_axis") - threshold))
+        found[name] = convention.area(curves[name]) if convention.areas else float(curves[name][nearest])
+    return found
 
 
 @dataclass(frozen=True)
