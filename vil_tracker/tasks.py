@@ -15,19 +15,16 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.queues import Queue
-from typing import Any, Protocol
+from typing import Any
 
 from vil_tracker.errors import UserError
 
 ENGINES = ("processes", "ray")
 RETRIES = 3  # of a piece whose process died, on Ray
 
-
-class Builder(Protocol):
-    """Builds what does the pieces, in the process that will do them; it is pickled on the way there."""
-
-    def __call__(self, place: int) -> Callable[[Any], Any]:
-        """The function of one piece; ``place`` numbers the processes of a machine, and is 0 on Ray."""
+#: Builds the function of one piece, in the process that will do the pieces; it is pickled on the way there. Its
+#: argument numbers the processes of a machine, and is 0 on Ray.
+Builder = Callable[[int], Callable[[Any], Any]]
 
 
 @dataclass(frozen=True)

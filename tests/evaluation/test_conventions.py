@@ -20,9 +20,7 @@ ABSENT = np.array([False, False, False, True, False])
 
 def score(convention: Convention, predicted=PREDICTED, truth=TRUTH, absent: np.ndarray | None = None) -> Score:
     absent = np.zeros(len(truth), bool) if absent is None else absent
-    return score_frames(
-        "x", [frame_errors(convention, predicted, truth, absent, np.ones(len(truth)), None)], convention
-    )
+    return score_frames([frame_errors(convention, predicted, truth, absent, np.ones(len(truth)), None)], convention)
 
 
 def auc_of(overlaps: list[float]) -> float:

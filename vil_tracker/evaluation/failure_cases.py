@@ -46,8 +46,8 @@ def find_worst(tracker: TrackerScores, sequences: list[Sequence], count: int = 1
     if tracker.main is None:
         return []
     by_name = {sequence.name: sequence for sequence in sequences}
-    ranked = sorted(tracker.main.sequences.values(), key=lambda score: (score.auc, score.name))[:count]
-    return [_describe(by_name[score.name], tracker.trajectories[score.name][0].boxes, score.auc) for score in ranked]
+    ranked = sorted(tracker.main.sequences.items(), key=lambda item: (item[1].auc, item[0]))[:count]
+    return [_describe(by_name[name], tracker.trajectories[name][0].boxes, score.auc) for name, score in ranked]
 
 
 def _describe(sequence: Sequence, boxes: np.ndarray, auc: float) -> WorstSequence:

@@ -11,7 +11,7 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -99,21 +99,27 @@ def run_tracker(
     if len(open_tasks) < len(mine):
         _say(f"{spec.name}: {len(mine) - len(open_tasks)} of {len(mine)} results are already there")
     failures = []
-    for done, ((sequence, number), outcome) in enumerate(_run_tasks(spec, open_tasks, engine, ranks), start=1):
-        progress = f"{spec.name} [{done}/{len(open_tasks)}] {sequence.name}"
-        if ranks.main:
-            store.claim(identity)
-        if isinstance(outcome, Failure):
-            failures.append(outcome)
-            write_lines(_failure_path(store, outcome), [outcome.details])
-            if not keep_going:
-                break
-            _say(f"{progress}: FAILED: {outcome.message}")
-            continue
-        store.save(sequence.name, outcome, number)
-        updates = outcome.update_seconds
-        speed = f"{len(updates) / updates.sum():.1f} fps" if updates is not None and len(updates) else "-"
-        _say(f"{progress}: {len(outcome.boxes)} frames, {speed}")
+    before = set_threads(engine.threads)  # one process does the tasks in this one
+    try:
+        build = _Builder(spec, engine.threads, ranks.local)
+        for done, (index, outcome) in enumerate(engine.run(build, open_tasks), start=1):
+            sequence, number = open_tasks[index]
+            progress = f"{spec.name} [{done}/{len(open_tasks)}] {sequence.name}"
+            if ranks.main:
+                store.claim(identity)
+            if isinstance(outcome, Failure):
+                failures.append(outcome)
+                write_lines(_failure_path(store, outcome), [outcome.details])
+                if not keep_going:
+                    break
+                _say(f"{progress}: FAILED: {outcome.message}")
+                continue
+            store.save(sequence.name, outcome, number)
+            updates = outcome.update_seconds
+            speed = f"{len(updates) / updates.sum():.1f} fps" if updates is not None and len(updates) else "-"
+            _say(f"{progress}: {len(outcome.boxes)} frames, {speed}")
+    finally:
+        set_threads(*before)
     failures = _gather(failures, ranks)
     if failures and not keep_going:
         first = failures[0]
@@ -122,17 +128,6 @@ def run_tracker(
             "finished sequences are kept, and --keep-going passes over failures"
         )
     return failures
-
-
-def _run_tasks(
-    spec: TrackerSpec, tasks: list[Task], engine: Engine, ranks: Ranks
-) -> Iterator[tuple[Task, Trajectory | Failure]]:
-    before = set_threads(engine.threads)  # one process does the tasks in this one
-    try:
-        for number, outcome in engine.run(_Builder(spec, engine.threads, ranks.local), tasks):
-            yield tasks[number], outcome
-    finally:
-        set_threads(*before)
 
 
 @dataclass(frozen=True)

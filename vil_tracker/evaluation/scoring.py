@@ -24,7 +24,6 @@ class Score:
     """What one tracker reaches on one sequence, or on a set of sequences.
 
     Attributes:
-        name: of the sequence, or of the set.
         frames: number of frames in the denominator.
         curves: share of frames (T,) in [0, 1] over the convention's axis of that name, by the names in `CURVES`.
         auc: area under the success curve.
@@ -36,7 +35,6 @@ class Score:
         seconds: their total time.
     """
 
-    name: str
     frames: int
     curves: dict[str, np.ndarray]
     auc: float
@@ -60,9 +58,7 @@ class Score:
         return {name: getattr(self, name) for name in METRIC_NAMES}
 
 
-def score_frames(
-    name: str, errors: Iterable[FrameErrors], convention: Convention, seconds: np.ndarray | None = None
-) -> Score:
+def score_frames(errors: Iterable[FrameErrors], convention: Convention, seconds: np.ndarray | None = None) -> Score:
     """Score frames under a convention as one pool: those of a sequence (one entry per repetition), or of a whole set,
     with the time of each update call in seconds, if known.
     """
@@ -77,7 +73,6 @@ def score_frames(
         "normalized_precision": metrics.precision_curve(normalized, convention.normalized_precision_axis),
     }
     return Score(
-        name=name,
         frames=len(iou),
         curves=curves,
         **_summaries(curves, convention),
@@ -91,14 +86,13 @@ def score_frames(
     )
 
 
-def average(name: str, scores: list[Score], convention: Convention) -> Score:
+def average(scores: list[Score], convention: Convention) -> Score:
     """Average scores, at least one, over sequences, each with equal weight; times add up."""
     curves = {key: np.mean([score.curves[key] for score in scores], axis=0) for key in CURVES}
     means = {
         key: float(np.mean([getattr(score, key) for score in scores])) for key in ("op50", "op75", "ao", "sr50", "sr75")
     }
     return Score(
-        name=name,
         frames=sum(score.frames for score in scores),
         curves=curves,
         **_summaries(curves, convention),
@@ -226,28 +220,26 @@ def _score_convention(
             ]
         except UserError as error:
             raise UserError(f"sequence {sequence.name}: {error}") from error
-    scores = {
-        s.name: score_frames(s.name, errors[s.name], convention, _seconds(trajectories[s.name])) for s in sequences
-    }
+    scores = {s.name: score_frames(errors[s.name], convention, _seconds(trajectories[s.name])) for s in sequences}
 
-    def combine(name: str, members: list[Sequence]) -> Score:
+    def combine(members: list[Sequence]) -> Score:
         if not convention.pooled:
-            return average(name, [scores[s.name] for s in members], convention)
+            return average([scores[s.name] for s in members], convention)
         pool = [part for s in members for part in errors[s.name]]
         times = [part for s in members if (part := _seconds(trajectories[s.name])) is not None]
-        return score_frames(name, pool, convention, np.concatenate(times) if times else None)
+        return score_frames(pool, convention, np.concatenate(times) if times else None)
 
     def combined(keys: Callable[[Sequence], tuple[str, ...]]) -> dict[str, tuple[Score, int]]:
         parts: dict[str, list[Sequence]] = {}
         for sequence in sequences:
             for key in keys(sequence):
                 parts.setdefault(key, []).append(sequence)
-        return {key: (combine(key, members), len(members)) for key, members in parts.items()}
+        return {key: (combine(members), len(members)) for key, members in parts.items()}
 
     groups = combined(lambda s: (s.dataset,))
     return ConventionScores(
         convention=convention,
-        overall=combine("overall", sequences) if complete else None,
+        overall=combine(sequences) if complete else None,
         sequences=scores,
         groups=groups if len(groups) > 1 else {},
         attributes=dict(sorted(combined(lambda s: s.attributes).items())),
