@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vil_tracker.boxes import clip_box, convert, iou
+from vil_tracker.config import TrainConfig
 from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box
 from vil_tracker.models.head import decode_maps
 from vil_tracker.models.network import NetworkOutput
 from vil_tracker.tracking.tracker import Tracker
-from vil_tracker.training.losses import LossWeights, focal_loss, gaussian_heatmap, tracking_loss
+from vil_tracker.training.losses import focal_loss, gaussian_heatmap, tracking_loss
 
 FORMATS = ("xywh", "xyxy", "cxcywh")
 SEED = st.integers(0, 2**32 - 1)
@@ -94,7 +95,7 @@ def test_every_loss_and_gradient_is_finite(rows, values, present, seed) -> None:
     offset = (noise[1:3] * values[2]).transpose(0, 1).contiguous().requires_grad_()
     size = (noise[3:5] * values[3] + values[4] / 100).transpose(0, 1).contiguous().requires_grad_()
     output = NetworkOutput(score, offset, size, torch.zeros(count, grid * grid, 8))
-    total, terms = tracking_loss(output, boxes, torch.tensor(present[:count]), LossWeights())
+    total, terms = tracking_loss(output, boxes, torch.tensor(present[:count]), TrainConfig())
     total.backward()
     assert torch.isfinite(total) and all(torch.isfinite(term) for term in terms.values())
     for tensor in (score, offset, size):

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vil_tracker.config import TrainConfig
 from vil_tracker.models.network import NetworkOutput
-from vil_tracker.training.losses import LossWeights, centre_cell, focal_loss, gaussian_heatmap, tracking_loss
+from vil_tracker.training.losses import centre_cell, focal_loss, gaussian_heatmap, tracking_loss
 
 GRID = 4
 
@@ -50,16 +51,16 @@ def test_a_perfect_answer_costs_next_to_nothing() -> None:
     size = side[None, :, None, None].expand(1, 2, GRID, GRID)
     logits = torch.where(heat == 1, 12.0, -12.0)[:, None]
     output = NetworkOutput(logits, offset, size, torch.zeros(1, 16, 8))
-    total, terms = tracking_loss(output, box, torch.tensor([True]), LossWeights())
+    total, terms = tracking_loss(output, box, torch.tensor([True]), TrainConfig())
     assert total.item() < 1e-3 and terms["iou"].item() == pytest.approx(1, abs=1e-5)
-    worse, _ = tracking_loss(output._replace(size=size * 0.5), box, torch.tensor([True]), LossWeights())
+    worse, _ = tracking_loss(output._replace(size=size * 0.5), box, torch.tensor([True]), TrainConfig())
     assert worse > total + 1
 
 
 def test_an_absent_target_teaches_the_score_alone() -> None:
     output = maps(2)
     boxes = torch.tensor([[0.0, 0.0, 0.0, 0.0], [0.3, 0.3, 0.6, 0.6]])
-    total, terms = tracking_loss(output, boxes, torch.tensor([False, False]), LossWeights())
+    total, terms = tracking_loss(output, boxes, torch.tensor([False, False]), TrainConfig())
     total.backward()
     assert terms["giou"] == 0 and terms["l1"] == 0
     assert output.score_logits.grad.abs().sum() > 0
@@ -70,11 +71,11 @@ def test_the_mean_of_two_halves_is_that_of_the_whole_batch() -> None:
     boxes = torch.tensor([[0.1, 0.1, 0.5, 0.6], [0.2, 0.2, 0.4, 0.4], [0.0, 0.3, 0.9, 0.7], [0.5, 0.5, 0.6, 0.9]])
     present = torch.tensor([True, False, True, True])
     output = maps(4)
-    whole, _ = tracking_loss(output, boxes, present, LossWeights())
+    whole, _ = tracking_loss(output, boxes, present, TrainConfig())
     parts = []
     for part in (slice(0, 2), slice(2, 4)):
         half = NetworkOutput(*(x[part] for x in output[:4]))
-        parts.append(tracking_loss(half, boxes[part], present[part], LossWeights())[0])
+        parts.append(tracking_loss(half, boxes[part], present[part], TrainConfig())[0])
     assert whole.item() == pytest.approx((sum(parts) / 2).item(), rel=1e-6)
 
 
@@ -90,7 +91,7 @@ coordinate = st.one_of(st.floats(-3, 4, width=32), st.sampled_from([0.0, 1.0, 0.
 def test_every_box_gives_finite_losses_and_gradients(boxes: list, scale: float, seed: int) -> None:
     """150 × 64 boxes: ordinary, empty, inverted, outside and huge ones."""
     output = maps(64, seed, scale)
-    total, terms = tracking_loss(output, torch.tensor(boxes), torch.ones(64, dtype=torch.bool), LossWeights())
+    total, terms = tracking_loss(output, torch.tensor(boxes), torch.ones(64, dtype=torch.bool), TrainConfig())
     total.backward()
     assert torch.isfinite(total) and all(torch.isfinite(value) for value in terms.values())
     for part in output[:3]:

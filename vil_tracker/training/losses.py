@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import box_convert
 
+from vil_tracker.config import TrainConfig
 from vil_tracker.models.network import NetworkOutput
 
 MIN_SIZE = 1e-3  # of the crop; truth and prediction are kept above it so that every ratio is finite
 
 Terms = dict[str, Tensor]  # the parts of a loss by name, detached scalars
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the three losses of a frame."""
-
-    focal: float = 1.0
-    giou: float = 2.0
-    l1: float = 5.0
 
 
 def gaussian_heatmap(boxes_B4: Tensor, grid: int, min_overlap: float = 0.7) -> Tensor:
@@ -78,7 +68,7 @@ def giou_loss(found_B4: Tensor, truth_B4: Tensor) -> Tensor:
 
 
 def tracking_loss(
-    output: NetworkOutput, boxes_B4: Tensor, present_B: Tensor, weights: LossWeights
+    output: NetworkOutput, boxes_B4: Tensor, present_B: Tensor, settings: TrainConfig
 ) -> tuple[Tensor, Terms]:
     """Total loss, a scalar, and its detached terms: ``focal``, ``giou``, ``l1``, ``iou`` (GIoU of the box at the true
     cell, floored at 0 and averaged over the images that hold the target).
@@ -91,6 +81,7 @@ def tracking_loss(
         output: the network's maps, of g × g cells.
         boxes_B4: truth, xyxy in units of the crop.
         present_B: bool; where False the target is absent, the score map's target is 0 and there is no box term.
+        settings: the weights of the three losses.
     """
     grid = output.score_logits.shape[-1]
     boxes = boxes_B4.float()
@@ -114,7 +105,7 @@ def tracking_loss(
     l1_B = (predicted - truth).abs().mean(1) + 0.5 * (size_error * around).sum(1)
     l1 = (l1_B * present).mean()
 
-    total = weights.focal * focal + weights.giou * giou + weights.l1 * l1
+    total = settings.loss_focal * focal + settings.loss_giou * giou + settings.loss_l1 * l1
     with torch.no_grad():
         iou = ((1 - giou_B).clamp(min=0) * present).sum() / present.sum().clamp(min=1)
     return total, {"focal": focal.detach(), "giou": giou.detach(), "l1": l1.detach(), "iou": iou}

@@ -26,7 +26,7 @@ from vil_tracker.models.head import hann_window
 from vil_tracker.models.network import NetworkOutput, ViLTrackerNet
 from vil_tracker.tracking.search import to_host
 from vil_tracker.training.deep_supervision import ForegroundProbes
-from vil_tracker.training.losses import LossWeights, Terms, tracking_loss
+from vil_tracker.training.losses import Terms, tracking_loss
 from vil_tracker.training.teacher import Teacher, TeacherLosses, TeacherProjections, TeacherTargets
 
 
@@ -55,7 +55,6 @@ class PairObjective(nn.Module):
         super().__init__()
         self.network = network
         self.settings = config.train
-        self.weights = loss_weights(config)
         self.probes = probes
         self.seen = probes.register_hooks(network) if probes is not None else []
         self.projections = projections
@@ -69,7 +68,7 @@ class PairObjective(nn.Module):
         self.seen.clear()
         self.compared.clear()
         located = next(self.locate(batch))
-        loss, terms = tracking_loss(*located, self.weights)
+        loss, terms = tracking_loss(*located, self.settings)
         grid = located.output.score_logits.shape[-1]
         if self.probes is not None:
             inside = self.probes(self.seen, located.boxes, located.present, grid)
@@ -117,7 +116,6 @@ class ClipObjective(nn.Module):
             raise UserError(f"data.mode clips needs model.scan prefix, not {network.config.scan}: use pairs")
         self.network = network
         self.config = config
-        self.weights = loss_weights(config)
         side = network.config.search_size // network.config.patch_size
         self.grid = (side, side)
         self.window = hann_window(side, config.track.window)
@@ -128,7 +126,7 @@ class ClipObjective(nn.Module):
         """The total loss, a scalar, and its detached terms."""
         losses, terms = [], []
         for located in self.locate(batch):
-            loss, frame_terms = tracking_loss(*located, self.weights)
+            loss, frame_terms = tracking_loss(*located, self.config.train)
             losses.append(loss)
             terms.append(frame_terms)
         mean = {name: torch.stack([frame[name] for frame in terms]).mean() for name in terms[0]}
@@ -230,11 +228,6 @@ def compile_parts(network: ViLTrackerNet) -> None:
     """
     for part in (*network.backbone.sublayers, network.backbone.patch_embed, network.head):
         part.forward = torch.compile(part.forward, dynamic=False)  # type: ignore[method-assign]
-
-
-def loss_weights(config: Config) -> LossWeights:
-    """The weights of the configuration."""
-    return LossWeights(config.train.loss_focal, config.train.loss_giou, config.train.loss_l1)
 
 
 def device_of(network: nn.Module) -> torch.device:
