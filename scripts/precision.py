@@ -24,7 +24,7 @@ from vil_tracker.data.dataset import open_folder
 from vil_tracker.data.sequence import Sequence
 from vil_tracker.errors import write_json
 from vil_tracker.evaluation.metrics import success_auc
-from vil_tracker.export.parity import Agreement, Parity, compare
+from vil_tracker.export.parity import Parity, compare
 from vil_tracker.models.inference import InferenceNetwork, Precision
 from vil_tracker.models.pretrained import load_model
 
@@ -38,18 +38,18 @@ def auc(sequence: Sequence, boxes: np.ndarray) -> float:
 
 def summary(sequences: list[Sequence], parities: list[Parity]) -> dict[str, Any]:
     """Of one precision beside float32: AUC is the mean over sequences, overlaps are over all frames."""
-    same = Agreement(np.concatenate([parity.same_crops.overlaps for parity in parities]))
-    own = Agreement(np.concatenate([parity.own_tracks.overlaps for parity in parities]))
+    same = np.concatenate([parity.same_crops for parity in parities])
+    own = np.concatenate([parity.own_tracks for parity in parities])
     pairs = [(auc(s, p.tracks[0]), auc(s, p.tracks[1])) for s, p in zip(sequences, parities, strict=True)]
     return {
-        "crops": len(same.overlaps),
-        "frames": len(own.overlaps),
-        "same_crops": {"mean": same.mean, "least": same.least},
-        "own_tracks": {"mean": own.mean, "least": own.least},
+        "crops": len(same),
+        "frames": len(own),
+        "same_crops": {"mean": float(same.mean()), "least": float(same.min())},
+        "own_tracks": {"mean": float(own.mean()), "least": float(own.min())},
         "auc": float(np.mean([ours for _, ours in pairs])),
         "auc_float32": float(np.mean([reference for reference, _ in pairs])),
         "sequences": {
-            sequence.name: {"own_tracks": parity.own_tracks.mean, "auc": ours, "auc_float32": reference}
+            sequence.name: {"own_tracks": float(parity.own_tracks.mean()), "auc": ours, "auc_float32": reference}
             for sequence, parity, (reference, ours) in zip(sequences, parities, pairs, strict=True)
         },
     }

@@ -100,10 +100,10 @@ def _export(args: argparse.Namespace, source: Source | None, box: np.ndarray | N
         clip = DemoClip(frames=count)
         frames, box = iter(clip), clip.boxes[0]
     parity = compare(network, ExportedModel(folder), frames, box)
+    same, own = parity.same_crops, parity.own_tracks
     print(
-        f"over {parity.frames} frames, on the same crops: IoU {parity.same_crops.mean:.6f} mean, "
-        f"{parity.same_crops.least:.6f} least; each following its own boxes: "
-        f"{parity.own_tracks.mean:.6f} mean, {parity.own_tracks.least:.6f} least"
+        f"over {parity.frames} frames, on the same crops: IoU {same.mean():.6f} mean, {same.min():.6f} least; "
+        f"each following its own boxes: {own.mean():.6f} mean, {own.min():.6f} least"
     )
     if not parity.holds:
         print(f"vil-tracker: an exported network should reach {REQUIRED} on every crop", file=sys.stderr)

@@ -28,21 +28,6 @@ REQUIRED = 0.999
 
 
 @dataclass(frozen=True)
-class Agreement:
-    """Intersection over union of two models' boxes, one per pair of boxes, at least one."""
-
-    overlaps: np.ndarray
-
-    @property
-    def mean(self) -> float:
-        return float(self.overlaps.mean())
-
-    @property
-    def least(self) -> float:
-        return float(self.overlaps.min())
-
-
-@dataclass(frozen=True)
 class Parity:
     """Two models over a sequence."""
 
@@ -56,17 +41,19 @@ class Parity:
         return self.tracks.shape[1]
 
     @property
-    def same_crops(self) -> Agreement:
-        return Agreement(iou(*self.crops))
+    def same_crops(self) -> np.ndarray:
+        """Intersection over union of both models' boxes, (N,), one per crop."""
+        return iou(*self.crops)
 
     @property
-    def own_tracks(self) -> Agreement:
-        return Agreement(iou(*self.tracks))
+    def own_tracks(self) -> np.ndarray:
+        """Intersection over union of both sessions' boxes, (F,), one per frame."""
+        return iou(*self.tracks)
 
     @property
     def holds(self) -> bool:
         """Whether the models agree to :data:`REQUIRED` in every crop that both were shown."""
-        return self.same_crops.least >= REQUIRED
+        return bool(self.same_crops.min() >= REQUIRED)
 
 
 class Pair:
