@@ -41,16 +41,18 @@ class Failure:
     details: str
 
 
-def track_sequence(tracker: TrackerLike, sequence: Sequence) -> Trajectory:
-    """Run a tracker over a sequence from its first box.
+def track_sequence(tracker: TrackerLike, sequence: Sequence, frames: Iterator[np.ndarray] | None = None) -> Trajectory:
+    """Run a tracker over a sequence from its first box, on its own frames, or the next ones of ``frames``.
 
     The first box of the answer is the given one. Only the calls of the tracker are timed, not the decoding.
     """
     count = len(sequence.boxes)
+    if frames is None:
+        frames = (sequence.frames[index] for index in range(count))
     boxes, seconds, scores = np.empty((count, 4)), np.empty(count), np.ones(count)
     states = ["tracking"] * count
     for index in range(count):
-        frame = sequence.frames[index]
+        frame = next(frames)
         start = time.perf_counter()
         if index == 0:
             tracker.init(frame, sequence.boxes[0])

@@ -116,8 +116,7 @@ class Validation:
         frames = frames_ahead(sequences, self.config.train.workers)
         scores = {}
         for number, sequence in zip(mine, sequences, strict=True):
-            upcoming = replace(sequence, frames=Upcoming(len(sequence), frames))
-            found = track_sequence(Tracker(network, self.config.track), upcoming)
+            found = track_sequence(Tracker(network, self.config.track), sequence, frames)
             truth = np.where(sequence.visible[:, None], sequence.boxes, np.nan)
             scores[number] = success_auc(found.boxes, truth)
         return scores
@@ -178,22 +177,6 @@ def frames_ahead(sequences: list[Sequence], workers: int) -> Iterator[np.ndarray
         if isinstance(frame, UserError):
             raise frame
         yield frame
-
-
-class Upcoming:
-    """The next frames of an iterator as those of one sequence, each asked for once and in order."""
-
-    def __init__(self, count: int, frames: Iterator[np.ndarray]) -> None:
-        self._count, self._next, self._frames = count, 0, frames
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: int) -> np.ndarray:
-        if index != self._next:
-            raise IndexError(f"frame {index}, expected {self._next}")
-        self._next += 1
-        return next(self._frames)
 
 
 def build_validation(
