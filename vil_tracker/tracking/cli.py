@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from vil_tracker.results import TrackerLike
     from vil_tracker.tracking.run import OutputSettings, Summary
     from vil_tracker.tracking.select import Target
-    from vil_tracker.tracking.window import Window
+    from vil_tracker.tracking.window import OpenCVWindow
 
 EPILOG = """\
 examples:
@@ -168,7 +168,7 @@ def load_tracker_factory(
 def track(
     args: argparse.Namespace,
     load: Callable[[], Callable[[], TrackerLike]],
-    open_window: Callable[[], Window] | None = None,
+    open_window: Callable[[], OpenCVWindow] | None = None,
     on_done: Callable[[Summary], None] | None = None,
 ) -> int:
     """Do what ``args`` says with trackers from ``load()``, which is called once the source and the boxes are known;
@@ -202,7 +202,7 @@ def track(
         formats = parse_formats(args.format)
         if not args.no_video or args.target_clip:
             choose_codec(args.video_codec)  # fail before any work
-        window: Window | None = None
+        window: OpenCVWindow | None = None
         if args.select or args.show:
             window = (open_window or OpenCVWindow)()
             stack.callback(window.close)

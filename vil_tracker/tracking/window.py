@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import Literal, Protocol
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -18,20 +18,6 @@ from vil_tracker.results import Result
 from vil_tracker.tracking.select import MAX_TARGETS, Target, targets_from_boxes
 
 _ENTER, _ESCAPE = "\r\n", "\x1b"
-
-
-class Window(Protocol):
-    """A place to show pictures and hear keys; OpenCV's in practice, a script of keys in tests."""
-
-    def show(self, image: np.ndarray) -> None: ...
-
-    def key(self, milliseconds: int) -> str:
-        """Wait for a key at most that long; "" if none came, "q" if the window was closed."""
-
-    def select(self, image: np.ndarray, hint: str) -> tuple[np.ndarray | None, bool]:
-        """Let the user draw a box; (4,) float64 xywh, or None if he did not, and whether he wants to draw another."""
-
-    def close(self) -> None: ...
 
 
 def with_text(image: np.ndarray, lines: Sequence[str]) -> np.ndarray:
@@ -84,6 +70,7 @@ class OpenCVWindow:
             self._sized = True
 
     def key(self, milliseconds: int) -> str:
+        """Wait for a key at most that long; "" if none came, "q" if the window was closed."""
         key = self._press(milliseconds)
         return "q" if key == _ESCAPE else key
 
@@ -94,6 +81,7 @@ class OpenCVWindow:
         return "" if code == 0xFF else chr(code).lower()
 
     def select(self, image: np.ndarray, hint: str) -> tuple[np.ndarray | None, bool]:
+        """Let the user draw a box; (4,) float64 xywh, or None if he did not, and whether he wants to draw another."""
         drawing = BoxDrawing()
         self.show(image)
         cv2.setMouseCallback(self._title, drawing.on_mouse)
@@ -136,7 +124,7 @@ def _check_display() -> None:
         raise UserError(f"no window can be opened on this display: {advice}")
 
 
-def select_targets(window: Window, image: np.ndarray) -> list[Target]:
+def select_targets(window: OpenCVWindow, image: np.ndarray) -> list[Target]:
     """Let the user draw the targets on a frame, one after another; UserError where none was drawn."""
     boxes: list[np.ndarray] = []
     while len(boxes) < MAX_TARGETS:
@@ -164,7 +152,7 @@ class Viewer:
 
     KEYS = "h keys · space pause · s step · 1-9 choose a target · r draw its box again · q quit"
 
-    def __init__(self, window: Window, fps: float) -> None:
+    def __init__(self, window: OpenCVWindow, fps: float) -> None:
         self._window, self._period = window, 1.0 / fps
         self._paused = self._help = False
         self._due = 0.0
