@@ -10,7 +10,7 @@ import weakref
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from vil_tracker.config import ModelConfig
 from vil_tracker.errors import UserError
@@ -123,9 +123,12 @@ def test_group_norm_and_gelu(
     torch.manual_seed(0)
     image = 3 * torch.randn(batch, channels, side, side) + torch.linspace(-20, 20, channels)[:, None, None]
     image = image.to(dtype).contiguous(memory_format=torch.channels_last)
-    gain, shift = torch.rand(channels).add(0.5).to(dtype), torch.randn(channels).to(dtype)
-    normed = F.group_norm(image.double(), groups, gain.double(), shift.double(), 1e-5)
-    found = GroupNormGelu(groups, gain, shift, 1e-5)(image.clone())
+    norm = nn.GroupNorm(groups, channels).requires_grad_(False)
+    nn.init.uniform_(norm.weight, 0.5, 1.5)
+    nn.init.normal_(norm.bias)
+    norm.to(dtype)
+    found = GroupNormGelu([norm], dtype)(image.clone())
+    normed = norm.double()(image.double())
     assert found.dtype == dtype
     torch.testing.assert_close(found.double(), F.gelu(normed), rtol=tolerance, atol=tolerance)
 
@@ -135,14 +138,14 @@ def test_group_norm_without_whole_vectors() -> None:
     """18 channels of an odd number of pixels fill no vectors of 4, 8 or 16 numbers: PyTorch computes it."""
     image = torch.randn(2, 18, 7, 7).contiguous(memory_format=torch.channels_last)
     expected = F.gelu(F.group_norm(image, 6, eps=1e-5))
-    assert torch.equal(GroupNormGelu(6, torch.ones(18), torch.zeros(18), 1e-5)(image), expected)
+    assert torch.equal(GroupNormGelu([nn.GroupNorm(6, 18)], torch.float32)(image), expected)
 
 
 @pytest.mark.skipif(not HAS_KERNEL, reason="no C++ compiler")
 def test_group_norm_of_any_number_of_threads_and_far_values() -> None:
     image = torch.randn(2, 24, 40, 40).contiguous(memory_format=torch.channels_last)
     image[0, 0, 0, 0] = 1e4  # its neighbours' GELU is then that of a value near 0, its own that of a large one
-    norm = GroupNormGelu(6, torch.ones(24), torch.zeros(24), 1e-5)
+    norm = GroupNormGelu([nn.GroupNorm(6, 24)], torch.float32)
     threads = torch.get_num_threads()
     results = []
     try:

@@ -24,7 +24,8 @@ from vil_tracker.config import ModelConfig
 from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import TemporalContext, TemporalModulationManager, resize_context
 from vil_tracker.models.head import CentreHead, decode_maps
-from vil_tracker.models.inference_stem import fast_stem, group_norm_gelu
+from vil_tracker.models.inference_kernel import GroupNormGelu
+from vil_tracker.models.inference_stem import fast_stem
 from vil_tracker.models.inference_sublayer import MAX_DECAY, FastConv, FastLinear, FastSublayer
 from vil_tracker.models.network import SEARCH, NetworkOutput, ViLTrackerNet
 from vil_tracker.models.vil import Grid, Memory
@@ -123,7 +124,7 @@ class FastHead:
         for index in range(len(head.score)):
             layers: list[Any] = [tower[index] for tower in towers]
             if isinstance(layers[0], nn.GroupNorm):
-                self.stages.append(group_norm_gelu(layers, dtype, kernel))
+                self.stages.append(GroupNormGelu(layers, dtype, kernel=kernel))
             elif not isinstance(layers[0], nn.Conv2d):
                 continue  # the GELU behind a norm
             elif layers[0].kernel_size == (1, 1):

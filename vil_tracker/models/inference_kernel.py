@@ -9,12 +9,13 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from vil_tracker import native
 from vil_tracker.models.mlstm import MLSTMState
@@ -100,16 +101,18 @@ def add(x: Tensor, y: Tensor) -> Tensor:
 
 
 class GroupNormGelu:
-    """Group norm of channels-last images, which are written over, and GELU; gain and shift are (C,).
+    """Group norms of neighbouring channels as one, and the GELU behind each, on channels-last images, which are written
+    over.
 
     ``kernel`` lets the C++ program run it, on a CPU where it can be compiled.
     """
 
-    def __init__(self, groups: int, gain: Tensor, shift: Tensor, eps: float, *, kernel: bool = True) -> None:
-        self.groups, self.eps = groups, eps
-        self.gain, self.shift = gain, shift
-        self._kernel = kernel and gain.device.type == "cpu" and gain.dtype in (torch.float32, torch.bfloat16)
-        self._wide = gain.detach().float().contiguous(), shift.detach().float().contiguous()
+    def __init__(self, norms: Sequence[nn.GroupNorm], dtype: torch.dtype, *, kernel: bool = True) -> None:
+        self.groups, self.eps = sum(norm.num_groups for norm in norms), norms[0].eps
+        self.gain = torch.cat([norm.weight for norm in norms]).to(dtype)
+        self.shift = torch.cat([norm.bias for norm in norms]).to(dtype)
+        self._kernel = kernel and self.gain.device.type == "cpu" and dtype in (torch.float32, torch.bfloat16)
+        self._wide = self.gain.detach().float().contiguous(), self.shift.detach().float().contiguous()
 
     def __call__(self, image: Tensor) -> Tensor:
         fold = self._fold(image)

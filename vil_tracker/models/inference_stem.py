@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,17 +16,9 @@ from torch import Tensor, nn
 
 from vil_tracker.models.inference_kernel import GroupNormGelu, load_program
 from vil_tracker.models.inference_sublayer import FastConv
-from vil_tracker.models.stem import IMAGENET_MEAN, IMAGENET_STD, ConvStem, InvertedResidual, MobileStem
+from vil_tracker.models.stem import IMAGENET_MEAN, IMAGENET_STD, InvertedResidual, MobileStem
 
 Stage = Callable[[Tensor], Tensor]
-
-
-def group_norm_gelu(norms: Sequence[nn.GroupNorm], dtype: torch.dtype, kernel: bool) -> GroupNormGelu:
-    """Group norms of neighbouring channels as one, with the GELU that follows each."""
-    groups = sum(norm.num_groups for norm in norms)
-    weight = torch.cat([norm.weight for norm in norms]).to(dtype)
-    bias = torch.cat([norm.bias for norm in norms]).to(dtype)
-    return GroupNormGelu(groups, weight, bias, norms[0].eps, kernel=kernel)
 
 
 def fast_stem(stem: nn.Module, dtype: torch.dtype, *, kernel: bool) -> Stage:
@@ -37,13 +29,12 @@ def fast_stem(stem: nn.Module, dtype: torch.dtype, *, kernel: bool) -> Stage:
         cast = copy.deepcopy(stem).to(dtype)
         return lambda image: cast(image.to(dtype))
     stages: list[Stage] = []
-    for layer in stem if isinstance(stem, ConvStem) else ():
+    for layer in stem.modules():  # of a patch stem, one convolution
         if isinstance(layer, nn.Conv2d):
-            stages.append(_fast_conv(layer, dtype))
+            bias = None if layer.bias is None else layer.bias.to(dtype)
+            stages.append(FastConv(layer.weight.to(dtype), bias, stride=layer.stride[0], padding=int(layer.padding[0])))
         elif isinstance(layer, nn.GroupNorm):
-            stages.append(group_norm_gelu([layer], dtype, kernel))  # with the GELU behind it
-    if not stages:
-        stages.append(_fast_conv(stem.proj, dtype))  # type: ignore[arg-type]
+            stages.append(GroupNormGelu([layer], dtype, kernel=kernel))  # with the GELU behind it
 
     def run(image: Tensor) -> Tensor:
         image = image.contiguous(memory_format=torch.channels_last)
@@ -52,16 +43,6 @@ def fast_stem(stem: nn.Module, dtype: torch.dtype, *, kernel: bool) -> Stage:
         return image
 
     return run
-
-
-def _fast_conv(layer: nn.Conv2d, dtype: torch.dtype) -> FastConv:
-    return FastConv(
-        layer.weight.to(dtype),
-        None if layer.bias is None else layer.bias.to(dtype),
-        stride=layer.stride[0],
-        padding=int(layer.padding[0]),
-        groups=layer.groups,
-    )
 
 
 # Pointers and sizes in the order of the C++ program's structures.
