@@ -99,7 +99,7 @@ def inputs(batch: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Tempor
 @torch.no_grad()
 def test_onnx_gives_the_networks_outputs(network: ViLTrackerNet, onnx_folder: Path, batch: int) -> None:
     """Two templates one after the other, with and without a context."""
-    exported = ExportedModel(onnx_folder, threads=1)
+    exported = ExportedModel(onnx_folder)
     crops, boxes, search, context = inputs(batch)
     memory, expected_memory = exported.encode_templates(crops, boxes), network.encode_templates(crops, boxes)
     for state, expected_state in zip(memory, expected_memory, strict=True):
@@ -120,7 +120,7 @@ def test_trained_network_finds_the_same_boxes(
 ) -> None:
     skip_without_libraries(format)
     trained = load_model("nano", device="cpu")
-    exported = ExportedModel(export_network(trained, tmp_path / "out", format), threads=1)
+    exported = ExportedModel(export_network(trained, tmp_path / "out", format))
     frames, box = footage[0][: count + 1], footage[1]
     parity = compare(trained, exported, frames, box)
     assert parity.frames == count and parity.crops.shape[1] >= count
@@ -208,7 +208,7 @@ def test_track_command_runs_the_exported_network(
 @torch.no_grad()
 def test_other_formats_give_the_networks_outputs(network: ViLTrackerNet, tmp_path: Path, format: str) -> None:
     skip_without_libraries(format)
-    exported = ExportedModel(export_network(network, tmp_path / "out", format), threads=1)  # type: ignore[arg-type]
+    exported = ExportedModel(export_network(network, tmp_path / "out", format))  # type: ignore[arg-type]
     for batch in (1, 2):
         crops, boxes, search, context = inputs(batch)
         found = exported.forward_search(search, exported.encode_templates(crops, boxes), context)

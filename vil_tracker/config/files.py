@@ -10,7 +10,6 @@ import difflib
 import json
 import logging
 import os
-import types
 import typing
 from collections.abc import Sequence
 from typing import Any, Literal, TypeVar
@@ -149,11 +148,6 @@ def _coerce(value: Any, hint: Any, key: str) -> Any:
             raise UserError(f"{key} must be a list, found {_kind(value)}")
         item = typing.get_args(hint)[0]
         return tuple(_coerce(entry, item, f"{key}[{index}]") for index, entry in enumerate(value))
-    if origin in (typing.Union, types.UnionType):
-        options = typing.get_args(hint)
-        if value is None and type(None) in options:
-            return None
-        return _coerce(value, next(option for option in options if option is not type(None)), key)
     if dataclasses.is_dataclass(hint):
         return _build(typing.cast(type, hint), value, key)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

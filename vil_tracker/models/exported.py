@@ -39,15 +39,15 @@ Graph = Callable[[Sequence[Tensor]], list[Tensor]]
 
 class ExportedModel:
     """A tracker that :func:`vil_tracker.export.write.export_network` wrote, with what a session needs of a network; see
-    :class:`vil_tracker.models.inference.SearchModel`. ``threads`` None is the runtime's own choice. UserError where
-    there is none, a file is damaged, or the runtime is not installed.
+    :class:`vil_tracker.models.inference.SearchModel`. UserError where the folder holds none, a file is damaged, or the
+    runtime is not installed.
     """
 
     device = torch.device("cpu")
     io_dtype = torch.float32
 
-    def __init__(self, folder: str | os.PathLike[str], threads: int | None = None) -> None:
-        self.folder, self._threads = Path(folder), threads
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
         description = read_description(self.folder)
         self.format: str = description["format"]
         self.config: ModelConfig = model_config_from_dict(description["config"])
@@ -58,7 +58,7 @@ class ExportedModel:
         for name in ("template", "frame"):
             path = self.folder / f"{name}{SUFFIXES[self.format]}"
             try:
-                graphs.append(open_graph(path, threads))
+                graphs.append(open_graph(path))
             except UserError:
                 raise
             except Exception as error:  # each runtime has its own kinds
@@ -68,7 +68,7 @@ class ExportedModel:
 
     def __reduce__(self) -> tuple[object, ...]:
         """Copies and pickles hold the folder's path, from which the graphs are loaded again."""
-        return ExportedModel, (self.folder.absolute(), self._threads)
+        return ExportedModel, (self.folder.absolute(),)
 
     def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory:
         stacked = empty_memory(self.config, len(templates)) if memory is None else stack_memory(memory)
@@ -117,12 +117,10 @@ def read_description(folder: Path) -> dict[str, Any]:
     return description
 
 
-def _open_onnx(path: Path, threads: int | None) -> Graph:
+def _open_onnx(path: Path) -> Graph:
     onnxruntime: Any = require_extra("onnxruntime", "export", "run ONNX graphs")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     feed = functools.partial(_feed, path, [entry.name for entry in session.get_inputs()])
     return lambda inputs: [torch.from_numpy(array) for array in session.run(None, feed(inputs))]
@@ -134,17 +132,14 @@ def _feed(path: Path, names: list[str], inputs: Sequence[Tensor]) -> dict[str, n
     return {name: np.ascontiguousarray(given[name].numpy()) for name in names}
 
 
-def _open_program(path: Path, threads: int | None) -> Graph:
+def _open_program(path: Path) -> Graph:
     program = torch.export.load(path).module()
     return torch.no_grad()(lambda inputs: list(program(*inputs)))
 
 
-def _open_openvino(path: Path, threads: int | None) -> Graph:
+def _open_openvino(path: Path) -> Graph:
     openvino: Any = require_extra("openvino", "openvino", "run OpenVINO graphs")
-    settings = {"INFERENCE_PRECISION_HINT": "f32"}
-    if threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = str(threads)
-    compiled = openvino.Core().compile_model(str(path), "CPU", settings)
+    compiled = openvino.Core().compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     feed = functools.partial(_feed, path, [entry.get_any_name() for entry in compiled.inputs])
 
     def run(inputs: Sequence[Tensor]) -> list[Tensor]:

@@ -29,7 +29,6 @@ class SearchRequest:
     geometry: CropGeometry  # where it lies in the frame
     memory: Memory  # of the target to search for
     context: TemporalContext | None = None  # temporal context of that target, in whatever crop; None modulates nothing
-    windowed: bool = True  # draw the choice of the best cell towards the crop's centre
 
 
 @dataclass(frozen=True)
@@ -70,8 +69,8 @@ def run_search(
 ) -> list[SearchOutput]:
     """Run the crops of all requests, at least one, as one batch through the network.
 
-    The frame is (H, W, 3) uint8 RGB, the window (h, w) weights of the score map for requests that want them; the timer
-    gets the seconds of the parts ``crop`` and ``network``.
+    The frame is (H, W, 3) uint8 RGB, the window (h, w) weights of the score map, which draw the choice of the best cell
+    towards the crop's centre; the timer gets the seconds of the parts ``crop`` and ``network``.
     """
     timer = timer or StageTimer()
     with timer.stage("crop"):
@@ -81,8 +80,7 @@ def run_search(
         memory = join_memories([request.memory for request in requests])
         contexts = registered_contexts(requests, (window.shape[0], window.shape[1]))
         output = model.forward_search(search, memory, join_contexts(contexts))
-        windows = torch.stack([window if r.windowed else torch.ones_like(window) for r in requests])
-        boxes_B4, peaks_B = model.decode(output, windows)
+        boxes_B4, peaks_B = model.decode(output, window)
         maps = (output.score_logits, output.offset, output.size)
         # In one copy: each makes the host wait for the device.
         host = to_host(torch.cat([boxes_B4, peaks_B[:, None], *(part.float().flatten(1) for part in maps)], dim=1))
