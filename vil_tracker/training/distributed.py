@@ -58,23 +58,6 @@ def wrap(objective: nn.Module, ranks: Ranks) -> nn.Module:
     return objective if ranks.world == 1 else DistributedDataParallel(objective)
 
 
-def check_gradients(objective: nn.Module, ranks: Ranks) -> None:
-    """Check after the first backward pass that every trained parameter got a gradient, which several processes need.
-
-    Raises:
-        UserError: one did not: the processes would wait for it in the next step.
-    """
-    if ranks.world == 1:
-        return
-    inner = objective.module if isinstance(objective, DistributedDataParallel) else objective
-    left_out = [name for name, p in inner.named_parameters() if p.requires_grad and p.grad is None]
-    if left_out:
-        raise UserError(
-            f"{len(left_out)} parameters get no gradient, such as {left_out[0]}, and several processes cannot train "
-            "such a network: set model.temporal=false, or model.modulation_interval to at most model.depth"
-        )
-
-
 def check_same(value: int, what: str, ranks: Ranks, device: torch.device) -> None:
     """Check that all processes hold the same number.
 

@@ -28,7 +28,7 @@ from vil_tracker.models.precision import check_bfloat16, multiplies_bfloat16
 from vil_tracker.models.pretrained import save_model
 from vil_tracker.runtime import Ranks, leave_process_group
 from vil_tracker.training import checkpoint
-from vil_tracker.training.distributed import check_gradients, check_same, join, wrap
+from vil_tracker.training.distributed import check_same, join, wrap
 from vil_tracker.training.objectives import build_objective
 from vil_tracker.training.optim import build_scheduler
 from vil_tracker.training.record import Record, plot_curves
@@ -109,8 +109,6 @@ def train(
                     with autocast:
                         loss, terms = objective(loaded.batch)
                     (loss / settings.accumulate).backward()
-                    if step == steps.start and last:
-                        check_gradients(objective, ranks)
                 record.add(step, loss, terms, loaded.indices, loaded.skipped)
             norm = nn.utils.clip_grad_norm_(state.network.parameters(), settings.clip_grad)
             state.optimizer.step()

@@ -94,8 +94,10 @@ def build_state(config: Config, device: torch.device) -> TrainingState:
     network.set_grad_checkpointing(config.train.grad_checkpointing)
     network.to(device)
     if network.temporal is not None:
-        # A pair has no frame before it: the temporal part gets no gradient there, and DDP must know.
-        network.temporal.requires_grad_(config.data.mode == "clips" and config.track.temporal)
+        # A pair has no frame before it, and without a FiLM layer nothing is modulated: the temporal part gets no
+        # gradient there, and DDP must know.
+        modulates = config.track.temporal and len(network.temporal.film_layers) > 0
+        network.temporal.requires_grad_(config.data.mode == "clips" and modulates)
     if config.train.backbone_lr_scale == 0:
         network.backbone.requires_grad_(False)
     if config.train.stem_lr_scale == 0:
