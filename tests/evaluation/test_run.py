@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from eval_trees import make_folder_benchmark, moving_boxes
+from eval_trees import make_folder_benchmark, moving_boxes, write_boxes
 
 from vil_tracker.cli import main
 from vil_tracker.config import ModelConfig
+from vil_tracker.data.sequence import make_sequence
 from vil_tracker.evaluation.benchmarks import get_benchmark, load_sequences
 from vil_tracker.evaluation.results import ResultStore, read_result
 from vil_tracker.evaluation.run import track_sequence
@@ -79,6 +80,39 @@ def test_scores_and_states_are_kept_beside_the_boxes(data: Path, tmp_path: Path)
     report = report_of(tmp_path / "out")
     assert report["overall"]["op50"] == 1.0 and report["overall"]["precision"] == 1.0
     assert report["confidence"]["frames"] == sum(LENGTHS.values()) - len(LENGTHS)
+
+
+def test_sequences_begin_again_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At the first frame from a share of the length on that shows the target; once each, and with 25 frames to go."""
+    data, output = make_folder_benchmark(tmp_path / "data", {"a": 60, "b": 20}), tmp_path / "out"
+    boxes = moving_boxes(60, 0.5)
+    boxes[30:33] = np.nan
+    write_boxes(data / "a" / "groundtruth_rect.txt", boxes)
+    assert main(command(data, output, SLOW, "--starts", "0", "0.5", "0.55", "0.9")) == 0
+    folder = output / "results" / "Slow"
+    assert sorted(path.stem for path in folder.glob("*.txt")) == ["a", "a@33", "b"]
+    (run,) = ResultStore(folder).load("a@33", 27)
+    np.testing.assert_allclose(run.boxes[0], boxes[33])
+    assert "begun at 0, 0.5, 0.55, 0.9 of its length" in capsys.readouterr().out
+
+    frames = [np.full((2, 2, 3), number, np.uint8) for number in range(60)]
+    later = make_sequence("a", "folder", frames, boxes).from_frame(33)
+    assert len(later.frames) == len(later) == 27 and later.frames[26][0, 0, 0] == 59
+    with pytest.raises(IndexError):
+        later.frames[27]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--starts", "1"], "from 0 up to"),
+        (["--starts", "0.5"], "long enough"),
+        (["--starts", "0", "--benchmark", "otb50"], "--benchmark folder"),
+    ],
+)
+def test_starts_that_cannot_be(data: Path, tmp_path: Path, capsys, words: list[str], said: str) -> None:
+    assert main([*command(data, tmp_path / "out", SLOW), *words]) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_a_kill_in_the_middle_changes_nothing(data: Path, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import functools
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -77,6 +77,22 @@ class VideoFrames:
 
 
 @dataclass(frozen=True)
+class LaterFrames:
+    """The frames of a video from number ``first`` on."""
+
+    frames: Frames
+    first: int
+
+    def __len__(self) -> int:
+        return max(len(self.frames) - self.first, 0)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return self.frames[self.first + index]
+
+
+@dataclass(frozen=True)
 class Sequence:
     """One target in one video.
 
@@ -113,6 +129,12 @@ class Sequence:
 
     def __len__(self) -> int:
         return len(self.boxes)
+
+    def from_frame(self, first: int) -> Sequence:
+        """The sequence from frame ``first`` on, named ``NAME@first``."""
+        rows = {name: getattr(self, name)[first:] for name in ("boxes", "visible", "absent", "cover")}
+        cut = None if self.cut is None else self.cut[first:]
+        return replace(self, name=f"{self.name}@{first}", frames=LaterFrames(self.frames, first), cut=cut, **rows)
 
     @functools.cached_property
     def size(self) -> tuple[int, int] | None:

@@ -39,6 +39,7 @@ from vil_tracker.evaluation import conventions
 from vil_tracker.evaluation.conventions import Convention
 from vil_tracker.evaluation.results import name_key
 
+LEAST_LEFT = 25  # frames after a later start
 LASOT_ATTRIBUTES = (
     "Illumination Variation",
     "Partial Occlusion",
@@ -250,6 +251,23 @@ def _checked(benchmark: Benchmark, sequences: list[Sequence], where: Path) -> li
                 "unpack its annotation again"
             )
     return sequences
+
+
+def from_later_starts(sequences: list[Sequence], shares: list[float]) -> list[Sequence]:
+    """Every sequence from several starts on: the first frames that show the target from these shares of its length on.
+
+    Starts that leave fewer than :data:`LEAST_LEFT` frames are left out, but for a sequence's own; the same frame is
+    begun at once. UserError if none is left.
+    """
+    parts = []
+    for sequence in sequences:
+        shown = np.flatnonzero(sequence.visible)
+        starts = {int(start) for share in shares for start in shown[shown >= share * len(sequence)][:1]}
+        enough = [start for start in sorted(starts) if start == 0 or len(sequence) - start >= LEAST_LEFT]
+        parts += [sequence.from_frame(start) if start else sequence for start in enough]
+    if not parts:
+        raise UserError(f"--starts: no sequence is long enough to begin there and go on for {LEAST_LEFT} frames")
+    return parts
 
 
 def with_attributes(sequences: list[Sequence], folder: Path, order: tuple[str, ...]) -> list[Sequence]:

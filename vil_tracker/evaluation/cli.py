@@ -66,6 +66,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="LIST",
         help="only these sequences, joined by commas; 'all' takes what is there of an incomplete benchmark",
     )
+    data.add_argument(
+        "--starts",
+        nargs="+",
+        type=float,
+        metavar="SHARE",
+        help="with --benchmark folder: begin every sequence anew at these shares of its length, such as 0 0.25 0.5 "
+        "(default: 0); a figure over few videos varies less so",
+    )
     data.add_argument("--truth", metavar="DIR", help="with --results: folder of true boxes, one text file per sequence")
     data.add_argument(
         "--attributes",
@@ -130,7 +138,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run ``evaluate``; returns 0, or 1 if sequences failed or are missing."""
-    from vil_tracker.evaluation.benchmarks import get_benchmark, load_sequences, load_truth, with_attributes
+    from vil_tracker.evaluation.benchmarks import (
+        from_later_starts,
+        get_benchmark,
+        load_sequences,
+        load_truth,
+        with_attributes,
+    )
     from vil_tracker.evaluation.report import Report, to_json, to_text, write_csv
     from vil_tracker.evaluation.results import ResultStore
     from vil_tracker.evaluation.scoring import score_tracker
@@ -151,11 +165,15 @@ def run(args: argparse.Namespace) -> int:
     if args.attributes is not None:
         sequences = with_attributes(sequences, Path(args.attributes), benchmark.attributes)
     notes: list[str] = []
+    if args.starts is not None:
+        sequences = from_later_starts(sequences, args.starts)
+        notes.append(f"every sequence begun at {', '.join(f'{share:g}' for share in args.starts)} of its length")
     failures: list[Failure] = []
     output = Path(args.output)
     check_folder(output)
     if args.results is None:
-        specs, notes = _specs(args)
+        specs, remarks = _specs(args)
+        notes += remarks
         if args.submission is not None:
             if len(specs) != 1:
                 raise UserError("--submission takes one --tracker")
@@ -209,6 +227,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--results scores existing boxes and runs no --tracker: give one of them")
     if args.results is not None and args.submission:
         raise UserError("--submission is written from a run, not from --results")
+    if args.starts is not None and args.benchmark != "folder":
+        raise UserError("--starts goes with --benchmark folder: benchmarks are scored from their first frames on")
+    if any(not 0 <= share < 1 for share in args.starts or ()):
+        raise UserError(f"--starts {' '.join(map(str, args.starts))}: shares from 0 up to, but without, 1")
     check_engine_options(args)
 
 
