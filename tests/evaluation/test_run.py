@@ -88,7 +88,7 @@ def test_sequences_begin_again_later(tmp_path: Path, capsys: pytest.CaptureFixtu
     boxes = moving_boxes(60, 0.5)
     boxes[30:33] = np.nan
     write_boxes(data / "a" / "groundtruth_rect.txt", boxes)
-    assert main(command(data, output, SLOW, "--starts", "0", "0.5", "0.55", "0.9")) == 0
+    assert main(command(data, output, SLOW, "--benchmark", "Folder", "--starts", "0", "0.5", "0.55", "0.9")) == 0
     folder = output / "results" / "Slow"
     assert sorted(path.stem for path in folder.glob("*.txt")) == ["a", "a@33", "b"]
     (run,) = ResultStore(folder).load("a@33", 27)

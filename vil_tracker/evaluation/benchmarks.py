@@ -256,8 +256,8 @@ def _checked(benchmark: Benchmark, sequences: list[Sequence], where: Path) -> li
 def from_later_starts(sequences: list[Sequence], shares: list[float]) -> list[Sequence]:
     """Every sequence from several starts on: the first frames that show the target from these shares of its length on.
 
-    Starts that leave fewer than :data:`LEAST_LEFT` frames are left out, but for a sequence's own; the same frame is
-    begun at once. UserError if none is left.
+    A frame that two shares lead to is one start. A later start that leaves fewer than :data:`LEAST_LEFT` frames is
+    left out. UserError if no start is left.
     """
     parts = []
     for sequence in sequences:

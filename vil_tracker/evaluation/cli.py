@@ -158,6 +158,8 @@ def run(args: argparse.Namespace) -> int:
     _check(args)
     if benchmark.reader is None:
         benchmark = replace(benchmark, title=Path(args.truth or args.data_root).resolve().name)
+    elif args.starts is not None:
+        raise UserError("--starts goes with --benchmark folder: benchmarks are scored from their first frames on")
     if args.truth is not None:
         sequences = load_truth(benchmark, Path(args.truth), wanted)
     else:
@@ -227,8 +229,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError("--results scores existing boxes and runs no --tracker: give one of them")
     if args.results is not None and args.submission:
         raise UserError("--submission is written from a run, not from --results")
-    if args.starts is not None and args.benchmark != "folder":
-        raise UserError("--starts goes with --benchmark folder: benchmarks are scored from their first frames on")
     if any(not 0 <= share < 1 for share in args.starts or ()):
         raise UserError(f"--starts {' '.join(map(str, args.starts))}: shares from 0 up to, but without, 1")
     check_engine_options(args)
