@@ -31,7 +31,7 @@ from vil_tracker.tracking.tracker import Tracker
 CORRECT_OVERLAP = 0.5
 HIDDEN_UNITS = 4
 FOLDS = 4
-_WEIGHT_DECAY = 1e-2  # videos differ from generated clips: more than what suits clips left out of the fit
+_WEIGHT_DECAY = 3e-2  # videos differ from generated clips: more than what suits clips left out of the fit
 _SCALING_DECAY = 3e-3
 _HARD, _ORDINARY = (0.5, 2.0), (0.4, 1.2)  # range of the clips' difficulty in the first and in the second half
 _STEPS = 150
@@ -200,18 +200,20 @@ def fit_scaling(logits: np.ndarray, correct: np.ndarray) -> tuple[float, float]:
     return float(np.clip(np.exp(log_temperature.item()), 0.25, 4.0)), float(np.clip(bias.item(), -3.0, 3.0))
 
 
-def fit_with_held_out_scaling(data: Judgements) -> tuple[ConfidenceModel, np.ndarray]:
+def fit_with_held_out_scaling(data: Judgements, fold: np.ndarray) -> tuple[ConfidenceModel, np.ndarray]:
     """Fit on everything, with the temperature and bias that suit predictions of clips left out of the fit.
+
+    Args:
+        fold: (J,), from 0 to FOLDS - 1; the judgements of one fold are left out together.
 
     Returns:
         The calibration, and the left-out probabilities (J,) after temperature and bias.
     """
     logits = np.zeros(len(data.correct))
-    for fold in range(FOLDS):
-        out = data.clip % FOLDS == fold
-        if not out.any():
-            continue
-        logits[out] = fit(data.rows(~out)).logit(data.features[out])
+    for number in range(FOLDS):
+        out = fold == number
+        if out.any():
+            logits[out] = fit(data.rows(~out)).logit(data.features[out])
     answers = data.reported & data.typical
     temperature, bias = fit_scaling(logits[answers], data.correct[answers])
     probability = 1.0 / (1.0 + np.exp(-np.clip((logits + bias) / temperature, -30, 30)))
@@ -230,7 +232,9 @@ def fit_beside_videos(
     """Fit again, on generated clips and on what the tracker judges in real videos that the network was not trained on.
 
     Generated clips are easier than videos, and videos of the training easier than others: how often a box is right at
-    the same features has to be seen on videos of neither kind. The network's own ``calibration`` is set to the answer.
+    the same features has to be seen on videos of neither kind. Temperature and bias suit the answers in undisturbed
+    clips and in the videos: those of the videos alone depend too much on which ones they are. The network's own
+    ``calibration`` is set to the answer.
 
     Args:
         calibration, generated: fitted on the generated clips, and their judgements; the videos are tracked with it.
@@ -238,19 +242,16 @@ def fit_beside_videos(
 
     Returns:
         The calibration, what the tracker judged in the videos, and probabilities (J,) of that, predicted with the
-        quarter of the videos that each one belongs to left out of the fit.
+        quarter of the videos that each one belongs to, and a quarter of the clips, left out of the fit.
     """
     model.calibration = calibration.to_json()
     tracker = Tracker(model, replace(config or TrackConfig(), calibrated=True))
     data = Judgements.join([judge_clip(tracker, clip, number) for number, clip in enumerate(clips)])
-    probability = np.zeros(len(data.correct))
-    for fold in range(FOLDS):
-        out = data.clip * FOLDS // len(clips) == fold
-        if out.any():
-            probability[out] = fit(Judgements.join([generated, data.rows(~out)])).probability(data.features[out])
-    whole = replace(fit(Judgements.join([generated, data])), verifier=calibration.verifier)
+    fold = np.concatenate([generated.clip % FOLDS, data.clip * FOLDS // len(clips)])
+    whole, probability = fit_with_held_out_scaling(Judgements.join([generated, data]), fold)
+    whole = replace(whole, verifier=calibration.verifier)
     model.calibration = whole.to_json()
-    return whole, data, probability
+    return whole, data, probability[len(generated.correct) :]
 
 
 def calibrate(
@@ -287,7 +288,7 @@ def calibrate(
         parts.append(judge_clip(tracker, clip, number, rng))
         on_clip(number + 1)
     data = Judgements.join(parts)
-    calibration, probability = fit_with_held_out_scaling(data)
+    calibration, probability = fit_with_held_out_scaling(data, data.clip % FOLDS)
     calibration = replace(calibration, verifier=verifier)
     model.calibration = calibration.to_json()
     return calibration, data, probability
