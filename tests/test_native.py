@@ -176,7 +176,7 @@ def check_sublayer(command: list[str], run: list[str], folder: Path) -> str:
     said = ""
     with torch.no_grad():
         memory = network.encode_templates(torch.randn(2, 1, 3, 64, 64, dtype=torch.float64), boxes)
-        for sublayer, state in zip(network.backbone.sublayers, memory, strict=True):
+        for sublayer, state in zip(network.backbone.sublayers, memory.states, strict=True):
             both = torch.randn(2, GRID[0] * GRID[1], 256).bfloat16().double()
             reference = FastSublayer(sublayer, torch.float64, kernel=False)
             reference.up_x, reference.up_z = (lambda _, part=part: part.clone() for part in both.split(128, dim=2))

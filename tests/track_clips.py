@@ -10,8 +10,12 @@ from vil_tracker.models.network import ViLTrackerNet, build_network
 from vil_tracker.tracking.confidence_model import CONFIDENCE_FEATURES, ConfidenceModel
 
 
-def small_network(seed: int = 0, *, calibrated: bool = True, temporal: bool = True) -> ViLTrackerNet:
-    """32-dimensional, 4 sublayers, FiLM that does something, 5 × 5 score maps that are not flat."""
+def small_network(
+    seed: int = 0, *, calibrated: bool = True, temporal: bool = True, correlation: bool = False
+) -> ViLTrackerNet:
+    """32-dimensional, 4 sublayers, FiLM that does something, 5 × 5 score maps that are not flat; with correlation, on
+    the mobile stem.
+    """
     torch.manual_seed(seed)
     config = ModelConfig(
         name="test",
@@ -22,6 +26,8 @@ def small_network(seed: int = 0, *, calibrated: bool = True, temporal: bool = Tr
         modulation_interval=2,
         head_channels=16,
         temporal=temporal,
+        stem="mobile" if correlation else "patch",
+        correlation=0.5 if correlation else 0.0,
     )
     network = build_network(config).eval()
     with torch.no_grad():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,24 @@ def test_operations_against_a_count_of_the_products() -> None:
         for sublayer in network.backbone.sublayers:
             sublayer.layer.proj_down(sublayer.layer.proj_up(tokens)[..., :64].contiguous())
     assert ours["projections"] == counter.get_total_flops()
+    assert "correlation" not in ours
+
+
+def test_the_correlation_is_counted_and_timed() -> None:
+    """By hand, beside the stem's pass over the crop of 256 pixels that PyTorch's counter sees."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network = build_network(replace(TOY, stem="mobile", correlation=0.5)).eval().requires_grad_(False)
+    with FlopCounterMode(display=False) as counter:
+        network.backbone.patch_embed.features(torch.zeros(1, 3, 256, 256))
+    points, cells, width, kernels = 15**2, 16**2, 96, 8**2
+    pixel = width**2 * (kernels + cells) + width * kernels * cells + kernels**2 * (2 + points) + 4 * kernels * points
+    depth = width**2 * (4**2 + cells)
+    tower = (width + kernels) * width * points + 6 * (9 * width + width**2) * points
+    read = 5 * (4 * 15 * 15 + 4 * 15 * 4)  # at 4 × 4 cells
+    products = 2 * (pixel + depth + tower) + (2 + 4) * width * points + read
+    assert count_operations(network)["correlation"] - counter.get_total_flops() == 2 * products
+    assert time_parts(InferenceNetwork(network), repeats=1)["correlation"] > 0
 
 
 def test_reference_vit_reads_templates_and_search() -> None:

@@ -164,7 +164,7 @@ def test_group_norm_of_any_number_of_threads_and_far_values() -> None:
 def test_kernel_gives_the_same_for_any_number_of_threads() -> None:
     net = network()
     crops, boxes, _, _ = inputs(net, (192, 192), batch=3)
-    memory = net.encode_templates(crops, boxes)[0]
+    memory = net.encode_templates(crops, boxes).states[0]
     kernel = InferenceNetwork(net).sublayers[0].kernel
     assert kernel is not None
     tokens = torch.randn(3, 144, 256)
@@ -194,7 +194,7 @@ def test_kernel_with_bfloat16_factors(grid: tuple[int, int], bias: float) -> Non
     crops, boxes, _, _ = inputs(net, (192, 192), batch=2)
     memory = net.encode_templates(crops, boxes)
     tokens = torch.randn(2, grid[0] * grid[1], 768).bfloat16()
-    for sublayer, state in zip(InferenceNetwork(net).sublayers[:2], memory, strict=False):
+    for sublayer, state in zip(InferenceNetwork(net).sublayers[:2], memory.states, strict=False):
         assert sublayer.kernel is not None
         expected = sublayer.kernel(tokens.float(), grid, state)
         difference = (sublayer.kernel(tokens, grid, state).float() - expected).abs()

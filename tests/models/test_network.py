@@ -102,14 +102,14 @@ def test_memory_serves_many_frames_unchanged() -> None:
     net = network()
     crops, boxes, search = inputs()
     memory = net.encode_templates(crops, boxes)
-    copies = [[part.clone() for part in state] for state in memory]
+    copies = [[part.clone() for part in state] for state in memory.states]
     first = net.forward_search(search, memory)
     net.forward_search(torch.randn_like(search), memory, a_context((4, 4)))
     assert_same(net.forward_search(search, memory), first, 0)
-    for state, copied in zip(memory, copies, strict=True):
+    for state, copied in zip(memory.states, copies, strict=True):
         assert all(torch.equal(part, other) for part, other in zip(state, copied, strict=True))
-    assert len(memory) == 4
-    assert [tuple(part.shape) for part in memory[0]] == [(2, 4, 16, 16), (2, 4, 16), (2, 4)]
+    assert len(memory.states) == 4
+    assert [tuple(part.shape) for part in memory.states[0]] == [(2, 4, 16, 16), (2, 4, 16), (2, 4)]
 
 
 @torch.no_grad()

@@ -15,10 +15,9 @@ from vil_tracker.errors import UserError
 from vil_tracker.models import precision
 from vil_tracker.models.film_temporal import TemporalContext
 from vil_tracker.models.inference import InferenceNetwork, Precision
-from vil_tracker.models.network import NetworkOutput
+from vil_tracker.models.network import NetworkOutput, TargetMemory
 from vil_tracker.models.precision import candidates, fastest_precision, multiplies_bfloat16, warm_up
 from vil_tracker.models.pretrained import save_model
-from vil_tracker.models.vil import Memory
 from vil_tracker.training.loop import training_precision
 
 CPU = torch.device("cpu")
@@ -155,7 +154,7 @@ def test_warm_up_runs_both_kinds_of_frame_and_again(monkeypatch: pytest.MonkeyPa
     seen: list[bool] = []
     forward = prepared.forward_search
 
-    def record(search: Tensor, memory: Memory, context: TemporalContext | None = None) -> NetworkOutput:
+    def record(search: Tensor, memory: TargetMemory, context: TemporalContext | None = None) -> NetworkOutput:
         seen.append(context is not None)
         return forward(search, memory, context)
 

@@ -76,7 +76,7 @@ def test_a_copy_in_mid_video_goes_on_as_the_tracker_itself(network, expected, du
 @pytest.mark.parametrize("duplicate", [by_deepcopy, by_pickle, by_bytes])
 def test_a_copy_of_a_tracker_that_is_in_doubt(duplicate) -> None:
     """A search under way, a candidate and a further template are copied, too."""
-    tracker = Tracker(small_network(), TrackConfig(redetect_below=1.0, redetect_after=1))
+    tracker = Tracker(small_network(correlation=True), TrackConfig(redetect_below=1.0, redetect_after=1))
     tracker.init(FRAMES[0], BOXES[0])
     tracker.update(FRAMES[1])
     tracker.correct(FRAMES[2], BOXES[2])
@@ -162,13 +162,15 @@ def test_bytes_that_are_no_state_are_named(network) -> None:
     other = Tracker(network).model
     with pytest.raises(UserError, match="4 sublayers of width 16, this one has"):
         state_from_bytes(data, other)
+    with pytest.raises(UserError, match="this network is one with correlation, the state is not"):
+        state_from_bytes(data, Tracker(small_network(correlation=True)).model)
     with pytest.raises(UserError, match="begin with b'nonsense' are no state"):
         state_from_bytes(b"nonsense", other)
     for cut in (0, 7, 100, len(data) // 2, len(data) - 1):
         with pytest.raises(UserError, match="no state of a tracker, or a damaged one"):
             state_from_bytes(data[:cut], tracker.model)
     with pytest.raises(UserError, match="of version 'vil-tracker state 9'"):
-        state_from_bytes(data.replace(b"vil-tracker state 2", b"vil-tracker state 9"), tracker.model)
+        state_from_bytes(data.replace(b"vil-tracker state 3", b"vil-tracker state 9"), tracker.model)
     with pytest.raises(UserError, match="damaged"):
         state_from_bytes(data.replace(b"TemplateMemory", b"TemplateWemory"), tracker.model)
 

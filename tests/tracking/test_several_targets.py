@@ -18,9 +18,10 @@ from vil_tracker.tracking.tracker import Tracker, update_together
 BOXES = [(10, 12, 30, 20), (60, 40, 16, 30), (80, 5, 25, 25)]
 
 
+@pytest.mark.parametrize("correlation", [False, True], ids=["", "correlation"])
 @pytest.mark.parametrize("bias", [None, 4.0, -1.0, -9.0], ids=["plain", "sure", "wavering", "lost"])
-def test_together_equals_apart(bias: float | None) -> None:
-    network = small_network(calibrated=False)
+def test_together_equals_apart(bias: float | None, correlation: bool) -> None:
+    network = small_network(calibrated=False, correlation=correlation)
     if bias is not None:
         network.calibration = peak_calibration(bias, 1.0 if bias > -5 else 0.0).to_json()
     frames, _ = scene(0, 9)

@@ -27,10 +27,12 @@ def test_adding_and_replacing_equals_encoding_all_at_once() -> None:
             kept = [0, *range(max(1, index - 1), index + 1)]
             assert len(memory) == len(kept) <= 3
             whole = network.encode_templates(crops[:, kept], boxes[:, kept])
-            for ours, expected in zip(memory.current, whole, strict=True):
+            for ours, expected in zip(memory.current.states, whole.states, strict=True):
                 for a, b in zip(ours, expected, strict=True):
                     assert torch.allclose(a, b, atol=1e-5)
-    assert all(x is y for a, b in zip(memory.first, first, strict=True) for x, y in zip(a, b, strict=True))
+    assert all(
+        x is y for a, b in zip(memory.first.states, first.states, strict=True) for x, y in zip(a, b, strict=True)
+    )
 
 
 def corrected_tracker(limit: int = 3) -> tuple[Tracker, list[np.ndarray], np.ndarray]:

@@ -19,12 +19,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from vil_tracker.benchmarking.machine import time_interleaved
+from vil_tracker.models.correlation import TEMPLATE_CELLS
 from vil_tracker.models.film_temporal import TemporalContext, updated_context
 from vil_tracker.models.inference import InferenceNetwork
 from vil_tracker.models.inference_sublayer import FastSublayer, chunk_length
 from vil_tracker.models.mlstm import MLSTMState
-from vil_tracker.models.network import ViLTrackerNet
-from vil_tracker.models.vil import BLOCK, HEADS, Grid, Memory
+from vil_tracker.models.network import NetworkOutput, TargetMemory, ViLTrackerNet
+from vil_tracker.models.stem import MOBILE_CHANNELS
+from vil_tracker.models.vil import BLOCK, HEADS, Grid
 
 KERNEL = "between the projections"  # convolution, q, k, v, cell, norms and gates as one program
 
@@ -34,7 +36,7 @@ class FrameInputs:
     """What one frame takes: crop (1, 3, H, W), memory of so many templates, context."""
 
     search: Tensor
-    memory: Memory
+    memory: TargetMemory
     context: TemporalContext | None
 
 
@@ -46,13 +48,15 @@ def frame_inputs(network: InferenceNetwork, templates: int = 1, batch: int = 1, 
     crops = torch.randn(1, templates, 3, size, size, **kind)
     boxes = torch.tensor([0.25, 0.25, 0.75, 0.75], **kind).expand(1, templates, 4)
     memory = network.encode_templates(crops, boxes)
-    memory = tuple(type(state)(*(part.expand(batch, *part.shape[1:]) for part in state)) for state in memory)
+    states = tuple(type(state)(*(part.expand(batch, *part.shape[1:]) for part in state)) for state in memory.states)
+    features = None if memory.features is None else memory.features.expand(batch, -1, -1, -1)
     grid = (search_side // config.patch_size,) * 2
     context = None
     if network.uses_context:
         tokens = torch.randn(batch, grid[0] * grid[1], config.dim, **kind)
         context = updated_context(None, tokens, grid, torch.tensor([[50.0, 50.0, 40.0]] * batch, **kind))
-    return FrameInputs(torch.randn(batch, 3, search_side, search_side, **kind), memory, context)
+    search = torch.randn(batch, 3, search_side, search_side, **kind)
+    return FrameInputs(search, TargetMemory(states, features), context)
 
 
 def count_operations(network: ViLTrackerNet, kernel: bool = False) -> dict[str, float]:
@@ -76,6 +80,7 @@ def count_operations(network: ViLTrackerNet, kernel: bool = False) -> dict[str, 
         **({KERNEL: sum(inside.values())} if kernel else inside),
         "modulation": films * 2.0 * S * D * D + (2.0 * S * D * D * 1.25 if films else 0.0),
         "head": _convolution_operations(network.head, features),
+        **({} if network.correlation is None else {"correlation": _correlation_operations(network, image, features)}),
     }
 
 
@@ -95,6 +100,16 @@ def _convolution_operations(module: nn.Module, image: Tensor) -> float:
     return float(counter.get_total_flops())
 
 
+def _correlation_operations(network: ViLTrackerNet, image: Tensor, features: Tensor) -> float:
+    """With the stem's pass over the crop at the correlation's own size."""
+    image, features = (tensor.to(next(network.parameters())) for tensor in (image, features))
+    maps = NetworkOutput(features[:, :1], features[:, :2], features[:, :2], features)
+    template = image.new_zeros(1, MOBILE_CHANNELS, TEMPLATE_CELLS, TEMPLATE_CELLS)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network.with_opinion(maps, image, template)
+    return float(counter.get_total_flops())
+
+
 def time_parts(
     network: InferenceNetwork, repeats: int, clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
@@ -109,7 +124,7 @@ def time_parts(
     grid, S = (side, side), side**2
     kind: dict[str, Any] = {"device": network.device, "dtype": network.io_dtype}
     x = torch.randn(1, S, config.dim, **kind)
-    layers = list(zip(network.sublayers, inputs.memory, strict=True))
+    layers = list(zip(network.sublayers, inputs.memory.states, strict=True))
 
     def sublayers() -> None:
         y = x
@@ -131,6 +146,9 @@ def time_parts(
         "modulation": modulation,
         "head": lambda: network.predict(x, grid),
     }
+    if network.config.correlation:
+        maps = network.predict(x, grid)
+        functions["correlation"] = lambda: network.with_opinion(maps, inputs.search, inputs.memory.features)
     with torch.inference_mode():
         seconds = time_interleaved(functions, repeats, network.device, clock)
     seconds["norms, gates"] = max(seconds["sublayers"] - sum(seconds[name] for name in inside), 0.0)

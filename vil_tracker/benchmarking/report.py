@@ -6,7 +6,8 @@ from typing import Any
 
 from vil_tracker.benchmarking.parts import KERNEL
 
-PARTS = ("stem", "projections", KERNEL, "convolution", "q, k, v", "cell", "norms, gates", "modulation", "head")
+SUBLAYER_PARTS = ("projections", KERNEL, "convolution", "q, k, v", "cell", "norms, gates")
+PARTS = ("stem", *SUBLAYER_PARTS, "modulation", "head", "correlation")
 
 
 def as_text(measured: dict[str, Any]) -> str:

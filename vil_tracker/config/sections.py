@@ -64,6 +64,8 @@ class ModelConfig:
         template_factor, search_factor: side of the crops in units of the target's √(w·h).
         modulation_interval: temporal FiLM after every so many sublayers.
         temporal: whether the network has the temporal FiLM part at all.
+        correlation: share that the correlation of the newest template with the search region, as in NanoTrack V3, has
+            in the maps (models/correlation.py); it needs the features of ``stem: mobile``. 0 for none.
         drop_path: stochastic depth rate, linearly increasing with depth.
         head_channels: width of the head's towers; halved at each of their later convolutions.
         scan: "prefix" (template first in every sublayer, cacheable) or "flip" (odd sublayers flip the whole
@@ -81,6 +83,7 @@ class ModelConfig:
     search_factor: Factor = 4.0
     modulation_interval: Count = 6
     temporal: bool = True
+    correlation: ShareBelow1 = 0.0
     drop_path: ShareBelow1 = 0.0
     head_channels: Annotated[int, _multiple(16, 16, 8192)] = 192
     scan: Literal["prefix", "flip"] = "prefix"
@@ -93,6 +96,9 @@ class ModelConfig:
             _require(fits, f"model.{key}", value, f"a multiple of {self.patch_size} up to 4096")
         fits = self.stem == "patch" or self.patch_size == 16
         _require(fits, "model.patch_size", self.patch_size, f"16 with stem: {self.stem}")
+        _require(
+            not self.correlation or self.stem == "mobile", "model.stem", self.stem, "mobile with correlation above 0"
+        )
 
 
 DEFAULT_WEIGHTS = "tiny"  # shipped with the package; what every command runs on by default

@@ -20,8 +20,7 @@ from vil_tracker.config import TrackConfig
 from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import TemporalContext
 from vil_tracker.models.inference import SearchModel, prepare_for_inference
-from vil_tracker.models.network import NetworkOutput, ViLTrackerNet
-from vil_tracker.models.vil import Memory
+from vil_tracker.models.network import NetworkOutput, TargetMemory, ViLTrackerNet
 from vil_tracker.tracking.tracker import Tracker
 
 REQUIRED = 0.999
@@ -70,12 +69,18 @@ class Pair:
         self.boxes: list[np.ndarray] = []  # x1 y1 x2 y2 in units of the crop
         self._answers: tuple[NetworkOutput, NetworkOutput] | None = None  # of the last crops, until they are decoded
 
-    def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory:
+    def encode_templates(
+        self, templates: Tensor, template_boxes: Tensor, memory: TargetMemory | None = None
+    ) -> TargetMemory:
         own = (None, None) if memory is None else self._parts(memory)
         first = self.first.encode_templates(templates, template_boxes, own[0])
-        return first + self.second.encode_templates(templates, template_boxes, own[1])
+        second = self.second.encode_templates(templates, template_boxes, own[1])
+        features = [part.features for part in (first, second) if part.features is not None]
+        return TargetMemory(first.states + second.states, torch.cat(features, dim=1) if features else None)
 
-    def forward_search(self, search: Tensor, memory: Memory, context: TemporalContext | None = None) -> NetworkOutput:
+    def forward_search(
+        self, search: Tensor, memory: TargetMemory, context: TemporalContext | None = None
+    ) -> NetworkOutput:
         first, second = self._parts(memory)
         answer = self.first.forward_search(search, first, context)
         self._answers = answer, self.second.forward_search(search, second, context)
@@ -91,8 +96,10 @@ class Pair:
         self.boxes += list(torch.stack([boxes, others], 1).double().cpu().numpy())
         return boxes, scores
 
-    def _parts(self, memory: Memory) -> tuple[Memory, Memory]:
-        return memory[: self.config.depth], memory[self.config.depth :]
+    def _parts(self, memory: TargetMemory) -> tuple[TargetMemory, TargetMemory]:
+        depth = self.config.depth
+        first, second = (None, None) if memory.features is None else memory.features.chunk(2, dim=1)
+        return TargetMemory(memory.states[:depth], first), TargetMemory(memory.states[depth:], second)
 
 
 def compare(

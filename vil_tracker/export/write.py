@@ -72,9 +72,10 @@ def export_network(network: ViLTrackerNet, folder: str | os.PathLike[str], forma
 def _write(network: ViLTrackerNet, folder: Path, format: Format) -> None:
     # Two examples in the batch: with one, the exporter would take the axis for a constant.
     template, frame = example_inputs(network.config, batch=2)
+    learned = TEMPLATE_OUTPUTS if network.config.correlation else TEMPLATE_OUTPUTS[:-1]
     graphs: list[tuple[str, nn.Module, tuple[Tensor, ...], tuple[str, ...], tuple[str, ...]]] = [
-        ("template", TemplateGraph(network), template, TEMPLATE_INPUTS, TEMPLATE_OUTPUTS),
-        ("frame", FrameGraph(network), frame, FRAME_INPUTS, FRAME_OUTPUTS),
+        ("template", TemplateGraph(network), template, TEMPLATE_INPUTS, learned),
+        ("frame", FrameGraph(network), frame, FRAME_INPUTS[: len(frame)], FRAME_OUTPUTS),
     ]
     for name, graph, inputs, input_names, output_names in graphs:
         batch = torch.export.Dim("batch", min=1, max=1024)
@@ -96,8 +97,7 @@ def _write(network: ViLTrackerNet, folder: Path, format: Format) -> None:
         "version": __version__,
         "config": config_to_dict(network.config),
         "calibration": network.calibration,
-        "template": {"inputs": TEMPLATE_INPUTS, "outputs": TEMPLATE_OUTPUTS},
-        "frame": {"inputs": FRAME_INPUTS, "outputs": FRAME_OUTPUTS},
+        **{name: {"inputs": taken, "outputs": given} for name, _, _, taken, given in graphs},
     }
     write_json(folder / DESCRIPTION, description)
 

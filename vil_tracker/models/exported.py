@@ -15,11 +15,13 @@ from torch import Tensor
 
 from vil_tracker.config import ModelConfig, model_config_from_dict
 from vil_tracker.errors import UserError, require_extra
+from vil_tracker.models.correlation import TEMPLATE_CELLS
 from vil_tracker.models.film_temporal import TemporalContext, resize_context
 from vil_tracker.models.head import decode_maps
 from vil_tracker.models.mlstm import MLSTMState
-from vil_tracker.models.network import NetworkOutput
-from vil_tracker.models.vil import HEADS, Memory
+from vil_tracker.models.network import NetworkOutput, TargetMemory
+from vil_tracker.models.stem import MOBILE_CHANNELS
+from vil_tracker.models.vil import HEADS
 
 Format = Literal["onnx", "torch-export", "openvino"]
 FORMATS: tuple[Format, ...] = ("onnx", "torch-export", "openvino")
@@ -28,12 +30,13 @@ DESCRIPTION = "model.json"
 
 EMPTY = -1e30  # logarithm of a weight that is no weight; infinity minus infinity would be no number
 
+# ``template`` is of networks with correlation alone, ``context`` of those with a temporal part.
 TEMPLATE_INPUTS = ("crop", "box", "C", "n", "m")
-TEMPLATE_OUTPUTS = ("C_out", "n_out", "m_out")
-FRAME_INPUTS = ("crop", "C", "n", "m", "context", "context_valid", "window")
+TEMPLATE_OUTPUTS = ("C_out", "n_out", "m_out", "template_out")
+FRAME_INPUTS = ("crop", "context", "context_valid", "window", "C", "n", "m", "template")
 FRAME_OUTPUTS = ("boxes", "scores", "score_logits", "offset", "size", "features", "context_out")
 
-Stacked = tuple[Tensor, Tensor, Tensor]
+Stacked = tuple[Tensor, ...]  # C, n, m and, with correlation, the template's features
 Graph = Callable[[Sequence[Tensor]], list[Tensor]]
 
 
@@ -70,14 +73,17 @@ class ExportedModel:
         """Copies and pickles hold the folder's path, from which the graphs are loaded again."""
         return ExportedModel, (self.folder.absolute(),)
 
-    def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory:
+    def encode_templates(
+        self, templates: Tensor, template_boxes: Tensor, memory: TargetMemory | None = None
+    ) -> TargetMemory:
         stacked = empty_memory(self.config, len(templates)) if memory is None else stack_memory(memory)
         for index in range(templates.shape[1]):
-            C, n, m = self._template([templates[:, index], template_boxes[:, index], *stacked])
-            stacked = (C, n, m)
+            stacked = tuple(self._template([templates[:, index], template_boxes[:, index], *stacked[:3]]))
         return unstack_memory(*stacked)
 
-    def forward_search(self, search: Tensor, memory: Memory, context: TemporalContext | None = None) -> NetworkOutput:
+    def forward_search(
+        self, search: Tensor, memory: TargetMemory, context: TemporalContext | None = None
+    ) -> NetworkOutput:
         """As :meth:`vil_tracker.models.network.ViLTrackerNet.forward_search`, on crops of the network's own size."""
         batch, side = len(search), self.config.search_size // self.config.patch_size
         if context is None:
@@ -87,7 +93,7 @@ class ExportedModel:
             context = resize_context(context, (side, side))
             features, valid = context.features, context.valid
         window = torch.ones(batch, side, side)
-        inputs = [search, *stack_memory(memory), features, valid, window]
+        inputs = [search, features, valid, window, *stack_memory(memory)]
         _, _, score, offset, size, found, _ = self._frame([part.float() for part in inputs])
         return NetworkOutput(score, offset, size, found)
 
@@ -128,7 +134,7 @@ def _open_onnx(path: Path) -> Graph:
 
 def _feed(path: Path, names: list[str], inputs: Sequence[Tensor]) -> dict[str, np.ndarray]:
     """A graph's inputs by name; a network without temporal part leaves some out."""
-    given = dict(zip(TEMPLATE_INPUTS if path.stem == "template" else FRAME_INPUTS, inputs, strict=True))
+    given = dict(zip(TEMPLATE_INPUTS if path.stem == "template" else FRAME_INPUTS, inputs, strict=False))
     return {name: np.ascontiguousarray(given[name].numpy()) for name in names}
 
 
@@ -149,19 +155,22 @@ def _open_openvino(path: Path) -> Graph:
     return run
 
 
-def stack_memory(memory: Memory) -> Stacked:
-    """One tensor per part of the state, over all sublayers."""
-    C, n, m = (torch.stack(parts) for parts in zip(*memory, strict=True))
-    return C, n, m
+def stack_memory(memory: TargetMemory) -> Stacked:
+    """One tensor per part of the state, over all sublayers, and the template's features, if there are any."""
+    parts = [torch.stack(parts) for parts in zip(*memory.states, strict=True)]
+    return (*parts, *([] if memory.features is None else [memory.features]))
 
 
-def unstack_memory(C: Tensor, n: Tensor, m: Tensor) -> Memory:
+def unstack_memory(C: Tensor, n: Tensor, m: Tensor, template: Tensor | None = None) -> TargetMemory:
     """The inverse of :func:`stack_memory`."""
-    return tuple(MLSTMState(*parts) for parts in zip(C.unbind(0), n.unbind(0), m.unbind(0), strict=True))
+    states = (MLSTMState(*parts) for parts in zip(C.unbind(0), n.unbind(0), m.unbind(0), strict=True))
+    return TargetMemory(tuple(states), template)
 
 
 def empty_memory(config: ModelConfig, batch: int) -> Stacked:
     """The memory before the first template."""
     K = 2 * config.dim // HEADS
     lead = (config.depth, batch, HEADS)
-    return torch.zeros(*lead, K, K), torch.zeros(*lead, K), torch.full(lead, EMPTY)
+    states = torch.zeros(*lead, K, K), torch.zeros(*lead, K), torch.full(lead, EMPTY)
+    features = torch.zeros(batch, MOBILE_CHANNELS, TEMPLATE_CELLS, TEMPLATE_CELLS)
+    return (*states, features) if config.correlation else states

@@ -22,12 +22,13 @@ from torch import Tensor, nn
 
 from vil_tracker.config import ModelConfig
 from vil_tracker.errors import UserError
+from vil_tracker.models.correlation import SEARCH_CELLS, mean_of_opinions, resized_for_correlation
 from vil_tracker.models.film_temporal import TemporalContext, TemporalModulationManager, resize_context
 from vil_tracker.models.head import CentreHead, decode_maps
 from vil_tracker.models.inference_kernel import GroupNormGelu
-from vil_tracker.models.inference_stem import fast_stem
+from vil_tracker.models.inference_stem import fast_stem, fast_stem_features
 from vil_tracker.models.inference_sublayer import MAX_DECAY, FastConv, FastLinear, FastSublayer
-from vil_tracker.models.network import SEARCH, NetworkOutput, ViLTrackerNet
+from vil_tracker.models.network import SEARCH, NetworkOutput, TargetMemory, ViLTrackerNet
 from vil_tracker.models.vil import Grid, Memory
 
 Precision = Literal["float32", "bfloat16", "int8"]
@@ -55,10 +56,12 @@ class SearchModel(Protocol):
     @property
     def calibration(self) -> str | None: ...
 
-    def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory: ...
+    def encode_templates(
+        self, templates: Tensor, template_boxes: Tensor, memory: TargetMemory | None = None
+    ) -> TargetMemory: ...
 
     def forward_search(
-        self, search: Tensor, memory: Memory, context: TemporalContext | None = None
+        self, search: Tensor, memory: TargetMemory, context: TemporalContext | None = None
     ) -> NetworkOutput: ...
 
     def decode(self, output: NetworkOutput, window: Tensor | None = None) -> tuple[Tensor, Tensor]: ...
@@ -185,6 +188,11 @@ class InferenceNetwork:
             self._gain, self._shift = (1 + backbone.norm.weight).to(self.io_dtype), backbone.norm.bias.to(self.io_dtype)
             self._norm_eps = backbone.norm.eps
             self._head = FastHead(network.head, self.dtype, kernel=kernel)
+            self._correlation = copy.deepcopy(network.correlation)
+            if self._correlation is not None:
+                # In which its depthwise convolutions are faster.
+                self._correlation.to(memory_format=torch.channels_last)
+                self._stem_features = fast_stem_features(backbone.patch_embed, self.dtype, kernel=kernel)
             manager = network.temporal
             self.modulation = None if manager is None else FastModulation(manager, self.io_dtype)
         # One program for even and one for odd sublayers, whose weights are its inputs.
@@ -199,16 +207,21 @@ class InferenceNetwork:
         return self._network.calibration
 
     @torch.no_grad()
-    def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory:
+    def encode_templates(
+        self, templates: Tensor, template_boxes: Tensor, memory: TargetMemory | None = None
+    ) -> TargetMemory:
         """As :meth:`ViLTrackerNet.encode_templates`, which does it: once per video, in the weights' own precision."""
         return self._network.encode_templates(templates, template_boxes, memory)
 
     @torch.no_grad()
-    def forward_search(self, search: Tensor, memory: Memory, context: TemporalContext | None = None) -> NetworkOutput:
+    def forward_search(
+        self, search: Tensor, memory: TargetMemory, context: TemporalContext | None = None
+    ) -> NetworkOutput:
         grid = self._grid(search)
         condition = None if context is None else self.condition(context, grid)
-        x_BSD = self._scan(self.embed(search), grid, memory, condition)
-        return self.predict(F.layer_norm(x_BSD, x_BSD.shape[-1:], self._gain, self._shift, self._norm_eps), grid)
+        x_BSD = self._scan(self.embed(search), grid, memory.states, condition)
+        x_BSD = F.layer_norm(x_BSD, x_BSD.shape[-1:], self._gain, self._shift, self._norm_eps)
+        return self.with_opinion(self.predict(x_BSD, grid), search, memory.features)
 
     def _scan(self, x_BSD: Tensor, grid: Grid, memory: Memory, condition: Condition | None) -> Tensor:
         """All sublayers, with the temporal modulation behind some of them."""
@@ -249,6 +262,16 @@ class InferenceNetwork:
         """Maps from final tokens (B, S, D): the last part of a frame."""
         maps = self._head(rearrange(features.to(self.dtype), "b (r c) d -> b d r c", r=grid[0]))
         return NetworkOutput(*maps, features.to(self.io_dtype))
+
+    @torch.no_grad()
+    def with_opinion(self, output: NetworkOutput, search: Tensor, template: Tensor | None) -> NetworkOutput:
+        """The maps averaged with the correlation's of the network's own precision, where it has one."""
+        if self._correlation is None or template is None:
+            return output
+        crops = resized_for_correlation(search, self.config.search_size, SEARCH_CELLS)
+        opinion = self._correlation(template, self._stem_features(crops).to(template), self._grid(search))
+        score, offset, size, tokens = output
+        return NetworkOutput(*mean_of_opinions(score, offset, size, opinion, self.config.correlation), tokens)
 
     @torch.no_grad()
     def condition(self, context: TemporalContext, grid: Grid) -> Condition | None:

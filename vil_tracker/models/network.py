@@ -15,8 +15,16 @@ from torch import Tensor, nn
 
 from vil_tracker.config import ModelConfig
 from vil_tracker.errors import UserError
+from vil_tracker.models.correlation import (
+    SEARCH_CELLS,
+    TEMPLATE_CELLS,
+    CorrelationBranch,
+    mean_of_opinions,
+    resized_for_correlation,
+)
 from vil_tracker.models.film_temporal import TemporalContext, TemporalModulationManager
 from vil_tracker.models.head import CentreHead, decode_maps
+from vil_tracker.models.stem import MobileStem
 from vil_tracker.models.vil import (
     Grid,
     Memory,
@@ -31,12 +39,24 @@ SEARCH, TEMPLATE_BACKGROUND, TEMPLATE_TARGET = range(3)
 TYPE_EMBED_STD = 0.5
 
 
+class TargetMemory(NamedTuple):
+    """What a target's templates leave for the frames.
+
+    Attributes:
+        states: one mLSTM state per sublayer, after all templates.
+        features: (B, 96, 8, 8), the stem's features of the newest template, for the correlation; None without one.
+    """
+
+    states: Memory
+    features: Tensor | None = None
+
+
 class NetworkOutput(NamedTuple):
     """Maps over the search grid of h × w cells.
 
     Attributes:
         score_logits: (B, 1, h, w), logits of the target's centre lying in each cell.
-        offset: (B, 2, h, w), x and y of the centre inside the cell, in [0, 1] of the cell.
+        offset: (B, 2, h, w), x and y of the centre from the cell's top left corner, in cells.
         size: (B, 2, h, w), width and height in [0, 1] of the search crop.
         features: (B, h * w, D), final search tokens; they feed the temporal context.
     """
@@ -69,6 +89,7 @@ class ViLTrackerNet(nn.Module):
         template_pos_embed: position embedding of the template region.
         temporal: the temporal modulation, or None.
         head: maps from search features.
+        correlation: another opinion on the maps, or None.
 
     Attributes:
         calibration: how these weights' score maps become a probability, JSON as the tracking session reads it; None
@@ -84,6 +105,7 @@ class ViLTrackerNet(nn.Module):
         template_pos_embed: PositionEmbedding,
         temporal: TemporalModulationManager | None,
         head: CentreHead,
+        correlation: CorrelationBranch | None = None,
     ) -> None:
         super().__init__()
         self.config = config
@@ -94,6 +116,7 @@ class ViLTrackerNet(nn.Module):
         self.type_embed = nn.Parameter(nn.init.trunc_normal_(torch.empty(3, config.dim), std=TYPE_EMBED_STD))
         self.temporal = temporal
         self.head = head
+        self.correlation = correlation
         self.calibration: str | None = None
         self.card: str | None = None
 
@@ -101,7 +124,9 @@ class ViLTrackerNet(nn.Module):
         """Recompute each sublayer in the backward pass instead of keeping its activations."""
         self.backbone.grad_checkpointing = enabled
 
-    def encode_templates(self, templates: Tensor, template_boxes: Tensor, memory: Memory | None = None) -> Memory:
+    def encode_templates(
+        self, templates: Tensor, template_boxes: Tensor, memory: TargetMemory | None = None
+    ) -> TargetMemory:
         """Scan templates into a memory; done once per video, or again when a template is added.
 
         Args:
@@ -110,7 +135,7 @@ class ViLTrackerNet(nn.Module):
             memory: a memory to append to.
 
         Returns:
-            One state per sublayer.
+            One state per sublayer and, with correlation, the newest template's features.
 
         Raises:
             UserError: the network was built with ``scan: flip``, whose templates depend on the search region.
@@ -120,11 +145,14 @@ class ViLTrackerNet(nn.Module):
                 f"a network with scan: {self.config.scan} has no template memory: train one with scan: prefix to track"
             )
         tokens, grid = self._embed_templates(templates, template_boxes)
-        _, memory = self.backbone.scan(tokens, (grid,) * templates.shape[1], memory, return_memory=True)
-        assert memory is not None
-        return memory
+        known = None if memory is None else memory.states
+        _, states = self.backbone.scan(tokens, (grid,) * templates.shape[1], known, return_memory=True)
+        assert states is not None
+        return TargetMemory(states, self._template_features(templates))
 
-    def forward_search(self, search: Tensor, memory: Memory, context: TemporalContext | None = None) -> NetworkOutput:
+    def forward_search(
+        self, search: Tensor, memory: TargetMemory, context: TemporalContext | None = None
+    ) -> NetworkOutput:
         """Find the target of a memory in a search crop.
 
         Args:
@@ -133,7 +161,8 @@ class ViLTrackerNet(nn.Module):
             context: temporal context registered to these crops; None modulates nothing.
         """
         tokens, grid = self._embed_search(search)
-        return self._locate(tokens, (), grid, memory, context)
+        output = self._locate(tokens, (), grid, memory.states, context)
+        return self.with_opinion(output, search, memory.features)
 
     def forward(
         self, templates: Tensor, template_boxes: Tensor, search: Tensor, context: TemporalContext | None = None
@@ -144,7 +173,8 @@ class ViLTrackerNet(nn.Module):
         template_tokens, template_grid = self._embed_templates(templates, template_boxes)
         search_tokens, grid = self._embed_search(search)
         tokens = torch.cat([template_tokens, search_tokens], dim=1)
-        return self._locate(tokens, (template_grid,) * templates.shape[1], grid, None, context)
+        output = self._locate(tokens, (template_grid,) * templates.shape[1], grid, None, context)
+        return self.with_opinion(output, search, self._template_features(templates))
 
     def decode(self, output: NetworkOutput, window: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Best boxes (B, 4) in crop units and their scores (B,); see :func:`vil_tracker.models.head.decode_maps`."""
@@ -161,6 +191,28 @@ class ViLTrackerNet(nn.Module):
         background_type, target_type = self.type_embed[TEMPLATE_BACKGROUND], self.type_embed[TEMPLATE_TARGET]
         tokens = tokens + background_type + target * (target_type - background_type)
         return rearrange(tokens, "(b n) s d -> b (n s) d", n=templates.shape[1]), grid
+
+    def _template_features(self, templates: Tensor) -> Tensor | None:
+        """The stem's features of the last of templates (B, N, 3, Ht, Wt), for the correlation."""
+        if self.correlation is None:
+            return None
+        return self._features_for_correlation(templates[:, -1], self.config.template_size, TEMPLATE_CELLS)
+
+    def _features_for_correlation(self, crops: Tensor, size: int, cells: int) -> Tensor:
+        """The stem's features of crops, at the scale at which a crop of ``size`` pixels has so many cells a side."""
+        stem = self.backbone.patch_embed
+        assert isinstance(stem, MobileStem)
+        return stem.features(resized_for_correlation(crops, size, cells))
+
+    def with_opinion(self, output: NetworkOutput, search: Tensor, template: Tensor | None) -> NetworkOutput:
+        """The maps averaged with the correlation's of search crops and a template's features, where there is one."""
+        if self.correlation is None:
+            return output
+        assert template is not None
+        features = self._features_for_correlation(search, self.config.search_size, SEARCH_CELLS)
+        score, offset, size, tokens = output
+        opinion = self.correlation(template, features, (score.shape[2], score.shape[3]))
+        return NetworkOutput(*mean_of_opinions(score, offset, size, opinion, self.config.correlation), tokens)
 
     def _embed_search(self, search: Tensor) -> tuple[Tensor, Grid]:
         tokens, grid = self.backbone.embed(search)
@@ -214,4 +266,5 @@ def build_network(config: ModelConfig) -> ViLTrackerNet:
         template_pos_embed=PositionEmbedding(resize_grid(position, (template_side, template_side))),
         temporal=temporal,
         head=CentreHead(config.dim, config.head_channels),
+        correlation=CorrelationBranch() if config.correlation else None,
     )

@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = "vil-tracker"
 MAX_NAMES = 40  # in one error message
-OPTIONAL_PARTS = ("temporal",)  # a network may have these although the weights that it starts from do not
+OPTIONAL_PARTS = ("temporal", "correlation")  # a network may have these although the weights that it starts from do not
 HUB_FILE = "model.safetensors"  # in a repository of the Hugging Face hub, or a folder in its layout
 HUB_ID = r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*(?<!\.safetensors)(?<!\.pth)(?<!\.th)(?<!\.pt)(?<!\.ckpt)(@[\w./-]+)?"
 POSITION_NAMES = ("backbone.pos_embed.embed", "template_pos_embed.embed")

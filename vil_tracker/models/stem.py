@@ -6,6 +6,7 @@ Shapes: B batch, D model width (``dim``); images are normalised, (B, 3, 16 h, 16
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -160,19 +161,28 @@ def load_mobile_stem(stem: MobileStem, path: Path) -> None:
     The file takes BGR pixels of 0 to 255; the first convolution is turned to RGB in [0, 1]. UserError where the
     package ``onnx`` is missing, or the file is not that network.
     """
-    onnx = require_extra("onnx", "export", "read NanoTrack's backbone")
+    layers = [layer for layer in stem.modules() if isinstance(layer, nn.Conv2d | nn.Linear) and layer is not stem.proj]
+    read_nanotrack_layers(layers, path, "nanotrack_backbone.onnx")
+    with torch.no_grad():
+        stem.first.weight.copy_(255 * stem.first.weight.flip(1))
+
+
+def read_nanotrack_layers(layers: Sequence[nn.Module], path: Path, name: str) -> None:
+    """Read weights and biases of the convolutions and linear maps of an ONNX file of NanoTrack V3's authors, ``name``,
+    into layers in the file's order. UserError where the package ``onnx`` is missing, or the file is not that network.
+    """
+    onnx = require_extra("onnx", "export", "read NanoTrack's networks")
     try:
         graph = onnx.load(path).graph
         values = {value.name: torch.tensor(onnx.numpy_helper.to_array(value)) for value in graph.initializer}
-        found = [[values[name] for name in node.input[1:3]] for node in graph.node if node.op_type in ("Conv", "Gemm")]
+        nodes = [node for node in graph.node if node.op_type in ("Conv", "Gemm") and node.input[1] in values]
+        found = [[values[key] for key in node.input[1:3]] for node in nodes]
     except Exception as error:  # the library's errors are its own
-        raise UserError(f"{path} cannot be read ({str(error)[:120]}): give nanotrack_backbone.onnx of V3") from error
-    layers = [layer for layer in stem.modules() if isinstance(layer, nn.Conv2d | nn.Linear) and layer is not stem.proj]
-    shapes = [(layer.weight.shape, layer.weight.shape[:1]) for layer in layers]
+        raise UserError(f"{path} cannot be read ({str(error)[:120]}): give {name} of V3") from error
+    shapes = [(layer.weight.shape, layer.weight.shape[:1]) for layer in layers]  # type: ignore[union-attr,index]
     if [(weight.shape, bias.shape) for weight, bias in found] != shapes:
-        raise UserError(f"{path} has other layers than NanoTrack V3's backbone: give nanotrack_backbone.onnx of V3")
-    found[0][0] = 255 * found[0][0].flip(1)
+        raise UserError(f"{path} has other layers than NanoTrack V3's: give {name} of V3")
     with torch.no_grad():
         for layer, (weight, bias) in zip(layers, found, strict=True):
-            layer.weight.copy_(weight)
-            layer.bias.copy_(bias)  # type: ignore[union-attr]
+            layer.weight.copy_(weight)  # type: ignore[union-attr,operator]
+            layer.bias.copy_(bias)  # type: ignore[union-attr,operator]

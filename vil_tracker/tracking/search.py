@@ -15,7 +15,7 @@ from vil_tracker.data.crops import CropGeometry, crop, geometry_for_box, to_inpu
 from vil_tracker.models.film_temporal import TemporalContext, register_context
 from vil_tracker.models.inference import SearchModel
 from vil_tracker.models.mlstm import MLSTMState
-from vil_tracker.models.vil import Memory
+from vil_tracker.models.network import TargetMemory
 from vil_tracker.results import Result
 from vil_tracker.runtime import StageTimer
 
@@ -27,7 +27,7 @@ class SearchRequest:
     """One crop to search."""
 
     geometry: CropGeometry  # where it lies in the frame
-    memory: Memory  # of the target to search for
+    memory: TargetMemory  # of the target to search for
     context: TemporalContext | None = None  # temporal context of that target, in whatever crop; None modulates nothing
 
 
@@ -41,7 +41,7 @@ class SearchOutput:
     box_in_crop: np.ndarray  # (4,) x1 y1 x2 y2 in units of the crop
     peak: float  # sigmoid score of the chosen cell
     logits: np.ndarray  # (h, w) score logits
-    offsets: np.ndarray  # (2, h, w), x and y of the centre that each cell proposes, in [0, 1] of the cell
+    offsets: np.ndarray  # (2, h, w), x and y of the centre that each cell proposes, in cells from its top left corner
     sizes: np.ndarray  # (2, h, w), width and height that each cell proposes, in [0, 1] of the crop
     features: Tensor  # (h * w, D) search tokens
     context: TemporalContext | None  # the request's, registered to this crop
@@ -135,15 +135,23 @@ def run_steps(
         views = {index: [next(answers) for _ in part] for index, part in asked.items()}
 
 
-def join_memories(memories: Sequence[Memory]) -> Memory:
+def join_memories(memories: Sequence[TargetMemory]) -> TargetMemory:
     """One memory for a batch, from memories of one target each."""
+    first = memories[0]
     if len(memories) == 1:
-        return memories[0]
-    if all(memory is memories[0] for memory in memories):
-        return tuple(MLSTMState(*(x.repeat_interleave(len(memories), 0) for x in state)) for state in memories[0])
-    return tuple(
-        MLSTMState(*(torch.cat(parts) for parts in zip(*states, strict=True))) for states in zip(*memories, strict=True)
-    )
+        return first
+    features = None if first.features is None else torch.cat([_features(memory) for memory in memories])
+    if all(memory is first for memory in memories):
+        states = (MLSTMState(*(x.repeat_interleave(len(memories), 0) for x in state)) for state in first.states)
+        return TargetMemory(tuple(states), features)
+    layers = zip(*(memory.states for memory in memories), strict=True)
+    joined = (MLSTMState(*(torch.cat(parts) for parts in zip(*states, strict=True))) for states in layers)
+    return TargetMemory(tuple(joined), features)
+
+
+def _features(memory: TargetMemory) -> Tensor:
+    assert memory.features is not None  # of one network, all have them or none
+    return memory.features
 
 
 def registered_contexts(requests: Sequence[SearchRequest], grid: tuple[int, int]) -> list[TemporalContext | None]:

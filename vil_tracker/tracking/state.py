@@ -12,7 +12,7 @@ from torch import Tensor
 from vil_tracker.config import TrackConfig
 from vil_tracker.models.film_temporal import TemporalContext
 from vil_tracker.models.inference import SearchModel
-from vil_tracker.models.vil import Memory
+from vil_tracker.models.network import TargetMemory
 from vil_tracker.tracking.confidence import ConfidenceState
 from vil_tracker.tracking.motion import BoxFilter, MotionModel
 from vil_tracker.tracking.redetect import PlaceSearch, RedetectionCandidate
@@ -68,8 +68,8 @@ class TemplateMemory:
     a lost target is searched for with it alone.
     """
 
-    first: Memory  # after the first frame's template
-    current: Memory  # after all templates
+    first: TargetMemory  # after the first frame's template
+    current: TargetMemory  # after all templates
     #: Crop (1, 1, 3, H, W) and box (1, 1, 4) of the templates after the first, oldest first.
     later: deque[tuple[Tensor, Tensor]] = field(default_factory=deque)
 

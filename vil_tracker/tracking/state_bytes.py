@@ -18,13 +18,14 @@ from vil_tracker.errors import UserError
 from vil_tracker.models.film_temporal import TemporalContext
 from vil_tracker.models.inference import SearchModel
 from vil_tracker.models.mlstm import MLSTMState
+from vil_tracker.models.network import TargetMemory
 from vil_tracker.models.vil import HEADS
 from vil_tracker.tracking.confidence import Appearance, ConfidenceState
 from vil_tracker.tracking.motion import BoxFilter, MotionModel
 from vil_tracker.tracking.redetect import PlaceSearch, RedetectionCandidate
 from vil_tracker.tracking.state import Phase, TemplateMemory, TrackState
 
-FORMAT = "vil-tracker state 2"
+FORMAT = "vil-tracker state 3"
 _OBJECTS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
@@ -32,7 +33,10 @@ _OBJECTS: dict[str, type] = {
         *(BoxFilter, MotionModel, PlaceSearch, RedetectionCandidate),
     )
 }
-_ROWS: dict[str, Any] = {"tuple": tuple, "list": list, "deque": deque, "MLSTMState": lambda parts: MLSTMState(*parts)}
+_ROWS: dict[str, Any] = {
+    **{kind.__name__: kind for kind in (tuple, list, deque)},
+    **{kind.__name__: kind._make for kind in (MLSTMState, TargetMemory)},
+}
 
 
 def state_to_bytes(state: TrackState) -> bytes:
@@ -73,7 +77,8 @@ def state_from_bytes(data: bytes, model: SearchModel) -> TrackState:
         if metadata["format"] != FORMAT:
             raise UserError(f"the state is of version {metadata['format']!r}, not {FORMAT!r}: {advice}")
         state = _decode(json.loads(metadata["state"]), tensors, model.device)
-        shape = len(state.memory.first), state.memory.first[0].C.shape[-1]
+        memory = state.memory.first
+        shape = len(memory.states), memory.states[0].C.shape[-1]
     except (safetensors.SafetensorError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{len(data)} bytes that begin with {data[:16]!r} are no state of a tracker, or a damaged one: {advice}"
@@ -84,6 +89,9 @@ def state_from_bytes(data: bytes, model: SearchModel) -> TrackState:
             f"the state is of a network of {shape[0]} sublayers of width {shape[1]}, this one has {expected[0]} of "
             f"{expected[1]}: load the weights that it was made with"
         )
+    if (memory.features is not None) != (model.config.correlation > 0):
+        which = "with" if model.config.correlation else "without"
+        raise UserError(f"this network is one {which} correlation, the state is not: load the weights it was made with")
     return state
 
 
