@@ -24,7 +24,6 @@ from vil_tracker.tracking.confidence_model import CONFIDENCE_FEATURES, Confidenc
 from vil_tracker.tracking.search import SearchOutput
 from vil_tracker.tracking.tracker import Tracker
 from vil_tracker.training.calibrate import (
-    FOLDS,
     Judgements,
     calibrate,
     fit,
@@ -279,7 +278,7 @@ def judgements(count: int, seed: int = 0) -> tuple[Judgements, np.ndarray]:
 
 def test_the_fit_finds_the_probability_and_is_calibrated_on_new_data() -> None:
     data, _ = judgements(6000)
-    calibration, held_out = fit_with_held_out_scaling(data, data.clip % FOLDS)
+    calibration, held_out = fit_with_held_out_scaling(data, data.clip % 4)
     fresh, truth = judgements(3000, seed=1)
     probability = calibration.probability(fresh.features)
     assert np.abs(probability - truth).mean() < 0.07
@@ -304,7 +303,7 @@ def test_the_bias_suits_what_is_typical() -> None:
     hard = data.clip >= 6
     odds = truth / (1 - truth) * np.where(hard, np.exp(-1.5), 1.0)
     data = replace(data, correct=rng.random(24000) < odds / (1 + odds), typical=~hard)
-    calibration, held_out = fit_with_held_out_scaling(data, data.clip % FOLDS)
+    calibration, held_out = fit_with_held_out_scaling(data, data.clip % 4)
     fresh, _ = judgements(24000, seed=1)
     assert calibration.probability(fresh.features).mean() == pytest.approx(fresh.correct.mean(), abs=0.02)
     assert held_out[~hard].mean() == pytest.approx(data.correct[~hard].mean(), abs=0.01)
@@ -381,8 +380,7 @@ def test_calibrate_and_store_beside_the_weights(tmp_path: Path) -> None:
         frames, boxes = scene(seed, 8)
         if seed % 2:
             boxes[1:] = 0, 0, 120, 90  # what a random network finds is mostly large: now and then it shall be right
-        sequence = make_sequence(f"s{seed}", "own", frames, boxes)
-        clips.append(sequence)
+        clips.append(make_sequence(f"s{seed}", "own", frames, boxes))
     save_model(network, tmp_path / "plain.safetensors", {"note": "kept"})
     verifier = VerifierNet().eval()
     calibration, data, probability = calibrate(network, clips, 8, verifier=verifier)

@@ -45,22 +45,22 @@ class FrameGraph(nn.Module):
     def forward(
         self,
         crop: Tensor,
-        context: Tensor,
-        context_valid: Tensor,
-        window: Tensor,
         C: Tensor,
         n: Tensor,
         m: Tensor,
+        context: Tensor,
+        context_valid: Tensor,
+        window: Tensor,
         template: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         """One frame.
 
         Args:
             crop: normalised, (B, 3, Hs, Ws).
+            C, n, m: memory.
             context: temporal context in this crop, (B, S, D).
             context_valid: how far each token's place has been seen, (B, S, 1) in [0, 1].
             window: weights of the score map, (B, h, w).
-            C, n, m: memory.
             template: its features, with correlation.
 
         Returns boxes (B, 4) x1 y1 x2 y2 in units of the crop, scores (B,); the maps and features of
@@ -84,9 +84,10 @@ def example_inputs(config: ModelConfig, batch: int) -> tuple[tuple[Tensor, ...],
     template = (torch.randn(batch, 3, config.template_size, config.template_size), boxes, *memory[:3])
     frame = (
         torch.randn(batch, 3, config.search_size, config.search_size),
+        *memory[:3],
         torch.zeros(batch, side**2, config.dim),
         torch.zeros(batch, side**2, 1),
         torch.ones(batch, side, side),
-        *memory,
+        *memory[3:],
     )
     return template, frame

@@ -33,7 +33,7 @@ EMPTY = -1e30  # logarithm of a weight that is no weight; infinity minus infinit
 # ``template`` is of networks with correlation alone, ``context`` of those with a temporal part.
 TEMPLATE_INPUTS = ("crop", "box", "C", "n", "m")
 TEMPLATE_OUTPUTS = ("C_out", "n_out", "m_out", "template_out")
-FRAME_INPUTS = ("crop", "context", "context_valid", "window", "C", "n", "m", "template")
+FRAME_INPUTS = ("crop", "C", "n", "m", "context", "context_valid", "window", "template")
 FRAME_OUTPUTS = ("boxes", "scores", "score_logits", "offset", "size", "features", "context_out")
 
 Stacked = tuple[Tensor, ...]  # C, n, m and, with correlation, the template's features
@@ -93,7 +93,8 @@ class ExportedModel:
             context = resize_context(context, (side, side))
             features, valid = context.features, context.valid
         window = torch.ones(batch, side, side)
-        inputs = [search, features, valid, window, *stack_memory(memory)]
+        C, n, m, *template = stack_memory(memory)
+        inputs = [search, C, n, m, features, valid, window, *template]
         _, _, score, offset, size, found, _ = self._frame([part.float() for part in inputs])
         return NetworkOutput(score, offset, size, found)
 
