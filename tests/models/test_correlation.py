@@ -145,10 +145,14 @@ def test_it_compares_with_the_newest_template() -> None:
     assert (both.features - first.features).abs().max() > 0.01
 
 
-def test_it_learns() -> None:
-    net = network().train()
-    crops, boxes, search = inputs()
-    output = net(crops, boxes, search)
+@pytest.mark.parametrize("bfloat16", [False, True])
+def test_it_learns(bfloat16: bool) -> None:
+    """Under autocast as well, where its answers stay float32."""
+    net = network().float().train()
+    crops, boxes, search = (part.float() for part in inputs())
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        output = net(crops, boxes, search)
+    assert output.score_logits.dtype == output.offset.dtype == output.size.dtype == torch.float32
     (output.score_logits.sum() + output.offset.sum() + output.size.sum()).backward()
     assert net.correlation is not None
     for name, parameter in net.correlation.named_parameters():

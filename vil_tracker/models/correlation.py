@@ -99,25 +99,25 @@ class CorrelationBranch(nn.Module):
         """The opinion on the cells of ``grid``, from the stem's features of a template (B, C, 8, 8) and of the search
         crop, which may be on another grid.
         """
-        dtype = torch.promote_types(search_BChw.dtype, torch.float32)
-        background, target = self.score(template_BCtt, search_BChw).to(dtype).split(1, dim=1)
-        reach = self.box(template_BCtt, search_BChw).to(dtype).clamp(max=FARTHEST).exp()
-        sides = search_BChw.shape[2] * STRIDE, search_BChw.shape[3] * STRIDE
-        y, x = (
-            torch.arange(side // STRIDE - 1, device=reach.device, dtype=reach.dtype) * STRIDE + FIRST_POINT
-            for side in sides
-        )
-        left, top, right, bottom = reach.unbind(1)
-        boxes = torch.stack(
-            [
-                (x - left) / sides[1],
-                (y[:, None] - top) / sides[0],
-                (x + right) / sides[1],
-                (y[:, None] + bottom) / sides[0],
-            ],
-            dim=1,
-        )
-        return points_to_cells(torch.cat([target - background, boxes], dim=1), sides, grid)
+        background, target = self.score(template_BCtt, search_BChw).split(1, dim=1)
+        maps_B5pq = torch.cat([target - background, self.box(template_BCtt, search_BChw)], dim=1)
+        return opinion_on_cells(maps_B5pq.to(torch.promote_types(maps_B5pq.dtype, torch.float32)), grid)
+
+
+def opinion_on_cells(maps_B5pq: Tensor, grid: Grid) -> Tensor:
+    """The opinion on the cells of ``grid``, from logits and logarithms of distances at the points between the cells."""
+    logit_B1pq, reach_B4pq = maps_B5pq.split([1, 4], dim=1)
+    reach_B4pq = reach_B4pq.clamp(max=FARTHEST).exp()
+    y, x = (
+        torch.arange(points, device=reach_B4pq.device, dtype=reach_B4pq.dtype) * STRIDE + FIRST_POINT
+        for points in maps_B5pq.shape[2:]
+    )
+    height, width = ((points + 1) * STRIDE for points in maps_B5pq.shape[2:])
+    left, top, right, bottom = reach_B4pq.unbind(1)
+    boxes = torch.stack(
+        [(x - left) / width, (y[:, None] - top) / height, (x + right) / width, (y[:, None] + bottom) / height], dim=1
+    )
+    return points_to_cells(torch.cat([logit_B1pq, boxes], dim=1), (height, width), grid)
 
 
 def resized_for_correlation(crops: Tensor, size: int, cells: int) -> Tensor:
@@ -170,7 +170,8 @@ def points_to_cells(maps: Tensor, sides: Grid, grid: Grid) -> Tensor:
     rows, columns = (
         torch.from_numpy(_interpolation(side, cells)).to(maps) for side, cells in zip(sides, grid, strict=True)
     )
-    return rows @ maps @ columns.mT
+    with torch.autocast(maps.device.type, enabled=False):  # in bfloat16, boxes would be a pixel off
+        return rows @ maps @ columns.mT
 
 
 def _interpolation(side: int, cells: int) -> np.ndarray:

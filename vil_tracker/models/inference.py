@@ -2,7 +2,7 @@
 
 The sublayers are those of :mod:`vil_tracker.models.inference_sublayer`; besides, position and type embeddings are one
 tensor per grid, both nets of a FiLM layer share their first map, the head's three towers are one tower of groups, and
-convolution weights lie in oneDNN's own layout.
+convolution weights lie in oneDNN's own layout. The correlation is :mod:`vil_tracker.models.inference_correlation`'s.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ from vil_tracker.errors import UserError
 from vil_tracker.models.correlation import SEARCH_CELLS, mean_of_opinions, resized_for_correlation
 from vil_tracker.models.film_temporal import TemporalContext, TemporalModulationManager, resize_context
 from vil_tracker.models.head import CentreHead, decode_maps
+from vil_tracker.models.inference_correlation import FastCorrelation
 from vil_tracker.models.inference_kernel import GroupNormGelu
-from vil_tracker.models.inference_stem import fast_stem, fast_stem_features
+from vil_tracker.models.inference_stem import fast_stem
 from vil_tracker.models.inference_sublayer import MAX_DECAY, FastConv, FastLinear, FastSublayer
 from vil_tracker.models.network import SEARCH, NetworkOutput, TargetMemory, ViLTrackerNet
 from vil_tracker.models.vil import Grid, Memory
@@ -188,11 +189,8 @@ class InferenceNetwork:
             self._gain, self._shift = (1 + backbone.norm.weight).to(self.io_dtype), backbone.norm.bias.to(self.io_dtype)
             self._norm_eps = backbone.norm.eps
             self._head = FastHead(network.head, self.dtype, kernel=kernel)
-            self._correlation = copy.deepcopy(network.correlation)
-            if self._correlation is not None:
-                # In which its depthwise convolutions are faster.
-                self._correlation.to(memory_format=torch.channels_last)
-                self._stem_features = fast_stem_features(backbone.patch_embed, self.dtype, kernel=kernel)
+            branch, stem = network.correlation, backbone.patch_embed
+            self._correlation = None if branch is None else FastCorrelation(branch, stem, kernel=kernel)
             manager = network.temporal
             self.modulation = None if manager is None else FastModulation(manager, self.io_dtype)
         # One program for even and one for odd sublayers, whose weights are its inputs.
@@ -269,7 +267,7 @@ class InferenceNetwork:
         if self._correlation is None or template is None:
             return output
         crops = resized_for_correlation(search, self.config.search_size, SEARCH_CELLS)
-        opinion = self._correlation(template, self._stem_features(crops).to(template), self._grid(search))
+        opinion = self._correlation(template, crops, self._grid(search))
         score, offset, size, tokens = output
         return NetworkOutput(*mean_of_opinions(score, offset, size, opinion, self.config.correlation), tokens)
 

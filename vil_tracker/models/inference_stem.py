@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from vil_tracker.models.inference_kernel import GroupNormGelu, load_program
 from vil_tracker.models.inference_sublayer import FastConv
-from vil_tracker.models.stem import IMAGENET_MEAN, IMAGENET_STD, MOBILE_CHANNELS, InvertedResidual, MobileStem
+from vil_tracker.models.stem import IMAGENET_MEAN, IMAGENET_STD, InvertedResidual, MobileStem
 
 Stage = Callable[[Tensor], Tensor]
 
@@ -43,19 +43,6 @@ def fast_stem(stem: nn.Module, dtype: torch.dtype, *, kernel: bool) -> Stage:
         return image
 
     return run
-
-
-def fast_stem_features(stem: nn.Module, dtype: torch.dtype, *, kernel: bool) -> Stage:
-    """Image (B, 3, h, w) to a mobile stem's features (B, 96, h, w), before its projection to tokens."""
-    assert isinstance(stem, MobileStem)
-    if not (kernel and MobileStemKernel.usable(stem)):
-        cast = copy.deepcopy(stem).to(dtype)
-        return lambda image: cast.features(image.to(dtype))
-    whole = copy.deepcopy(stem)
-    whole.proj = nn.Conv2d(MOBILE_CHANNELS, MOBILE_CHANNELS, 1)
-    nn.init.dirac_(whole.proj.weight)
-    nn.init.zeros_(whole.proj.bias)  # type: ignore[arg-type]
-    return MobileStemKernel(whole, torch.float32)
 
 
 # Pointers and sizes in the order of the C++ program's structures.
