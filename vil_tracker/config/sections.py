@@ -318,6 +318,8 @@ class TrackConfig:
             crop shows it still more to take in. While the target is lost, its size stays.
         smooth: steady the reported boxes while the target is followed; the search goes by the boxes as they are found.
         motion: centre the search on a motion forecast while uncertain.
+        distractors: where a distractor has crossed the target's way, follow what is on the expected side of the other
+            (tracking/distractor.py), and do not take what it was seen at for a likelier place.
         gate: probability that a true position passes the forecast's chi-square gate; one outside makes the frame
             uncertain unless its score is at least ``tracking_above``.
         redetect: search the whole frame while lost, and while in doubt.
@@ -343,6 +345,7 @@ class TrackConfig:
     size_gain: ShareAbove0 = 0.3
     smooth: bool = True
     motion: bool = True
+    distractors: bool = True
     gate: Share = 0.999
     redetect: bool = True
     redetect_below: Share = 0.8

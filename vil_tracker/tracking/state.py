@@ -14,6 +14,7 @@ from vil_tracker.models.film_temporal import TemporalContext
 from vil_tracker.models.inference import SearchModel
 from vil_tracker.models.network import TargetMemory
 from vil_tracker.tracking.confidence import ConfidenceState
+from vil_tracker.tracking.distractor import DistractorTrack
 from vil_tracker.tracking.motion import BoxFilter, MotionModel
 from vil_tracker.tracking.redetect import PlaceSearch, RedetectionCandidate
 
@@ -103,6 +104,7 @@ class TrackState:
     context: TemporalContext | None = None  # of the frames before; None until one was confident enough to teach it
     confidence: ConfidenceState | None = None  # None without a calibrated score, which alone needs it
     phase: Phase = field(default_factory=Phase)
+    distractor: DistractorTrack | None = None  # the last one that was seen beside the target
     search: PlaceSearch | None = None  # which places were looked at while the target is lost or in doubt; else None
     candidate: RedetectionCandidate | None = None  # the likeliest place found by that search so far
     score: float = 1.0  # of the last frame

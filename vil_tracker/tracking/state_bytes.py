@@ -21,16 +21,17 @@ from vil_tracker.models.mlstm import MLSTMState
 from vil_tracker.models.network import TargetMemory
 from vil_tracker.models.vil import HEADS
 from vil_tracker.tracking.confidence import Appearance, ConfidenceState
+from vil_tracker.tracking.distractor import DistractorTrack
 from vil_tracker.tracking.motion import BoxFilter, MotionModel
 from vil_tracker.tracking.redetect import PlaceSearch, RedetectionCandidate
 from vil_tracker.tracking.state import Phase, TemplateMemory, TrackState
 
-FORMAT = "vil-tracker state 3"
+FORMAT = "vil-tracker state 4"
 _OBJECTS: dict[str, type] = {
     kind.__name__: kind
     for kind in (
         *(TrackState, TemplateMemory, Phase, TemporalContext, ConfidenceState, Appearance),
-        *(BoxFilter, MotionModel, PlaceSearch, RedetectionCandidate),
+        *(BoxFilter, MotionModel, PlaceSearch, RedetectionCandidate, DistractorTrack),
     )
 }
 _ROWS: dict[str, Any] = {

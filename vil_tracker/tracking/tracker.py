@@ -1,8 +1,9 @@
 """The tracking session: `init` on one frame and box, then `update` frame by frame.
 
 A frame's way: crop around the last box (or, when unsure, around the motion forecast) → network, reading the template's
-cached memory and the temporal context → best cell of score × window → box in the frame → how sure → state for the next
-frame. A target that is lost or in doubt is searched for all over the frame, a few crops per frame.
+cached memory and the temporal context → best cell of score × window, or the other of two boxes where a distractor has
+crossed → box in the frame → how sure → state for the next frame. A target that is lost or in doubt is searched for all
+over the frame, a few crops per frame.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from vil_tracker.results import Result
 from vil_tracker.runtime import StageTimer
 from vil_tracker.tracking.confidence import TYPICAL_DISTANCE, ConfidenceEstimator, ConfidenceState
 from vil_tracker.tracking.confidence_model import ConfidenceModel, smooth_logit
+from vil_tracker.tracking.distractor import tell_apart
 from vil_tracker.tracking.motion import BoxFilter, MotionModel, gate_distance
 from vil_tracker.tracking.redetect import SAME_PLACE, PlaceSearch, RedetectionCandidate, candidate_posterior
 from vil_tracker.tracking.search import SearchOutput, SearchRequest, Steps, run_search, run_steps, search_crop
@@ -186,6 +188,12 @@ class Tracker:
         if config.motion and state.phase.name == "uncertain":
             centre = np.clip(expected, 0.0, frame.shape[1::-1])
         (view,) = yield [self._request(state, centre)]
+        if config.distractors:
+            found = view
+            state.distractor, view = tell_apart(state.distractor, view, state.frame)
+            if view is not found:  # what was followed for some frames was the other thing
+                known.compared, state.filter, state.motion = None, None, MotionModel(view.box)
+                state.motion.predict(view.box)
         distance = state.motion.squared_distance(view.box, view.peak)
         jumped = distance > gate_distance(config.gate)
         sure = state.score >= config.sure_above and state.phase.name in ("tracking", "recovered") and not jumped
@@ -258,15 +266,22 @@ class Tracker:
             return None
         views = yield [SearchRequest(search_crop(box, settings, state.sure_size), state.memory.first) for box in boxes]
         apart_from = [here.box] if followed else []
+        distractor = state.distractor if followed else None
+
+        def is_other(box: np.ndarray) -> bool:
+            """Whether it is on what is followed or judged already, or on what was seen beside the target."""
+            known = any(iou(box, other) >= SAME_PLACE for other in apart_from)
+            return known or (distractor is not None and distractor.is_at(box))
+
         if again is not None:
             view, *views = views
             candidate = again.seen_again(view.box, self._judge(state, frame, view), self.config.score_gain)
-            if candidate is not None and any(iou(candidate.box, box) >= SAME_PLACE for box in apart_from):
+            if candidate is not None and is_other(candidate.box):
                 candidate = None
         if candidate is not None:
             apart_from.append(candidate.box)
         for near in views:
-            if any(iou(near.box, box) >= SAME_PLACE for box in apart_from):
+            if is_other(near.box):
                 continue
             found = RedetectionCandidate.first_seen(near.box, self._judge(state, frame, near))
             if candidate is None or found.log_odds > candidate.log_odds:
@@ -277,7 +292,7 @@ class Tracker:
     def _found(self, state: TrackState, frame: np.ndarray, view: SearchOutput, score: float) -> Result:
         """Go on from where the target was found by a search."""
         state.phase.advance(score, self.config, verified=True)
-        state.search, state.candidate = None, None
+        state.search, state.candidate, state.distractor = None, None, None
         state.size = state.sure_size = box_scale(view.box)
         state.motion = MotionModel(view.box)
         self._confidence(state)[1].compared = None
