@@ -108,13 +108,13 @@ def test_a_distractor_is_expected_where_it_was_going_and_then_forgotten() -> Non
     for frame in range(4):
         target, own = np.array([100.0, 100.0]), np.array([150.0 + 3.0 * frame, 100.0 - 2.0 * frame])
         track, _ = tell_apart(track, view(target, (target, 3.0), (own, 1.0)), frame)
-    assert track is not None and not track.is_at(centred_box(np.array([100.0, 100.0]), np.full(2, SIZE)))
+    assert track is not None and not track.is_at(centred_box(np.array([100.0, 100.0]), np.full(2, SIZE)), frame)
     alone = view(np.array([100.0, 100.0]), (np.array([100.0, 100.0]), 3.0))
     for frame in range(4, 28):
         track, seen = tell_apart(track, alone, frame)
         assert track is not None and seen is alone
-        np.testing.assert_allclose(track.expected()[1], (150 + 3.0 * frame, 100 - 2.0 * frame))
-        assert track.is_at(centred_box(track.expected()[1] + 20.0, np.full(2, SIZE)))
+        np.testing.assert_allclose(track.expected(frame)[1], (150 + 3.0 * frame, 100 - 2.0 * frame))
+        assert track.is_at(centred_box(track.expected(frame)[1] + 20.0, np.full(2, SIZE)), frame)
     assert tell_apart(track, alone, 28)[0] is None
 
 
@@ -151,8 +151,8 @@ def test_a_search_in_doubt_does_not_take_the_distractor_for_the_target(known: bo
     state = tracker.state
     assert state is not None and state.distractor is not None
     tracker.config = TrackConfig(redetect_below=1.0, redetect_after=1, recover_above=1.0)
-    state.distractor.frame, state.frames_in_doubt = state.frame, 1
-    centre, there = box_centre(state.box), state.distractor.expected()[1]
+    state.frames_in_doubt = 1
+    centre, there = box_centre(state.box), state.distractor.expected(state.frame)[1]
     if not known:
         state.distractor = None
     steps = tracker.steps(np.zeros((400, 400, 3), np.uint8))

@@ -166,7 +166,7 @@ def add_distractor(distractors: Distractors, verifier: FastVerifier, view: Searc
     row, column = np.unravel_index(int(elsewhere.argmax()), elsewhere.shape)
     if not log_odds(_OTHER_SCORE, _MAX_LOGIT) <= elsewhere[row, column] < np.inf:
         return distractors
-    box = convert(_proposals(view)[row, column], "xywh", "xyxy")
+    box = convert(cell_boxes(view)[row, column], "xywh", "xyxy")
     if not np.isfinite(box).all():
         return distractors
     embedding = verifier.embed(crop_patch(view.pixels, box * view.pixels.shape[0]))
@@ -288,7 +288,7 @@ def _away(view: SearchOutput) -> tuple[np.ndarray, np.ndarray]:
     return away, away > (max((x2 - x1) / 2, _APART) ** 2 + max((y2 - y1) / 2, _APART) ** 2) / 2
 
 
-def _proposals(view: SearchOutput) -> np.ndarray:
+def cell_boxes(view: SearchOutput) -> np.ndarray:
     """Boxes (h, w, 4) xywh that the cells propose, in crops."""
     rows, columns = view.logits.shape
     column_w, row_h1 = _cells(rows, columns)
@@ -305,7 +305,7 @@ def _agreement(view: SearchOutput, share: np.ndarray) -> float:
     Where the target's outline is unclear, neighbouring cells propose different boxes.
     """
     x1, y1, x2, y2 = view.box_in_crop  # of one box, by hand: boxes.convert takes as long as all the rest
-    overlap = iou(_proposals(view), np.array([x1, y1, x2 - x1, y2 - y1]))
+    overlap = iou(cell_boxes(view), np.array([x1, y1, x2 - x1, y2 - y1]))
     weight = share * share
     return float((overlap * weight).sum() / max(float(weight.sum()), 1e-30))
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from vil_tracker.boxes import box_centre, box_scale, iou
+from vil_tracker.boxes import box_centre, box_scale, convert, iou
+from vil_tracker.tracking.confidence import cell_boxes
 from vil_tracker.tracking.confidence_model import log_odds
 from vil_tracker.tracking.search import SearchOutput
 
@@ -32,25 +33,24 @@ _MOST_PREFERRED = 3.0  # logits by which the score map may prefer the box on the
 class DistractorTrack:
     """The last frames in which a distractor was seen beside the target."""
 
-    frame: int  # number of the present frame
     size: float  # √(w·h) of the target in pixels
     seen: np.ndarray = field(default_factory=lambda: np.zeros((0, 5)))  # (N, 5): frame, target's and own centre (x, y)
 
-    def see(self, target: np.ndarray, own: np.ndarray) -> None:
-        """Take in both boxes (4,) xywh of this frame."""
-        row = np.concatenate([[self.frame], box_centre(target), box_centre(own)])
+    def see(self, frame: int, target: np.ndarray, own: np.ndarray) -> None:
+        """Take in both boxes (4,) xywh of a frame of this number."""
+        row = np.concatenate([[frame], box_centre(target), box_centre(own)])
         self.seen, self.size = np.vstack([self.seen, row])[-_REMEMBERED:], box_scale(target)
 
-    def expected(self) -> np.ndarray:
-        """Centres (2, 2) of the target and of the distractor in this frame, had both gone on at constant velocity."""
+    def expected(self, frame: int) -> np.ndarray:
+        """Centres (2, 2) of the target and of the distractor in a later frame, if both go on at constant velocity."""
         frames, centres = self.seen[:, 0], self.seen[:, 1:]
         away = frames - frames.mean()
         velocity = away @ centres / max(float(away @ away), 1.0)  # of least squares
-        return (centres.mean(0) + velocity * (self.frame - frames.mean())).reshape(2, 2)
+        return (centres.mean(0) + velocity * (frame - frames.mean())).reshape(2, 2)
 
-    def is_at(self, box: np.ndarray) -> bool:
-        """Whether a box (4,) xywh lies where the distractor should be."""
-        return float(np.linalg.norm(box_centre(box) - self.expected()[1])) < self.size
+    def is_at(self, box: np.ndarray, frame: int) -> bool:
+        """Whether a box (4,) xywh lies where the distractor should be in a frame."""
+        return float(np.linalg.norm(box_centre(box) - self.expected(frame)[1])) < self.size
 
 
 def tell_apart(
@@ -61,10 +61,9 @@ def tell_apart(
     """
     other, size = second_view(view), box_scale(view.box)
     if track is not None:
-        track.frame = frame
         if other is None:
             return (track if frame - track.seen[-1, 0] <= _MOST_UNSEEN else None), view
-        target, own = track.expected()
+        target, own = track.expected(frame)
         expected, seen = target - own, box_centre(view.box) - box_centre(other.box)
         unseen = frame - 1 - track.seen[-1, 0]
         most = size * (_NEAR + _NEAR_GROWTH * unseen)
@@ -76,8 +75,8 @@ def tell_apart(
         if same > most:
             track = None  # another thing
     if other is not None:
-        track = track or DistractorTrack(frame, size)
-        track.see(view.box, other.box)
+        track = track or DistractorTrack(size)
+        track.see(frame, view.box, other.box)
     return track, view
 
 
@@ -87,10 +86,9 @@ def second_view(view: SearchOutput) -> SearchOutput | None:
     padded = np.pad(view.logits, 1, constant_values=-np.inf)
     around = np.max([padded[y : y + rows, x : x + columns] for y in range(3) for x in range(3)], axis=0)
     peaks = np.argwhere((view.logits == around) & (view.logits > _logit(_LEAST_SCORE)))
+    boxes = cell_boxes(view)
     for row, column in sorted(peaks.tolist(), key=lambda cell: -float(view.logits[cell[0], cell[1]])):
-        centre = (np.array([column, row]) + view.offsets[:, row, column]) / (columns, rows)
-        half = view.sizes[:, row, column] / 2
-        in_crop = np.concatenate([centre - half, centre + half]).astype(np.float64)
+        in_crop = convert(boxes[row, column], "xywh", "xyxy")
         box = view.geometry.to_image(in_crop)
         if iou(box, view.box) < _MOST_OVERLAP:
             peak = 1.0 / (1.0 + math.exp(-float(view.logits[row, column])))

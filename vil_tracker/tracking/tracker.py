@@ -271,7 +271,7 @@ class Tracker:
         def is_other(box: np.ndarray) -> bool:
             """Whether it is on what is followed or judged already, or on what was seen beside the target."""
             known = any(iou(box, other) >= SAME_PLACE for other in apart_from)
-            return known or (distractor is not None and distractor.is_at(box))
+            return known or (distractor is not None and distractor.is_at(box, state.frame))
 
         if again is not None:
             view, *views = views
