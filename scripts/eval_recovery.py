@@ -39,6 +39,7 @@ EVENTS = ("occlusion", "leave", "jump")
 FRAMES = 130
 WITHIN = 10  # frames
 BACK_IN_SIGHT = 0.5  # visible share from which on the target counts as there again
+SCORE_FIGURES = ("frames", "correct_share", "ece", "auroc_lost", "confidently_wrong", "absent", "reliability")
 
 
 @dataclass
@@ -141,7 +142,7 @@ def summarise(outcomes: Sequence[Outcome]) -> dict[str, object]:
         "recovered_by_event": {name: share([o for o in outcomes if o.event == name]) for name in EVENTS},
         "on_target_before": float(np.mean([outcome.before for outcome in outcomes])),
         "recovered_where_on_target_before": share([outcome for outcome in outcomes if outcome.before]),
-        **{key: scores.get(key) for key in ("frames", "correct_share", "ece", "auroc_lost", "absent", "reliability")},
+        **{key: scores.get(key) for key in SCORE_FIGURES},
         "share_outside_network_while_tracking": float(np.median([s for o in outcomes for s in o.shares] or [np.nan])),
         "milliseconds": {key: 1e3 * float(np.median(value)) if value else None for key, value in times.items()},
     }

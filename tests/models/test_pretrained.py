@@ -132,6 +132,35 @@ def test_weights_come_back_with_their_configuration(dtype: torch.dtype, tmp_path
     assert metadata["steps"] == "7" and json.loads(metadata["config"])["dim"] == 32
 
 
+def test_int8_rounds_the_large_matrices_within_their_rows(tmp_path: Path) -> None:
+    net, path, again = small_network(dim=96), tmp_path / "net.safetensors", tmp_path / "again.safetensors"
+    with torch.no_grad():
+        net.backbone.sublayers[0].layer.proj_up.weight[1] = 0.0
+        net.backbone.sublayers[0].layer.proj_up.weight[2] *= 1e-3
+    save_model(net, path, dtype=torch.int8)
+    stored, found = load_file(path), load_model(path, device="cpu").state_dict()
+    large = [name for name, value in stored.items() if value.dtype == torch.int8]
+    assert {name.split(".")[-2] for name in large} == {"proj_up"}
+    for name, value in net.state_dict().items():
+        if name in large:
+            rounded = value.half().float()
+            step = rounded.abs().amax(1, keepdim=True) / 127
+            assert ((found[name] - rounded).abs() <= step * 0.5001).all(), name
+        else:
+            assert torch.equal(found[name], value.half().float()), name
+    pretrained.add_metadata(path, again, {"steps": "7"})
+    assert all(torch.equal(value, stored[name]) for name, value in load_file(again).items())
+    other = small_network(dim=96)
+    pretrained.load_weights(other, path)
+    assert all(torch.equal(value, found[name]) for name, value in other.state_dict().items())
+    with safetensors.safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    del stored[f"{large[0]}.row_scale"]
+    save_file(stored, path, metadata)
+    with pytest.raises(UserError, match=f"int8 values of {large[0]}"):
+        load_model(path, device="cpu")
+
+
 def test_weights_that_overflow_are_not_saved(tmp_path: Path) -> None:
     net = small_network()
     with torch.no_grad():

@@ -30,6 +30,7 @@ from vil_tracker.config import DEFAULT_WEIGHTS, ModelConfig, config_to_dict, mod
 from vil_tracker.errors import UserError, atomic_write, mistaken_for, require_extra
 from vil_tracker.models.network import ViLTrackerNet, build_network
 from vil_tracker.models.vil import PositionEmbedding, ViL, resize_grid
+from vil_tracker.models.weights_int8 import from_int8, to_int8
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,7 @@ def load_model(
     resolved = resolve_device(device)
     path = _find(name_or_path)
     tensors, metadata = _read_own(path)
+    tensors = from_int8(path, tensors)
     config = _stored_config(path, metadata)
     # No memory is spent before the file is seen to hold what its configuration says.
     with torch.device("meta"), _NoInitialValues():
@@ -129,15 +131,20 @@ def save_model(
         network: any device and dtype.
         path: file to write, ``.safetensors``.
         metadata: what else to record, such as steps and data.
-        dtype: precision on disk; float16 halves the file.
+        dtype: precision on disk; float16 halves the file. int8 is for weights that are final: the large matrices are
+            rounded to 8 bits, each row with a scale of its own, the rest is float16.
 
     Raises:
         UserError: the file cannot be written, or a weight is not finite in ``dtype``.
     """
-    tensors = {name: value.detach().to("cpu", dtype).contiguous() for name, value in network.state_dict().items()}
+    floats = torch.float16 if dtype == torch.int8 else dtype
+    tensors = {name: value.detach().to("cpu", floats).contiguous() for name, value in network.state_dict().items()}
     bad = [name for name, value in tensors.items() if not value.isfinite().all()]
     if bad:
-        raise UserError(f"cannot save {os.fspath(path)}: {bad[0]} is not finite in {dtype}; use float32 or train again")
+        fault = f"{bad[0]} is not finite in {floats}"
+        raise UserError(f"cannot save {os.fspath(path)}: {fault}; use float32 or train again")
+    if dtype == torch.int8:
+        tensors = to_int8(tensors)
     header = {**(metadata or {}), "format": FORMAT, "config": json.dumps(config_to_dict(network.config))}
     content = safetensors.torch.save(tensors, metadata=header)
     with atomic_write(path) as stream:
@@ -167,6 +174,7 @@ def load_weights(network: ViLTrackerNet, name_or_path: str | os.PathLike[str]) -
         load_official_vil(network, path)
         return
     tensors, _ = _read_own(path)
+    tensors = from_int8(path, tensors)
     current = network.state_dict()
     for name in POSITION_NAMES:
         if name in tensors and tensors[name].dim() == 4:
