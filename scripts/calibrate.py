@@ -41,7 +41,7 @@ def main() -> int:
         "validation.txt lists, where it has one): the score is fitted to them, too",
     )
     parser.add_argument("--clips", type=int, default=60, help="clips in all")
-    parser.add_argument("--frames", type=int, default=34, help="frames per clip")
+    parser.add_argument("--frames", type=int, default=34, help="frames per clip of the first half")
     parser.add_argument("--seed", type=int, default=0, help="of the clips")
     parser.add_argument("--cache", type=Path, help="folder for decoded photos, kept for the next run")
     return start(parser, run)

@@ -170,7 +170,7 @@ def test_bytes_that_are_no_state_are_named(network) -> None:
         with pytest.raises(UserError, match="no state of a tracker, or a damaged one"):
             state_from_bytes(data[:cut], tracker.model)
     with pytest.raises(UserError, match="of version 'vil-tracker state 9'"):
-        state_from_bytes(data.replace(b"vil-tracker state 4", b"vil-tracker state 9"), tracker.model)
+        state_from_bytes(data.replace(b"vil-tracker state 5", b"vil-tracker state 9"), tracker.model)
     with pytest.raises(UserError, match="damaged"):
         state_from_bytes(data.replace(b"TemplateMemory", b"TemplateWemory"), tracker.model)
 

@@ -308,6 +308,35 @@ def test_without_doubt_a_frame_is_one_crop(doubting_tracker, monkeypatch, change
     assert [len(requests) for requests in asked] == [1] * 6
 
 
+@pytest.mark.parametrize(
+    ("there", "fall", "state"),
+    [
+        ((5.0, 1.0), 2.5, "recovered"),
+        ((2.5, 1.0), 2.5, "tracking"),
+        ((5.0, 0.0), 2.5, "tracking"),
+        ((5.0, 1.0), 9.0, ""),
+    ],
+    ids=["clearly more alike", "little more alike", "does not fit", "has not fallen enough"],
+)
+def test_a_box_that_scores_high_but_is_no_longer_alike(doubting_tracker, monkeypatch, there, fall, state) -> None:
+    """Whose similarity has fallen from 4 to -1: given up for what is clearly more alike, whatever the scores."""
+    tracker, frames, asked = doubting_tracker
+    tracker.config = replace(tracker.config, redetect_fall=fall)
+    monkeypatch.setattr("vil_tracker.tracking.tracker.UNLIKE_AFTER", 4)
+    tracker.state.confidence.similarity_ema = 4.0
+    _judge_by_crop(monkeypatch, tracker, asked, here=0.95, there=0.96)
+    monkeypatch.setattr(tracker.confidence, "update", lambda *_: None)
+    described = appearance
+
+    def described_as(view, *rest):
+        return replace(described(view, *rest), alike=there if view.box[2] == 8.0 else (-1.0, -1.0))
+
+    monkeypatch.setattr("vil_tracker.tracking.confidence.appearance", described_as)
+    states = [tracker.update(frame).state for frame in frames[:4]]
+    assert states == ["tracking"] * 3 + [state or "tracking"]
+    assert [len(requests) for requests in asked] == [1] * 4 + [2] * bool(state)
+
+
 def test_what_is_less_like_the_target_than_the_followed_box_is_not_looked_at(doubting_tracker, monkeypatch) -> None:
     tracker, frames, asked = doubting_tracker
     _judge_by_crop(monkeypatch, tracker, asked, here=0.5, there=0.9)

@@ -325,6 +325,8 @@ class TrackConfig:
         redetect: search the whole frame while lost, and while in doubt.
         redetect_below, redetect_after: a score below the first for so many frames in a row puts a track in doubt: while
             it is followed, the frame is searched for a likelier place.
+        redetect_fall: a similarity (the verifier's logit) by so much below its mean over sure frames, ten frames in a
+            row, has the frame searched, too. A place counts then that is clearly more alike than the followed box.
         max_crops: largest number of crops in one frame: the ordinary one, and what a search may look at beside it.
         uncertain_below, tracking_above: scores at which "uncertain" begins and ends.
         lost_below, lost_after: a score below the first for so many frames in a row makes the target lost.
@@ -350,6 +352,7 @@ class TrackConfig:
     redetect: bool = True
     redetect_below: Share = 0.8
     redetect_after: Count = 3
+    redetect_fall: Amount = 2.5
     max_crops: Annotated[int, Check(lambda value: value >= 2, "at least 2")] = 2
     uncertain_below: Share = 0.35
     tracking_above: Share = 0.5

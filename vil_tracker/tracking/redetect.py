@@ -15,6 +15,9 @@ PART = 10.0  # boxes of the target's size along each axis of what the verifier c
 REST = 6  # frames for which a place that was looked at rests
 APART = 1.25  # places nearer than this, in units of the target's √(w·h), are seen in one search crop
 RIVALS = 2  # places that a new one counts as the best of
+UNLIKE_AFTER = 10  # frames in a row in which the similarity has fallen: a blurred target looks unlike itself for a few
+MORE_ALIKE = 4.0  # difference of the verifier's logits "same" from which on one of two boxes is clearly the target
+FITTING = 0.8  # the verifier's logit of the overlap that such a box has at least
 _MOST = 13.8  # bound on the log odds of one judgement, probability 1 - 1e-6
 
 
@@ -124,3 +127,13 @@ def candidate_posterior(other: float, here: float) -> float:
     """
     there = other * (1 - here)
     return there / max(there + (1 - other), 1e-12)
+
+
+def clearly_more_alike(other: tuple[float, float], here: tuple[float, float]) -> bool:
+    """Whether, by the verifier's answers "same" and "fit" on both, the target is at another place rather than here.
+
+    How alike a right box is differs from video to video, so a score must not rely on it. Of two boxes in one frame it
+    tells which one is right: something that hides the target, or stands where it was, may score high, but is nothing
+    like it.
+    """
+    return other[0] - here[0] >= MORE_ALIKE and other[1] >= FITTING

@@ -26,7 +26,7 @@ from vil_tracker.tracking.motion import BoxFilter, MotionModel
 from vil_tracker.tracking.redetect import PlaceSearch, RedetectionCandidate
 from vil_tracker.tracking.state import Phase, TemplateMemory, TrackState
 
-FORMAT = "vil-tracker state 4"
+FORMAT = "vil-tracker state 5"
 _OBJECTS: dict[str, type] = {
     kind.__name__: kind
     for kind in (

@@ -31,7 +31,14 @@ from vil_tracker.tracking.confidence import TYPICAL_DISTANCE, ConfidenceEstimato
 from vil_tracker.tracking.confidence_model import ConfidenceModel, smooth_logit
 from vil_tracker.tracking.distractor import tell_apart
 from vil_tracker.tracking.motion import BoxFilter, MotionModel, gate_distance
-from vil_tracker.tracking.redetect import SAME_PLACE, PlaceSearch, RedetectionCandidate, candidate_posterior
+from vil_tracker.tracking.redetect import (
+    SAME_PLACE,
+    UNLIKE_AFTER,
+    PlaceSearch,
+    RedetectionCandidate,
+    candidate_posterior,
+    clearly_more_alike,
+)
 from vil_tracker.tracking.search import SearchOutput, SearchRequest, Steps, run_search, run_steps, search_crop
 from vil_tracker.tracking.state import TemplateMemory, TrackState
 
@@ -200,13 +207,19 @@ class Tracker:
         seen, compared = estimator.compare(known, view, state.frame, config.compare_interval if sure else 1)
         raw = estimator.score(known, frame, view, seen, distance, box_scale(state.box))
         score = smooth_logit(state.score, raw, config.score_gain)
-        if not config.redetect or state.frames_in_doubt < config.redetect_after:
+        fallen = known.similarity_ema is not None and known.similarity_ema - seen.alike[0] > config.redetect_fall
+        state.frames_unlike = state.frames_unlike + 1 if fallen else 0
+        doubtful, unlike = state.frames_in_doubt >= config.redetect_after, state.frames_unlike >= UNLIKE_AFTER
+        if not config.redetect or not (doubtful or unlike):
             state.search, state.candidate = None, None
         else:
             rival = yield from self._search(state, frame, view, followed=True, least=seen.alike[0])
             if rival is not None:
                 candidate, there = rival
-                preferred = candidate_posterior(candidate.score, score)
+                preferred = candidate_posterior(candidate.score, score) if doubtful else 0.0
+                if unlike and preferred < config.recover_above <= min(candidate.score, candidate.probability):
+                    alike = estimator.appearance(known, there).alike
+                    preferred = candidate.score if clearly_more_alike(alike, seen.alike) else preferred
                 if preferred >= config.recover_above:
                     return self._found(state, frame, there, preferred)
 

@@ -2,9 +2,10 @@
 
 The first half of the clips is tracked with a score that always says yes, and now and then the box is moved, onto the
 target or away from it, so that every kind of crop is met; the second half as the tracker will run, with the
-calibration fitted on the first, on clips in which targets vanish about as often as in videos. The answer is fitted on
-both; its temperature and bias on what the tracker answered in the second half, predicted with each clip left out of
-the fit: how often it is right with given features depends on how often it is right at all.
+calibration fitted on the first, on longer clips, in most of which the target is away for a long time: that is when a
+tracker settles on something else, whose score has to be low. The answer is fitted on both; its temperature and bias on
+what the tracker answered in the second half, predicted with each clip left out of the fit: how often it is right with
+given features depends on how often it is right at all.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ _HARD, _ORDINARY = (0.5, 2.0), (0.4, 1.2)  # range of the clips' difficulty in t
 _STEPS = 150
 _LIVELY = ClipConfig(limbs=0.6, turns=0.45, twins=0.25)
 _EVENTFUL = replace(_LIVELY, occlusion=0.45, leave=0.3, jump=0.3, hidden_frames=(8, 25), pose=2.0)
-_TYPICAL = replace(_LIVELY, occlusion=0.2, leave=0.1, jump=0.05, hidden_frames=(5, 15), pose=1.8)
+_LONG = replace(_LIVELY, occlusion=0.35, leave=0.35, jump=0.3, hidden_frames=(20, 60), pose=1.8)
+_LONG_FRAMES = 110
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,16 @@ def constant_confidence(verifier: VerifierNet | None = None) -> ConfidenceModel:
 
 
 def training_clips(pool: PhotoPool, count: int, frames: int, seed: int) -> Iterator[Clip]:
-    """Generated clips: hard ones first, most with an absence, then ordinary ones, a third of them with one."""
-    eventful, typical = SyntheticClips(pool, _EVENTFUL), SyntheticClips(pool, _TYPICAL)
+    """Generated clips: hard ones of ``frames`` frames first, then longer ones, most with a long absence."""
+    eventful, long = SyntheticClips(pool, _EVENTFUL), SyntheticClips(pool, _LONG)
     for index in range(count):
         rng = np.random.default_rng((seed, index))
         first_half = index < num_perturbed_clips(count)
         difficulty = float(rng.uniform(*(_HARD if first_half else _ORDINARY)))
-        yield (eventful if first_half else typical).sample_clip(rng, frames, difficulty)
+        if first_half:
+            yield eventful.sample_clip(rng, frames, difficulty)
+        else:
+            yield long.sample_clip(rng, _LONG_FRAMES, difficulty)
 
 
 def num_perturbed_clips(count: int) -> int:
