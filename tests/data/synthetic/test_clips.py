@@ -12,6 +12,7 @@ from synthetic_pools import square_pool
 from vil_tracker.data.synthetic.clips import ClipConfig, SyntheticClips
 from vil_tracker.data.synthetic.motion import turned_sideways
 from vil_tracker.errors import UserError
+from vil_tracker.training.calibrate import training_clips
 
 
 def test_clips_depend_on_the_generator_alone(pool):
@@ -104,3 +105,10 @@ def test_short_clips_are_whole(pool):
         assert len(clip) == len(clip.frames) == n
     with pytest.raises(UserError, match="at least 1"):
         SyntheticClips(pool).sample_clip(np.random.default_rng(0), 0)
+
+
+def test_clips_for_calibration_have_short_and_then_long_absences() -> None:
+    """A score fitted on short ones alone stays high on what hides a target for long."""
+    absences = [int(clip.absent.sum()) for clip in training_clips(square_pool(), 10, 34, seed=0)]
+    short, long = absences[:5], absences[5:]
+    assert 0 < max(short) <= 34 // 2 and max(long) >= 40
