@@ -109,5 +109,5 @@ class TrackState:
     candidate: RedetectionCandidate | None = None  # the likeliest place found by that search so far
     score: float = 1.0  # of the last frame
     frames_in_doubt: int = 0  # how many of the last frames in a row scored below ``redetect_below``
-    frames_unlike: int = 0  # how many followed ones had a similarity that has fallen by ``redetect_fall``
+    frames_unlike: int = 0  # how many of the last followed ones in a row were less alike by ``redetect_fall``
     frame: int = 0  # since ``init``

@@ -219,7 +219,8 @@ class Tracker:
                 preferred = candidate_posterior(candidate.score, score) if doubtful else 0.0
                 if unlike and preferred < config.recover_above <= min(candidate.score, candidate.probability):
                     alike = estimator.appearance(known, there).alike
-                    preferred = candidate.score if clearly_more_alike(alike, seen.alike) else preferred
+                    if clearly_more_alike(alike, seen.alike):
+                        preferred = candidate.score
                 if preferred >= config.recover_above:
                     return self._found(state, frame, there, preferred)
 
